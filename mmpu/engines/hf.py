@@ -1,0 +1,235 @@
+"""The student itself, in process: each prompt is encoded once, its cache is shared by the samples of a group.
+
+Sampling draws one uniform number per token from a generator of its own per response, keyed by seed, sample id and index, so a
+response does not depend on what else is in the batch. Inverse-CDF sampling; see docs/architecture.md for why not `multinomial`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
+from mmpu.packing import Encoded, Tree, pack, share
+from mmpu.student import Student
+
+
+@dataclass(frozen=True)
+class HF(Engine):
+    student: Student
+    weights: Literal["live", "frozen"] = "live"
+    """`frozen` answers with the weights that the stage started from."""
+    rows: int = 256
+    """Responses decoded at a time."""
+    tokens_per_pass: int = 32768
+    """Padded tokens of one `choose` forward."""
+
+    @property
+    def identity(self) -> str:
+        return f"hf:{self.student.config.model}:{self.weights}"
+
+    @contextlib.contextmanager
+    def _inference(self):  # noqa: ANN202
+        training = self.student.model.training
+        self.student.model.eval()
+        with torch.no_grad(), self.student.frozen() if self.weights == "frozen" else contextlib.nullcontext():
+            yield
+        self.student.model.train(training)
+
+    def generate(
+        self, samples: Sequence[Sample], n: int, sampling: Sampling
+    ) -> list[tuple[Response, ...] | Failed]:
+        encoded = [self.student.encode(sample) for sample in samples]
+        results: list[tuple[Response, ...] | Failed] = [()] * len(samples)
+        by_length = sorted(range(len(samples)), key=lambda i: len(encoded[i].ids))
+        per_call = max(1, self.rows // n)
+        with self._inference():
+            for start in range(0, len(by_length), per_call):
+                chosen = by_length[start : start + per_call]
+                run = _Decoding(self.student, n, sampling)
+                responses = run(
+                    [encoded[i] for i in chosen],
+                    [_stream(sampling.seed, samples[i].id, k) for i in chosen for k in range(n)],
+                )
+                for place, i in enumerate(chosen):
+                    results[i] = tuple(responses[place * n : (place + 1) * n])
+        return results
+
+    def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
+        ids = [self.student.option_ids(option) for option in options]
+        trees = [
+            Tree(trunk, tuple(branches))
+            for trunk, branches in share([self.student.encode(sample) for sample in samples])
+        ]
+        choices: list[Choice | Failed] = []
+        with self._inference():
+            for chunk in _chunks(trees, self.tokens_per_pass):
+                packed = pack(chunk, self.student.pad).to(self.student.device)
+                logits = self.student.logits(self.student.hidden(packed)[packed.end_M])
+                logp = logits.log_softmax(1).double()
+                mass = torch.stack([logp[:, i].exp().sum(1) for i in ids], 1).tolist()
+                choices += [
+                    Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass
+                ]
+        return choices
+
+
+def _chunks(trees: list[Tree], budget: int) -> list[list[Tree]]:
+    """Consecutive trees whose padded size stays within the budget; a tree larger than it goes alone."""
+    chunks: list[list[Tree]] = []
+    longest = 0
+    for tree in trees:
+        longest = max(longest, tree.tokens)
+        if chunks and longest * (len(chunks[-1]) + 1) <= budget:
+            chunks[-1].append(tree)
+        else:
+            chunks.append([tree])
+            longest = tree.tokens
+    return chunks
+
+
+def _stream(seed: int, sample_id: str, index: int) -> np.random.Generator:
+    key = hashlib.sha256(f"{seed}|{sample_id}|{index}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16])))
+
+
+@dataclass
+class _Decoding:
+    """One batch of prompts decoded to the end."""
+
+    student: Student
+    n: int
+    sampling: Sampling
+    tokens: list[list[int]] = field(default_factory=list[list[int]])
+    logp: list[list[float]] = field(default_factory=list[list[float]])
+
+    def __call__(self, prompts: list[Encoded], streams: list[np.random.Generator]) -> list[Response]:
+        from transformers import DynamicCache
+
+        rows = len(prompts) * self.n
+        self.tokens, self.logp = [[] for _ in range(rows)], [[] for _ in range(rows)]
+        finished = [False] * rows
+        cut: dict[int, str] = {}
+        alive = list(range(rows))
+        student, device = self.student, self.student.device
+        cache = DynamicCache(config=student.base.config.get_text_config())
+        hidden, mask, position = self._prefill(prompts, cache)
+        if self.n > 1:
+            cache.batch_repeat_interleave(self.n)
+        for step in range(self.sampling.max_tokens):
+            uniform = torch.tensor([streams[row].random() for row in alive], dtype=torch.float64, device=device)
+            token, logp = draw(student.logits(hidden), uniform, self.sampling)
+            still: list[int] = []
+            for place, (row, t, lp) in enumerate(zip(alive, token.tolist(), logp.tolist(), strict=True)):
+                if finished[row]:
+                    continue  # ended, but the batch was not worth shrinking for it
+                self.tokens[row].append(t)
+                self.logp[row].append(lp)
+                text = self._stopped(row)
+                if text is not None:
+                    cut[row] = text
+                finished[row] = t in student.eos or text is not None
+                if not finished[row]:
+                    still.append(place)
+            if not still or step + 1 == self.sampling.max_tokens:
+                break
+            if len(still) <= 0.75 * len(alive):  # dropping rows copies the cache, so not for every one
+                keep = torch.tensor(still, device=device)
+                cache.batch_select_indices(keep)
+                token, mask, position = token[keep], mask[keep], position[keep]
+                alive = [alive[place] for place in still]
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+            hidden = self._step(token, mask, position + step, cache)
+        return [self._response(row, finished[row], cut.get(row)) for row in range(rows)]
+
+    def _prefill(self, prompts: list[Encoded], cache: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Encodes left-padded prompts once; returns, already repeated n times, last hidden, mask and next position."""
+        length = max(len(p.ids) for p in prompts)
+        axes = max(p.positions_RL.shape[0] for p in prompts)
+        ids = torch.full((len(prompts), length), self.student.pad)
+        mask = torch.zeros(len(prompts), length, dtype=torch.long)
+        positions = torch.zeros(axes, len(prompts), length, dtype=torch.long)
+        for i, prompt in enumerate(prompts):
+            start = length - len(prompt.ids)
+            ids[i, start:] = torch.tensor(prompt.ids)
+            mask[i, start:] = 1
+            positions[:, i, start:] = prompt.positions_RL
+        keys = sorted({key for p in prompts for key in p.media})
+        media = {key: torch.cat([p.media[key] for p in prompts if key in p.media]) for key in keys}
+        device = self.student.device
+        out = self.student.backbone(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=(positions[0] if axes == 1 else positions).to(device),
+            past_key_values=cache,
+            use_cache=True,
+            **self.student.cast(media),
+        )
+        following = torch.tensor([p.next_position for p in prompts])
+        self.axes = axes
+        return (
+            out.last_hidden_state[:, -1].repeat_interleave(self.n, 0),
+            mask.to(device).repeat_interleave(self.n, 0),
+            following.to(device).repeat_interleave(self.n),
+        )
+
+    def _step(self, token: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
+        position_ids = position[:, None]
+        out = self.student.backbone(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=position_ids if self.axes == 1 else position_ids.expand(self.axes, -1, -1),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return out.last_hidden_state[:, -1]
+
+    def _stopped(self, row: int) -> str | None:
+        """The text before a stop string, if the row has reached one."""
+        if not self.sampling.stop:
+            return None
+        text = self.student.decode(self.tokens[row])
+        found = [at for stop in self.sampling.stop if (at := text.find(stop)) >= 0]
+        return text[: min(found)] if found else None
+
+    def _response(self, row: int, finished: bool, cut: str | None) -> Response:
+        tokens = self.tokens[row]
+        text = cut if cut is not None else self.student.decode(tokens)
+        return Response(text, tuple(tokens), tuple(self.logp[row]), finished)
+
+
+def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Tokens and their log-probabilities under the sampling distribution, by inverse CDF.
+
+    Truncations apply in the order top-k, top-p, min-p to the tempered distribution, which is then renormalised.
+    """
+    if sampling.temperature == 0:
+        token = logits_BV.argmax(1)
+        return token, torch.zeros_like(token, dtype=torch.float32)
+    logp_BV = (logits_BV / sampling.temperature).log_softmax(1)
+    if not (sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0):
+        logp_BV = _truncate(logp_BV, sampling).log_softmax(1)
+    cdf_BV = logp_BV.exp().cumsum(1, dtype=torch.float64)
+    # right=True skips tokens of zero mass; the clamp guards the last bit of rounding.
+    token = torch.searchsorted(cdf_BV, (uniform_B * cdf_BV[:, -1])[:, None], right=True)[:, 0]
+    token = token.clamp(max=logits_BV.shape[1] - 1)
+    return token, logp_BV.gather(1, token[:, None])[:, 0]
+
+
+def _truncate(logp_BV: Tensor, sampling: Sampling) -> Tensor:
+    ranked, order = logp_BV.sort(1, descending=True)
+    keep = torch.ones_like(ranked, dtype=torch.bool)
+    if sampling.top_k:
+        keep[:, sampling.top_k :] = False
+    kept = ranked.masked_fill(~keep, float("-inf")).softmax(1)
+    # A token stays if the mass before it is below top_p, so the likeliest always stays.
+    keep &= kept.cumsum(1) - kept < sampling.top_p
+    keep &= ranked >= ranked[:, :1] + np.log(sampling.min_p) if sampling.min_p else keep
+    return logp_BV.masked_fill(~torch.zeros_like(keep).scatter(1, order, keep), float("-inf"))

@@ -1,0 +1,67 @@
+"""Recorded answers: how a teacher's answers that were collected elsewhere come in.
+
+A JSONL file with one answer a line, `{"id": …, "output": …}` by sample id, or `{"prompt": …, "output": …}` by the prompt's text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, digest
+
+
+@dataclass(frozen=True)
+class Replay(Engine):
+    path: str
+    """The JSONL file; relative to the working directory, or to the task's folder."""
+
+    by_id: ClassVar[bool] = True
+
+    @property
+    def identity(self) -> str:
+        return f"replay:{digest(sorted(self._answers.items()))}"
+
+    def generate(
+        self, samples: Sequence[Sample], n: int, sampling: Sampling
+    ) -> list[tuple[Response, ...] | Failed]:
+        if n != 1:
+            raise UserError(f"replay has one recorded answer per prompt in {self.path}, {n} were asked for")
+        return [self._find(sample) for sample in samples]
+
+    def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
+        raise UserError("replay holds recorded texts and cannot weigh options; use another engine here")
+
+    def _find(self, sample: Sample) -> tuple[Response, ...] | Failed:
+        text = self._answers.get(f"id:{sample.id}") or self._answers.get(f"prompt:{sample.prompt[-1].text}")
+        if text is None:
+            return Failed(f"{self.path} has no answer for sample {sample.id!r}")
+        return (Response(text),)
+
+    @cached_property
+    def _answers(self) -> dict[str, str]:
+        path = Path(self.path).expanduser()
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the recorded answers {path}: {error}") from None
+        answers: dict[str, str] = {}
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row: object = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+            fields = cast(dict[str, Any], row) if isinstance(row, dict) else {}
+            key = next((f"{k}:{fields[k]}" for k in ("id", "prompt") if k in fields), None)
+            output = fields.get("output")
+            if key is None or not isinstance(output, str):
+                raise UserError(f"{path}, line {number}: needs `id` or `prompt`, and `output`, a text")
+            if answers.setdefault(key, output) != output:
+                raise UserError(f"{path}, line {number}: a second, different answer for {key!r}")
+        return answers

@@ -1,0 +1,1 @@
+"""Graders: one class per file, named in a task's `grader:`."""

@@ -1,0 +1,1 @@
+"""Training methods: one class per file, the file named as the method."""

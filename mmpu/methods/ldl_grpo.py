@@ -1,0 +1,110 @@
+"""LDL-GRPO (PU-RLD, arXiv 2601.20687): match the student's distribution over its own K candidates to the label distribution.
+
+    D(k) = softmax_k( log σ(γ r_k) + r_k / τ ),   r_k = s_k − s*        (Eq. 2, anchored margins; a constant)
+    q(k) = softmax_k( z_k )                                             (Eq. 3, z_k a sequence log-likelihood)
+    loss = mean_x KL(D ‖ q) + β KL(p_θ ‖ p_sft)                         (Eq. 4);  d KL(D ‖ q) / d z_k = q_k − D_k
+
+The form of z_k is a real choice, because likelihood gaps between sequences grow with length. `sum` is the literal Eq. 3: q is nearly
+one-hot on the likeliest, usually shortest, candidate. `mean` divides by the length. `ratio` subtracts the sampler's log-probability:
+q starts uniform and flat scores give exactly no gradient. The KL term is reduced over tokens as z is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mmpu.core import Batch, Group, Method, Quantities, Row, UserError
+from mmpu.losses import group_log_softmax, group_sum, kl_per_token, label_distribution, seq_mean, seq_sum
+
+
+@dataclass(frozen=True)
+class LDLGRPO(Method):
+    form: Literal["mean", "sum", "ratio"] = "mean"
+    label_tau: float = 1.2
+    """τ of Eq. 2; not the sampling temperature."""
+    gamma: float = 5.0
+    """Gate sharpness: what lies below the anchor is told apart with inverse temperature up to 1/τ + γ."""
+    beta: float = 0.01
+    """Weight of the KL to the stage's start."""
+    kl: Literal["k2", "k3", "k3+", "none"] = "k2"
+    skip_flat_groups: bool = False
+    """Leave out groups whose scores are all equal; no difference under `ratio`."""
+
+    listwise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.label_tau <= 0 or self.gamma < 0 or self.beta < 0:
+            raise UserError(f"ldl_grpo needs label_tau > 0, gamma >= 0 and beta >= 0, got {self}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        needs = {"anchor", "responses", "scores", "anchor_score"}
+        if self.kl != "none" and self.beta > 0:
+            needs.add("reference")
+        if self.form == "ratio":
+            needs.add("old_logp")
+        return frozenset(needs)
+
+    def supervise(self, group: Group) -> list[Row]:
+        """One row per scored candidate, weighted D(k); masked candidates leave D, which is renormalised over the rest."""
+        scored = [
+            (response, score)
+            for response, score in zip(group.responses, group.scores, strict=True)
+            if not math.isnan(score) and response.tokens
+        ]
+        scores = [score for _, score in scored]
+        if len(scored) < 2 or math.isnan(group.anchor_score):
+            return []
+        if self.skip_flat_groups and max(scores) == min(scores):
+            return []
+        log_d = label_distribution(
+            torch.tensor(scores, dtype=torch.float64), group.anchor_score, self.gamma, self.label_tau
+        )
+        return [
+            Row(group.sample, response, weight)
+            for (response, _), weight in zip(scored, log_d.exp().tolist(), strict=True)
+        ]
+
+    def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        logp_BT, mask_BT = quantities.logp_BT, batch.mask_BT
+        if self.form == "mean":
+            z_B = seq_mean(logp_BT, mask_BT)
+        elif self.form == "sum":
+            z_B = seq_sum(logp_BT)
+        else:
+            assert batch.old_logp_BT is not None
+            z_B = seq_sum(logp_BT - batch.old_logp_BT)
+        log_q_B = group_log_softmax(z_B, batch.group_B, batch.groups)
+        d_B = batch.weight_B
+        log_d_B = d_B.clamp(min=torch.finfo(d_B.dtype).tiny).log()
+        loss = kl_target = (d_B * (log_d_B - log_q_B)).sum() / batch.total_groups
+
+        q_B = log_q_B.detach().exp()
+        top_q_G = q_B.new_zeros(batch.groups).scatter_reduce(0, batch.group_B, q_B, "amax")
+        metrics = {
+            "kl_target": kl_target.detach(),
+            "entropy_d": -(d_B * log_d_B).sum() / batch.total_groups,
+            "entropy_q": -(q_B * log_q_B.detach()).sum() / batch.total_groups,
+            "max_q": top_q_G.sum() / batch.total_groups,
+        }
+        if quantities.ref_logp_BT is not None:
+            size_G = group_sum(torch.ones_like(d_B), batch.group_B, batch.groups)
+
+            def mean_over_candidates(per_token_BT: Tensor) -> Tensor:
+                per_token_BT = per_token_BT * mask_BT
+                per_row_B = (
+                    seq_mean(per_token_BT, mask_BT) if self.form == "mean" else seq_sum(per_token_BT)
+                )
+                return (per_row_B / size_G[batch.group_B]).sum() / batch.total_groups
+
+            if self.kl != "none":
+                kl = mean_over_candidates(kl_per_token(self.kl, logp_BT, quantities.ref_logp_BT))
+                loss = loss + self.beta * kl
+            k3_BT = kl_per_token("k3", logp_BT.detach(), quantities.ref_logp_BT)
+            metrics["kl_ref"] = mean_over_candidates(k3_BT)
+        return loss, metrics

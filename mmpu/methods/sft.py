@@ -1,0 +1,29 @@
+"""Supervised fine-tuning on the teacher's answer: −log p(a | x), completion tokens only, end of sequence included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from mmpu.core import Batch, Group, Method, Quantities, Response, Row
+
+
+@dataclass(frozen=True)
+class SFT(Method):
+    reduction: Literal["token_mean", "seq_sum"] = "token_mean"
+    """`token_mean` over the step's tokens is the practical default; `seq_sum` is the literal sequence likelihood."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"anchor"})
+
+    def supervise(self, group: Group) -> list[Row]:
+        assert group.anchor is not None
+        return [Row(group.sample, Response(group.anchor))]
+
+    def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        nll = -quantities.logp_BT.sum()
+        loss = nll / (batch.total_tokens if self.reduction == "token_mean" else batch.total_rows)
+        return loss, {"nll_per_token": nll.detach() / batch.total_tokens}

@@ -1,0 +1,151 @@
+"""Anchored self-evaluation g(x, a, y) of PU-RLD (arXiv 2601.20687): the student grades a candidate in the anchor's light.
+
+Three ways to read a score, all in [0, 1]:
+
+* `expected` (default): one digit is asked for and its distribution read once, s = Σ v p(v) / (9 Σ p(v)). Dense and deterministic.
+* `generate`: the paper's literal way, greedy decoding and parsing of a number.
+* `yes_no`: P(yes) / (P(yes) + P(no)).
+
+Below `min_mass` on the options, `expected` falls back to `generate`; what stays unreadable abstains.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from mmpu.core import NAN, Choice, Engine, Group, Message, Part, Response, Sample, Sampling, Scorer, UserError
+
+DIGITS = tuple("0123456789")
+YES, NO = ("yes", "Yes", "YES"), ("no", "No", "NO")
+ASK = {
+    "expected": "Reply with one digit from 0 (wrong) to 9 (perfect).",
+    "generate": "Reply with a number between 0 (wrong) and 1 (perfect).",
+    "yes_no": "Is the candidate answer right? Reply with Yes or No.",
+}
+_NUMBER = re.compile(r"([-+]?\d*\.?\d+)\s*(%|/\s*100?\b)?")
+
+
+@dataclass(frozen=True)
+class SelfEval(Scorer):
+    engine: Engine
+    mode: Literal["expected", "generate", "yes_no"] = "expected"
+    anchor: bool = True
+    """Show the teacher's answer; without it the student grades from its own knowledge."""
+    prompt: str | None = None
+    """A Jinja file with `question`, `anchor`, `candidate` and `ask`; default: self_eval.txt beside this file."""
+    min_mass: float = 0.5
+    """Least probability on the options for a reading to count."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"anchor"}) if self.anchor else frozenset()
+
+    def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
+        """An empty response is worth 0 without a call; one that cannot be read abstains."""
+        asked = [(group, r) for group in groups for r in group.responses if r.text.strip()]
+        read = {"expected": self._expected, "generate": self._generate, "yes_no": self._yes_no}[self.mode]
+        values = read(asked)
+        if self.mode == "generate":  # s* steers the whole group, so it gets a second way to be read
+            unread = [
+                i for i, (g, r) in enumerate(asked) if math.isnan(values[i]) and r.tokens is None and r.text == g.anchor
+            ]
+            for i, value in zip(unread, self._digits([asked[i] for i in unread]), strict=True):
+                values[i] = value
+        found = iter(values)
+        return [tuple(next(found) if r.text.strip() else 0.0 for r in group.responses) for group in groups]
+
+    def _expected(self, asked: list[tuple[Group, Response]]) -> list[float]:
+        return self._fill(self._digits(asked), asked, self._generate)
+
+    def _digits(self, asked: list[tuple[Group, Response]]) -> list[float]:
+        def value(probs: dict[str, float]) -> float:
+            return sum(int(d) * p for d, p in probs.items()) / (9 * sum(probs.values()))
+
+        return self._choose(asked, "expected", DIGITS, value)
+
+    def _yes_no(self, asked: list[tuple[Group, Response]]) -> list[float]:
+        def value(probs: dict[str, float]) -> float:
+            yes = sum(probs[y] for y in YES)
+            return yes / (yes + sum(probs[n] for n in NO))
+
+        return self._choose(asked, "yes_no", (*YES, *NO), value)
+
+    def _choose(
+        self,
+        asked: list[tuple[Group, Response]],
+        mode: str,
+        options: Sequence[str],
+        value: Callable[[dict[str, float]], float],
+    ) -> list[float]:
+        prompts = [self._prompt(group, response, mode) for group, response in asked]
+        return [
+            value(dict(choice.probs))
+            if isinstance(choice, Choice) and 1 - choice.outside >= self.min_mass
+            else NAN
+            for choice in self.engine.choose(prompts, options)
+        ]
+
+    def _generate(self, asked: list[tuple[Group, Response]]) -> list[float]:
+        def read(asked: list[tuple[Group, Response]], temperature: float) -> list[float]:
+            prompts = [self._prompt(group, response, "generate") for group, response in asked]
+            answers = self.engine.generate(prompts, 1, Sampling(temperature=temperature, max_tokens=8))
+            return [parse_score(a[0].text) if isinstance(a, tuple) else NAN for a in answers]
+
+        return self._fill(read(asked, 0.0), asked, lambda missing: read(missing, 1.0))
+
+    @staticmethod
+    def _fill(
+        values: list[float],
+        asked: list[tuple[Group, Response]],
+        again: Callable[[list[tuple[Group, Response]]], list[float]],
+    ) -> list[float]:
+        """Asks once more where there is no value."""
+        missing = [i for i, v in enumerate(values) if math.isnan(v)]
+        if missing:
+            for i, value in zip(missing, again([asked[i] for i in missing]), strict=True):
+                values[i] = value
+        return values
+
+    def _prompt(self, group: Group, response: Response, mode: str) -> Sample:
+        sample = group.sample
+        images = [p for m in sample.prompt for p in m.parts if p.kind == "image"]
+        text = self._template.render(
+            question=question(sample.prompt),
+            anchor=group.anchor if self.anchor else None,
+            candidate=response.text.strip(),
+            ask=ASK[mode],
+        )
+        return replace(sample, prompt=(Message("user", (*images, Part("text", text))),))
+
+    @cached_property
+    def _template(self):  # noqa: ANN202 - jinja2.Template, imported late
+        from jinja2 import Environment, StrictUndefined, TemplateError
+
+        path = Path(self.prompt).expanduser() if self.prompt else Path(__file__).with_suffix(".txt")
+        try:
+            return Environment(undefined=StrictUndefined).from_string(path.read_text(encoding="utf-8"))
+        except (OSError, TemplateError) as error:
+            raise UserError(f"scorer self_eval: cannot use the prompt {path}: {error}") from None
+
+
+def question(prompt: Sequence[Message]) -> str:
+    """The text of a prompt in one block; turns are labelled only where there is more than one."""
+    if len(prompt) == 1:
+        return prompt[0].text.strip()
+    return "\n".join(f"{message.role}: {message.text.strip()}" for message in prompt)
+
+
+def parse_score(text: str) -> float:
+    """The first number of a reply as a score in [0, 1]; `95%`, `9/10` and `95/100` are rescaled; NaN if there is none."""
+    match = _NUMBER.search(text)
+    if not match:
+        return NAN
+    unit = re.sub(r"\s", "", match[2] or "")
+    value = float(match[1]) / {"": 1, "%": 100, "/10": 10, "/100": 100}[unit]
+    return value if 0 <= value <= 1 else NAN

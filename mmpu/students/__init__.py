@@ -1,0 +1,30 @@
+"""What the generic student cannot know about an architecture, one small file each, named by transformers' `model_type`.
+
+A text model needs no file here. A vision-language model says which placeholder its template writes for an image, how many
+tokens the image becomes, and how positions run; everything else is generic (`mmpu/student.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Family:
+    """Text-only defaults, and the three questions a family with images answers."""
+
+    image_token: str | None = None
+    """The placeholder that the chat template writes once per image; None for text-only models."""
+    never_sampled: tuple[str, ...] = ()
+    """Tokens that only the prompt may hold: one inside a completion would be taken for an image afterwards."""
+
+    def image_length(self, config: Any, features: Mapping[str, Tensor]) -> int:
+        """How many placeholder tokens one image, processed to `features`, occupies in the sequence."""
+        raise TypeError(f"{type(self).__name__} takes no images")
+
+    def positions(self, model: Any, ids: Tensor, media: Mapping[str, Tensor]) -> Tensor:
+        """Position ids of a prompt, (R, length): R = 1 for plain positions, 3 under M-RoPE."""
+        return torch.arange(ids.numel())[None]

@@ -1,7 +1,7 @@
 """YAML and `key.sub=value` → frozen dataclasses.
 
-A knob is declared once, as a field of the class that uses it. Unknown keys are fatal and come with what was probably meant;
-values are checked against the field's type here, at the border, and nowhere else.
+A knob is declared once, as a field of the class that uses it. Unknown keys are fatal and come with what was probably
+meant; values are checked against the field's type here, at the border, and nowhere else.
 """
 
 from __future__ import annotations
@@ -105,14 +105,13 @@ def component(spec: object, where: str) -> tuple[str, Values]:
     raise UserError(f"{where} must be a name or a mapping with a `name`, got {spec!r}")
 
 
-def build(
-    cls: type[T], values: Mapping[str, Any], where: str, provided: Mapping[str, object] | None = None
-) -> T:
+def build(cls: type[T], values: Mapping[str, Any], where: str, provided: Mapping[str, object] | None = None) -> T:
     """An instance of the dataclass `cls` from plain values.
 
     Args:
         where: How errors name this place, such as `configs/x.yaml: stages.1.method`.
-        provided: Objects for fields that are wired, not configured, by field name; those `cls` does not have are left out.
+        provided: Objects for fields that are wired, not configured, by field name; those `cls` does not have are left
+        out.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
@@ -145,7 +144,7 @@ def _convert(hint: Any, value: object, where: str) -> object:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(hint).validate_python(value)
+        return cast(Any, TypeAdapter)(hint).validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise UserError(f"{where}: {value!r} will not do: {problem}") from None

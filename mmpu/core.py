@@ -1,14 +1,14 @@
 """The vocabulary of mmpu on one page: the values that flow, and the verbs that make them.
 
-    train: Sample ─Teacher→ anchor ─Engine→ Group ─Scorer→ scores ─Method.supervise→ Rows ─Student→ log-probs ─Method.loss→ update
-    eval:  Sample ─Engine→ Response ─Judge→ Verdict ─statistics→ Entry
+    train: Sample ─Teacher→ anchor ─Engine→ Group ─Scorer→ scores ─Method.supervise→ Rows ─Student→ log-probs
+    ─Method.loss→ update eval:  Sample ─Engine→ Response ─Judge→ Verdict ─statistics→ Entry
 
-Everything else in the package is a way to produce, store or consume one of these. This module imports nothing of mmpu and
-no torch, so that listing tasks or reading a leaderboard costs no more than Python itself.
+Everything else in the package is a way to produce, store or consume one of these. This module imports nothing of mmpu
+and no torch, so that listing tasks or reading a leaderboard costs no more than Python itself.
 
-Shape suffixes used in tensor code throughout: B rows (responses) · T completion tokens, right-padded · G groups (prompts) ·
-K responses of a group · S packed sequences · L tokens of a packed sequence · N completion tokens of a pass, flat ·
-V vocabulary · H hidden width · R position axes (1, or 3 under M-RoPE).
+Shape suffixes used in tensor code throughout: B rows (responses) · T completion tokens, right-padded · G groups
+(prompts) · K responses of a group · S packed sequences · L tokens of a packed sequence · N completion tokens of a
+pass, flat · V vocabulary · H hidden width · R position axes (1, or 3 under M-RoPE).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class UserError(Exception):
     """A mistake of the user's, worded for the user: what, where, and the way out. The command line exits with 2."""
 
 
-# ---------------------------------------------------------------------------------------------------------------- values
+# ----------------------------------------------------------------------------------------------------------------
+# values
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,8 @@ class Duel:
     theirs: str
 
 
-# ----------------------------------------------------------------------------------------------------------------- verbs
+# -----------------------------------------------------------------------------------------------------------------
+# verbs
 
 
 class Grader(ABC):
@@ -225,9 +227,7 @@ class Engine(ABC):
         """Names the model and whatever else its answers depend on, apart from prompt and sampling. Keys the store."""
 
     @abstractmethod
-    def generate(
-        self, samples: Sequence[Sample], n: int, sampling: Sampling
-    ) -> list[tuple[Response, ...] | Failed]:
+    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         """n responses to each sample's prompt, in order."""
 
     @abstractmethod
@@ -299,11 +299,11 @@ class Task(ABC):
         """0..1, or None where the task has no grader or the sample no answer."""
 
 
-# --------------------------------------------------------------------------------------------------------------- hashing
+# ---------------------------------------------------------------------------------------------------------------
+# hashing
 
 
 def digest(value: object) -> str:
     """A stable content hash of JSON-like data: 16 hex digits of SHA-256 over its canonical form."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-

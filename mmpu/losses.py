@@ -42,8 +42,9 @@ def label_distribution(scores_K: Tensor, anchor_score: float, gamma: float, tau:
 def kl_per_token(form: str, logp: Tensor, ref_logp: Tensor) -> Tensor:
     """KL(p_θ ‖ p_ref) on sampled tokens, r = log p_θ − log p_ref.
 
-    Differentiated as a loss, on-policy: `k1` has zero expected gradient (use it as a detached reward penalty only), `k2` = r²/2
-    the right one, `k3` = e^−r − 1 + r that of KL(p_ref ‖ p_θ); `k3+` has the value of k3 and the gradient of k2.
+    Differentiated as a loss, on-policy: `k1` has zero expected gradient (use it as a detached reward penalty only),
+    `k2` = r²/2 the right one, `k3` = e^−r − 1 + r that of KL(p_ref ‖ p_θ); `k3+` has the value of k3 and the gradient
+    of k2.
     """
     r = logp - ref_logp
     if form == "k1":

@@ -1,7 +1,7 @@
 """Images: one place that loads, bounds and fingerprints them.
 
-An image is named by a path, which may lead into a zip file (`pictures.zip/7.png`), or by a `data:` URI. Its size is read from the header and checked
-before a pixel is decoded, so a decompression bomb costs nothing but an error.
+An image is named by a path, which may lead into a zip file (`pictures.zip/7.png`), or by a `data:` URI. Its size is
+read from the header and checked before a pixel is decoded, so a decompression bomb costs nothing but an error.
 """
 
 from __future__ import annotations
@@ -120,6 +120,4 @@ def fingerprint(data: str) -> str:
 
 def prompt_key(prompt: Iterable[Message]) -> list[object]:
     """The canonical form of a prompt for hashing; images enter by content, not by name."""
-    return [
-        [m.role, [[p.kind, p.data if p.kind == "text" else fingerprint(p.data)] for p in m.parts]] for m in prompt
-    ]
+    return [[m.role, [[p.kind, p.data if p.kind == "text" else fingerprint(p.data)] for p in m.parts]] for m in prompt]

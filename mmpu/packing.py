@@ -2,9 +2,9 @@
 
     [trunk | branch 1 | … | branch K]
 
-Every branch sees the trunk and itself, not its siblings, and its positions go on from the trunk's end, so the hidden states
-equal those of K separate sequences while trunk and images are encoded once. Sampling, policy and reference log-probs, anchored
-self-evaluation and judging all have this shape.
+Every branch sees the trunk and itself, not its siblings, and its positions go on from the trunk's end, so the hidden
+states equal those of K separate sequences while trunk and images are encoded once. Sampling, policy and reference
+log-probs, anchored self-evaluation and judging all have this shape.
 """
 
 from __future__ import annotations
@@ -66,16 +66,8 @@ class Pack:
     """For each branch, its last hidden state, which predicts what would follow."""
 
     def to(self, device: torch.device) -> Pack:
-        return Pack(
-            **{
-                name: (
-                    {k: v.to(device) for k, v in value.items()}
-                    if isinstance(value, Mapping)
-                    else value.to(device)
-                )
-                for name, value in vars(self).items()
-            }
-        )
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, media={k: v.to(device) for k, v in self.media.items()})
 
 
 def pack(trees: Sequence[Tree], pad: int) -> Pack:
@@ -126,7 +118,8 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
 
 
 def share(prompts: Sequence[Encoded], least: float = 0.5) -> list[tuple[Encoded, list[tuple[int, ...]]]]:
-    """Groups consecutive prompts that share at least `least` of their tokens and the same images into trunk and branches.
+    """Groups consecutive prompts that share at least `least` of their tokens and the same images into trunk and
+    branches.
 
     Returns pairs of trunk and branches which, read in order, are the prompts again. No image lies in a branch.
     """
@@ -160,4 +153,3 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
         if x != y:
             return n
     return min(len(a), len(b))
-

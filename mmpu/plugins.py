@@ -4,8 +4,9 @@
 2. packages that advertise themselves in the entry point group `mmpu.plugins`;
 3. mmpu itself, which has no privilege beyond being last.
 
-Each is laid out like mmpu: `tasks/*.yaml`, `judges/*.yaml`, `configs/*.yaml`, `models/<name>/`, and code as one class per file
-in `methods/ scorers/ engines/ graders/ students/ judge/`, the file named as the thing. No decorators, no registry.
+Each is laid out like mmpu: `tasks/*.yaml`, `judges/*.yaml`, `configs/*.yaml`, `models/<name>/`, and code as one class
+per file in `methods/ scorers/ engines/ graders/ students/ judge/`, the file named as the thing. No decorators, no
+registry.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"there is: {', '.join(known)}" if known else "there is none"
 
 
-# ------------------------------------------------------------------------------------------------------------------ data
+# ------------------------------------------------------------------------------------------------------------------
+# data
 
 
 def _data_files(kind: str) -> Iterator[tuple[str, Path]]:
@@ -112,7 +114,8 @@ def find_data(kind: str, name: str) -> Path:
     raise UserError(f"no {what} {name!r} on the search path and no such file; {suggest(name, found)}")
 
 
-# ------------------------------------------------------------------------------------------------------------------ code
+# ------------------------------------------------------------------------------------------------------------------
+# code
 
 
 def code(kind: str) -> dict[str, Root]:
@@ -159,7 +162,5 @@ def find_class(kind: str, name: str, base: type[T]) -> type[T]:
         and not key.startswith("_")
     ]
     if len(classes) != 1:
-        raise UserError(
-            f"{path} must define exactly one public subclass of {base.__name__}, it defines {len(classes)}"
-        )
+        raise UserError(f"{path} must define exactly one public subclass of {base.__name__}, it defines {len(classes)}")
     return classes[0]

@@ -1,7 +1,7 @@
 """What was paid for is kept: answers of engines by content, and a ledger of what was asked.
 
-The store is one SQLite file in WAL mode: safe under kill −9 and under several processes. An answer is keyed by everything it
-depends on: engine identity, prompt with its images' content, sampling, and how many were asked for.
+The store is one SQLite file in WAL mode: safe under kill −9 and under several processes. An answer is keyed by
+everything it depends on: engine identity, prompt with its images' content, sampling, and how many were asked for.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ class Store:
         """The stored values of those keys that have one."""
         found: dict[str, object] = {}
         for key in set(keys):
-            row: tuple[str] | None = self._db.execute(
-                "SELECT value FROM answers WHERE key = ?", (key,)
-            ).fetchone()
+            row: tuple[str] | None = self._db.execute("SELECT value FROM answers WHERE key = ?", (key,)).fetchone()
             if row is not None:
                 found[key] = json.loads(row[0])
         return found
@@ -80,7 +78,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error}; what was there before is intact") from None

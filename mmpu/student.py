@@ -1,7 +1,7 @@
 """The student: one adapter over transformers and peft for every family, text or image.
 
-It turns prompts into tokens (template, image placeholders, positions), packs into log-probabilities, and keeps the frozen weights
-that a stage started from. What an architecture needs beyond that is in `mmpu/students/`.
+It turns prompts into tokens (template, image placeholders, positions), packs into log-probabilities, and keeps the
+frozen weights that a stage started from. What an architecture needs beyond that is in `mmpu/students/`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -99,10 +99,9 @@ class Student(nn.Module):
             UserError: the model cannot be found or has no chat template.
         """
         path, adapters = resolve_model(config.model)
-        with contextlib.suppress(ValueError):  # an architecture transformers does not know is reported below
-            from transformers.utils import logging
+        from transformers.utils import logging
 
-            logging.disable_progress_bar()
+        logging.disable_progress_bar()  # loading is quick next to what follows
         model, tokenizer, image_processor, family = _load_parts(path, config)
         for adapter in adapters:
             from peft import PeftModel
@@ -141,7 +140,8 @@ class Student(nn.Module):
     def start_stage(self, reference: bool) -> None:
         """Makes the present weights the frozen ones and the model trainable.
 
-        With LoRA a fresh adapter is added to the merged weights, so «adapter off» means this stage's start, not the hub's base.
+        With LoRA a fresh adapter is added to the merged weights, so «adapter off» means this stage's start, not the
+        hub's base.
         """
         self._frozen.clear()
         if hasattr(self.model, "peft_config"):
@@ -160,9 +160,7 @@ class Student(nn.Module):
                 raise UserError(
                     f"student.lora.targets: no layer of {self.config.model} is named {', '.join(lora.targets)}"
                 )
-            peft_config = LoraConfig(
-                r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names
-            )
+            peft_config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
             self.model = get_peft_model(self.model, peft_config)
         else:
             if reference:
@@ -179,7 +177,7 @@ class Student(nn.Module):
         return next(name for name, module in self.base.named_modules() if module is language)
 
     @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> Generator[None]:
         """Inside, every computation uses the weights the stage started from."""
         if self._frozen:
             live, self.model = self.model, self._frozen[0]
@@ -216,9 +214,7 @@ class Student(nn.Module):
                     f"placeholders for {len(features)} images; its template does not fit the model"
                 )
             counts = [self.family.image_length(self.base.config, f) for f in features]
-            text = pieces[0] + "".join(
-                marker * n + piece for n, piece in zip(counts, pieces[1:], strict=True)
-            )
+            text = pieces[0] + "".join(marker * n + piece for n, piece in zip(counts, pieces[1:], strict=True))
         ids = cast(
             list[int],
             self.tokenizer(text, add_special_tokens=self.config.template == "completion")["input_ids"],
@@ -267,9 +263,7 @@ class Student(nn.Module):
             return "\n".join(message.text for message in sample.prompt)
         options = {"enable_thinking": False, **(self.config.template_options or {})}
         messages = [self._message(message) for message in sample.prompt]
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **options
-        )
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
 
     def _message(self, message: Message) -> dict[str, object]:
         parts = [
@@ -321,9 +315,7 @@ class Student(nn.Module):
         """Hidden states of a pack, flattened to (S·L, H)."""
         allow = pack.allow_SLL[:, None]
         if self.config.attention != "sdpa":
-            allow = torch.zeros_like(allow, dtype=self.base.dtype).masked_fill(
-                ~allow, torch.finfo(self.base.dtype).min
-            )
+            allow = torch.zeros_like(allow, dtype=self.base.dtype).masked_fill(~allow, torch.finfo(self.base.dtype).min)
         axes = pack.positions_RSL.shape[0]
         out = self.backbone(
             input_ids=pack.ids_SL,
@@ -336,9 +328,7 @@ class Student(nn.Module):
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Image tensors on the model's device and, where they are real numbers, in its dtype."""
-        return {
-            k: v.to(self.device, self.base.dtype if v.is_floating_point() else None) for k, v in inputs.items()
-        }
+        return {k: v.to(self.device, self.base.dtype if v.is_floating_point() else None) for k, v in inputs.items()}
 
     def forward(self, pack: Pack) -> Tensor:
         """log p(token) of every branch token of the pack, (N,) in float32, at temperature 1.
@@ -372,15 +362,6 @@ class Student(nn.Module):
             if self.image_processor is not None:
                 self.image_processor.save_pretrained(str(folder))
 
-    def merge(self, folder: Path) -> None:
-        """Writes the full weights, adapters merged, for engines that want one folder."""
-        model: Any = copy.deepcopy(self.model)
-        if hasattr(model, "peft_config"):
-            model = model.merge_and_unload()
-        merged = Student(model, self.tokenizer, self.config, self.image_processor, self.family)
-        merged.config = StudentConfig(self.config.model)
-        merged.save(folder)
-
 
 def resolve_model(name: str) -> tuple[str, list[Path]]:
     """The folder or hub id of the base, and the adapters to merge into it, in order.
@@ -392,7 +373,8 @@ def resolve_model(name: str) -> tuple[str, list[Path]]:
         entry = cast(dict[str, Any], json.loads((path / "student.json").read_text()))
         base = str(entry["base"])
         base = str(path / base) if (path / base / "config.json").exists() else base
-        return resolve_model(base)[0], [(path / a).resolve() for a in entry["adapters"]]
+        root, before = resolve_model(base)
+        return root, [*before, *((path / a).resolve() for a in entry["adapters"])]
     if path.is_dir():
         if not (path / "config.json").exists():
             raise UserError(f"{name} is a folder without config.json: neither a model nor a stage of a run")
@@ -419,49 +401,43 @@ def _load_parts(path: str, config: StudentConfig) -> tuple[Any, Any, Any, Family
         AutoTokenizer,
     )
 
-    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-
-    def attempt(what: str, load: Callable[[], Any]) -> Any:
+    def load(what: str, auto: Any, **options: Any) -> Any:
         try:
-            return load()
+            return auto.from_pretrained(path, trust_remote_code=config.trust_remote_code, **options)
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"cannot load the {what} of {config.model!r}: {first}") from error
 
-    shape: Any = attempt("config", lambda: AutoConfig.from_pretrained(path, **options))
+    shape: Any = load("config", AutoConfig)
     seeing = hasattr(shape, "vision_config")
     family = Family()
     if seeing:
         if shape.model_type not in plugins.code("students"):
             raise UserError(
                 f"{config.model} is a {shape.model_type}, a vision-language architecture without a file in students/; "
-                f"there is: {', '.join(plugins.code('students'))}. Add one (docs/architecture.md, «A student family»)"
+                f"there is: {', '.join(plugins.code('students'))}. Add one (docs/plugins.md, «A student family»)"
             )
         family = plugins.find_class("students", shape.model_type, Family)()
-    auto: Any = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
-    dtype = getattr(torch, config.dtype)
-    model = attempt(
+    model = load(
         "weights",
-        lambda: auto.from_pretrained(path, dtype=dtype, attn_implementation=config.attention, **options),
+        AutoModelForImageTextToText if seeing else AutoModelForCausalLM,
+        dtype=getattr(torch, config.dtype),
+        attn_implementation=config.attention,
     )
-    tokenizer: Any = attempt("tokenizer", lambda: AutoTokenizer.from_pretrained(path, **options))
+    tokenizer = load("tokenizer", AutoTokenizer)
     if config.template == "chat" and tokenizer.chat_template is None:
         tokenizer.chat_template = _processor_template(path)
         if tokenizer.chat_template is None:
             raise UserError(
                 f"{config.model} has no chat template; if it is a base model, set `student.template: completion`"
             )
-    image_processor = (
-        attempt("image processor", lambda: AutoImageProcessor.from_pretrained(path, backend="pil", **options))
-        if seeing
-        else None
-    )
+    image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
     return model, tokenizer, image_processor, family
 
 
 def _processor_template(path: str) -> str | None:
     """Older vision-language repositories keep the template in chat_template.json, with the processor."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     with contextlib.suppress(OSError):
         found = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)

@@ -9,8 +9,8 @@
     grader: final_answer
     splits: {train: {where: number < 900}, test: {where: number >= 900}}
 
-Texts are Jinja templates over a row's fields; a field that a row lacks is an error that names file, row and field. Paths are
-relative to the YAML's folder, or to `data` where the user points the task at files elsewhere.
+Texts are Jinja templates over a row's fields; a field that a row lacks is an error that names file, row and field.
+Paths are relative to the YAML's folder, or to `data` where the user points the task at files elsewhere.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class TaskConfig:
     """Further templates, kept with the sample: `letter` tells graders the right option's letter."""
     grader: str | dict[str, Any] | None = None
     splits: dict[str, Split] = field(default_factory=lambda: {"train": Split(), "test": Split()})
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     """How answers are drawn unless a config says otherwise."""
     licence: str = ""
     citation: str = ""
@@ -100,9 +100,7 @@ class YamlTask(Task):
     def _load(self, spec: str) -> list[Sample]:
         name, start, stop = _slice(spec, f"task {self.name}")
         if name not in self.config.splits:
-            raise UserError(
-                f"task {self.name} has no split {name!r}; {plugins.suggest(name, self.config.splits)}"
-            )
+            raise UserError(f"task {self.name} has no split {name!r}; {plugins.suggest(name, self.config.splits)}")
         split = self.config.splits[name]
         source = split.source or self.config.source
         if source is None:
@@ -120,9 +118,7 @@ class YamlTask(Task):
             seen[sample.id] = number
             samples.append(sample)
         if not samples:
-            raise UserError(
-                f"task {self.name}: {spec!r} holds no sample (from {file}); check `where` and the slice"
-            )
+            raise UserError(f"task {self.name}: {spec!r} holds no sample (from {file}); check `where` and the slice")
         return samples
 
     def _resolve(self, name: str) -> Path:
@@ -182,9 +178,7 @@ class YamlTask(Task):
 
     def _turn(self, turn: Mapping[str, Any]) -> tuple[str, list[tuple[Literal["text", "image"], str]]]:
         if len(turn) != 1 or next(iter(turn)) not in ROLES:
-            raise UserError(
-                f"{self.path}: a turn of `prompt` is `user:`, `system:` or `assistant:`, got {turn!r}"
-            )
+            raise UserError(f"{self.path}: a turn of `prompt` is `user:`, `system:` or `assistant:`, got {turn!r}")
         role, content = next(iter(turn.items()))
         parts: list[tuple[Literal["text", "image"], str]] = []
         for part in cast(list[object], content) if isinstance(content, list) else [content]:
@@ -252,7 +246,8 @@ def _uri_if_picture(value: object) -> object:
     return value
 
 
-# ------------------------------------------------------------------------------------------------------------------ rows
+# ------------------------------------------------------------------------------------------------------------------
+# rows
 
 
 def read_rows(file: Path, split: str, fields: tuple[str, ...] = ()) -> Iterator[Values]:

@@ -186,7 +186,8 @@ def sample(name: str, question: str = "What colour is the shape?", *images: str)
 
 
 def samples(family: str) -> list[Sample]:
-    """Prompts of different lengths; with pictures of different sizes, two in one prompt, and none, where a family sees."""
+    """Prompts of different lengths; with pictures of different sizes, two in one prompt, and none, where a family
+    sees."""
     if family in TEXT_FAMILIES:
         return [sample("a"), sample("b", "yes or no? " * 3), sample("c", "0 1 2")]
     return [

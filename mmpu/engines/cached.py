@@ -1,4 +1,5 @@
-"""Any engine with a store in front of it: the same question is asked once, over epochs, runs, restarts and processes."""
+"""Any engine with a store in front of it: the same question is asked once, over epochs, runs, restarts and
+processes."""
 
 from __future__ import annotations
 
@@ -25,12 +26,9 @@ class Cached(Engine):
     def identity(self) -> str:
         return self.engine.identity
 
-    def generate(
-        self, samples: Sequence[Sample], n: int, sampling: Sampling
-    ) -> list[tuple[Response, ...] | Failed]:
+    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         keys = [
-            digest([self.identity, prompt_key(s.prompt), asdict(sampling), n, self._identity(s)])
-            for s in samples
+            digest([self.identity, prompt_key(s.prompt), asdict(sampling), n, self._beyond_prompt(s)]) for s in samples
         ]
         known = self.store.get(keys)
         missing = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in known}
@@ -54,9 +52,9 @@ class Cached(Engine):
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         return self.engine.choose(samples, options)
 
-    def _identity(self, sample: Sample) -> str:
-        # Recorded answers are found by id as well as by prompt; everyone else sees the prompt only.
-        return sample.id if getattr(self.engine, "by_id", False) else ""
+    def _beyond_prompt(self, sample: Sample) -> list[str | None]:
+        # Recorded answers are found by id as well as by prompt; every other engine sees the prompt only.
+        return [sample.id, sample.reference] if getattr(self.engine, "by_id", False) else []
 
     def _count(self, **counts: int) -> None:
         self.ledger.add(**{f"{self.role}_{name}": n for name, n in counts.items() if n})

@@ -1,7 +1,8 @@
 """The student itself, in process: each prompt is encoded once, its cache is shared by the samples of a group.
 
-Sampling draws one uniform number per token from a generator of its own per response, keyed by seed, sample id and index, so a
-response does not depend on what else is in the batch. Inverse-CDF sampling; see docs/architecture.md for why not `multinomial`.
+Sampling draws one uniform number per token from a generator of its own per response, keyed by seed, sample id and
+index, so a response does not depend on what else is in the batch. Inverse-CDF sampling; see docs/architecture.md for
+why not `multinomial`.
 """
 
 from __future__ import annotations
@@ -36,16 +37,14 @@ class HF(Engine):
         return f"hf:{self.student.config.model}:{self.weights}"
 
     @contextlib.contextmanager
-    def _inference(self):  # noqa: ANN202
+    def _inference(self):
         training = self.student.model.training
         self.student.model.eval()
         with torch.no_grad(), self.student.frozen() if self.weights == "frozen" else contextlib.nullcontext():
             yield
         self.student.model.train(training)
 
-    def generate(
-        self, samples: Sequence[Sample], n: int, sampling: Sampling
-    ) -> list[tuple[Response, ...] | Failed]:
+    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         encoded = [self.student.encode(sample) for sample in samples]
         results: list[tuple[Response, ...] | Failed] = [()] * len(samples)
         by_length = sorted(range(len(samples)), key=lambda i: len(encoded[i].ids))
@@ -75,9 +74,7 @@ class HF(Engine):
                 logits = self.student.logits(self.student.hidden(packed)[packed.end_M])
                 logp = logits.log_softmax(1).double()
                 mass = torch.stack([logp[:, i].exp().sum(1) for i in ids], 1).tolist()
-                choices += [
-                    Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass
-                ]
+                choices += [Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass]
         return choices
 
 

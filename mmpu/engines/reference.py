@@ -17,9 +17,7 @@ class Reference(Engine):
     def identity(self) -> str:
         return "reference"
 
-    def generate(
-        self, samples: Sequence[Sample], n: int, sampling: Sampling
-    ) -> list[tuple[Response, ...] | Failed]:
+    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         return [
             (Response(s.reference),) * n if s.reference else Failed(f"sample {s.id!r} has no reference")
             for s in samples

@@ -1,6 +1,7 @@
 """Recorded answers: how a teacher's answers that were collected elsewhere come in.
 
-A JSONL file with one answer a line, `{"id": …, "output": …}` by sample id, or `{"prompt": …, "output": …}` by the prompt's text.
+A JSONL file with one answer a line, `{"id": …, "output": …}` by sample id, or `{"prompt": …, "output": …}` by the
+prompt's text.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ class Replay(Engine):
     def identity(self) -> str:
         return f"replay:{digest(sorted(self._answers.items()))}"
 
-    def generate(
-        self, samples: Sequence[Sample], n: int, sampling: Sampling
-    ) -> list[tuple[Response, ...] | Failed]:
+    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         if n != 1:
             raise UserError(f"replay has one recorded answer per prompt in {self.path}, {n} were asked for")
         return [self._find(sample) for sample in samples]

@@ -1,7 +1,8 @@
 """The words at the end: what stands after the last «answer is», or ends the last sentence.
 
-Accepts: `The answer is 12.` · `12` · `The shape is blue.` for "blue" · `The answer is (B) 12.`, `(B)`, `B` where the right option's
-letter is known (`meta.letter`). Refuses an option whose letter and text disagree, and anything that goes on past the answer.
+Accepts: `The answer is 12.` · `12` · `The shape is blue.` for "blue" · `The answer is (B) 12.`, `(B)`, `B` where the
+right option's letter is known (`meta.letter`). Refuses an option whose letter and text disagree, and anything that
+goes on past the answer.
 """
 
 from __future__ import annotations

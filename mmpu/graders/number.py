@@ -1,7 +1,8 @@
 """The last number of the text equals the answer's number.
 
-A number after `####` or inside `\\boxed{}` wins over a later bare one. Commas, currency signs and a trailing period are dropped;
-`3/4` and `50%` are not evaluated. GSM8K's rule (METHODS of lm-eval: `strict-match`, then `flexible-extract`).
+A number after `####` or inside `\\boxed{}` wins over a later bare one. Commas, currency signs and a trailing period
+are dropped; `3/4` and `50%` are not evaluated. GSM8K's rule (METHODS of lm-eval: `strict-match`, then
+`flexible-extract`).
 """
 
 from __future__ import annotations

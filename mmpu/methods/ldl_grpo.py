@@ -1,12 +1,14 @@
-"""LDL-GRPO (PU-RLD, arXiv 2601.20687): match the student's distribution over its own K candidates to the label distribution.
+"""LDL-GRPO (PU-RLD, arXiv 2601.20687): match the student's distribution over its own K candidates to the label
+distribution.
 
     D(k) = softmax_k( log σ(γ r_k) + r_k / τ ),   r_k = s_k − s*        (Eq. 2, anchored margins; a constant)
     q(k) = softmax_k( z_k )                                             (Eq. 3, z_k a sequence log-likelihood)
     loss = mean_x KL(D ‖ q) + β KL(p_θ ‖ p_sft)                         (Eq. 4);  d KL(D ‖ q) / d z_k = q_k − D_k
 
-The form of z_k is a real choice, because likelihood gaps between sequences grow with length. `sum` is the literal Eq. 3: q is nearly
-one-hot on the likeliest, usually shortest, candidate. `mean` divides by the length. `ratio` subtracts the sampler's log-probability:
-q starts uniform and flat scores give exactly no gradient. The KL term is reduced over tokens as z is.
+The form of z_k is a real choice, because likelihood gaps between sequences grow with length. `sum` is the literal Eq.
+3: q is nearly one-hot on the likeliest, usually shortest, candidate. `mean` divides by the length. `ratio` subtracts
+the sampler's log-probability: q starts uniform and flat scores give exactly no gradient. The KL term is reduced over
+tokens as z is.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class LDLGRPO(Method):
         return frozenset(needs)
 
     def supervise(self, group: Group) -> list[Row]:
-        """One row per scored candidate, weighted D(k); masked candidates leave D, which is renormalised over the rest."""
+        """One row per scored candidate, weighted D(k); masked candidates leave D, which is renormalised over the
+        rest."""
         scored = [
             (response, score)
             for response, score in zip(group.responses, group.scores, strict=True)
@@ -97,9 +100,7 @@ class LDLGRPO(Method):
 
             def mean_over_candidates(per_token_BT: Tensor) -> Tensor:
                 per_token_BT = per_token_BT * mask_BT
-                per_row_B = (
-                    seq_mean(per_token_BT, mask_BT) if self.form == "mean" else seq_sum(per_token_BT)
-                )
+                per_row_B = seq_mean(per_token_BT, mask_BT) if self.form == "mean" else seq_sum(per_token_BT)
                 return (per_row_B / size_G[batch.group_B]).sum() / batch.total_groups
 
             if self.kl != "none":

@@ -1,8 +1,10 @@
-"""Anchored self-evaluation g(x, a, y) of PU-RLD (arXiv 2601.20687): the student grades a candidate in the anchor's light.
+"""Anchored self-evaluation g(x, a, y) of PU-RLD (arXiv 2601.20687): the student grades a candidate in the anchor's
+light.
 
 Three ways to read a score, all in [0, 1]:
 
-* `expected` (default): one digit is asked for and its distribution read once, s = Σ v p(v) / (9 Σ p(v)). Dense and deterministic.
+* `expected` (default): one digit is asked for and its distribution read once, s = Σ v p(v) / (9 Σ p(v)). Dense and
+deterministic.
 * `generate`: the paper's literal way, greedy decoding and parsing of a number.
 * `yes_no`: P(yes) / (P(yes) + P(no)).
 
@@ -14,13 +16,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmpu.core import NAN, Choice, Engine, Group, Message, Part, Response, Sample, Sampling, Scorer, UserError
+from mmpu.core import NAN, Choice, Engine, Group, Response, Sample, Sampling, Scorer
+from mmpu.prompts import about
 
+PROMPT = Path(__file__).with_suffix(".txt")
 DIGITS = tuple("0123456789")
 YES, NO = ("yes", "Yes", "YES"), ("no", "No", "NO")
 ASK = {
@@ -85,9 +88,7 @@ class SelfEval(Scorer):
     ) -> list[float]:
         prompts = [self._prompt(group, response, mode) for group, response in asked]
         return [
-            value(dict(choice.probs))
-            if isinstance(choice, Choice) and 1 - choice.outside >= self.min_mass
-            else NAN
+            value(dict(choice.probs)) if isinstance(choice, Choice) and 1 - choice.outside >= self.min_mass else NAN
             for choice in self.engine.choose(prompts, options)
         ]
 
@@ -113,36 +114,18 @@ class SelfEval(Scorer):
         return values
 
     def _prompt(self, group: Group, response: Response, mode: str) -> Sample:
-        sample = group.sample
-        images = [p for m in sample.prompt for p in m.parts if p.kind == "image"]
-        text = self._template.render(
-            question=question(sample.prompt),
+        return about(
+            group.sample,
+            Path(self.prompt).expanduser() if self.prompt else PROMPT,
             anchor=group.anchor if self.anchor else None,
-            candidate=response.text.strip(),
+            candidate=response.text,
             ask=ASK[mode],
         )
-        return replace(sample, prompt=(Message("user", (*images, Part("text", text))),))
-
-    @cached_property
-    def _template(self):  # noqa: ANN202 - jinja2.Template, imported late
-        from jinja2 import Environment, StrictUndefined, TemplateError
-
-        path = Path(self.prompt).expanduser() if self.prompt else Path(__file__).with_suffix(".txt")
-        try:
-            return Environment(undefined=StrictUndefined).from_string(path.read_text(encoding="utf-8"))
-        except (OSError, TemplateError) as error:
-            raise UserError(f"scorer self_eval: cannot use the prompt {path}: {error}") from None
-
-
-def question(prompt: Sequence[Message]) -> str:
-    """The text of a prompt in one block; turns are labelled only where there is more than one."""
-    if len(prompt) == 1:
-        return prompt[0].text.strip()
-    return "\n".join(f"{message.role}: {message.text.strip()}" for message in prompt)
 
 
 def parse_score(text: str) -> float:
-    """The first number of a reply as a score in [0, 1]; `95%`, `9/10` and `95/100` are rescaled; NaN if there is none."""
+    """The first number of a reply as a score in [0, 1]; `95%`, `9/10` and `95/100` are rescaled; NaN if there is
+    none."""
     match = _NUMBER.search(text)
     if not match:
         return NAN

@@ -1,7 +1,7 @@
 """What the generic student cannot know about an architecture, one small file each, named by transformers' `model_type`.
 
-A text model needs no file here. A vision-language model says which placeholder its template writes for an image, how many
-tokens the image becomes, and how positions run; everything else is generic (`mmpu/student.py`).
+A text model needs no file here. A vision-language model says which placeholder its template writes for an image, how
+many tokens the image becomes, and how positions run; everything else is generic (`mmpu/student.py`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,31 @@
+"""The task's own grader decides: the better grade wins, equal grades tie. No language model takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmpu.core import Duel, Judge, Task, UserError, Verdict
+
+
+@dataclass(frozen=True)
+class Rule(Judge):
+    task: Task
+    name: str = "rule"
+    describe: str = "the task's own grader decides, equal grades tie; no language model judged"
+
+    @property
+    def identity(self) -> str:
+        return f"rule:{self.task.name}"
+
+    def compare(self, duels: Sequence[Duel]) -> list[tuple[Verdict, ...]]:
+        return [(self._verdict(duel),) for duel in duels]
+
+    def _verdict(self, duel: Duel) -> Verdict:
+        ours, theirs = self.task.grade(duel.sample, duel.ours), self.task.grade(duel.sample, duel.theirs)
+        if ours is None or theirs is None:
+            raise UserError(
+                f"judge rule: task {self.task.name} cannot grade sample {duel.sample.id!r}; use a model judge"
+            )
+        win = 0.5 if ours == theirs else float(ours > theirs)
+        return Verdict(duel.sample.id, "none", win, win, "graded")

@@ -1,0 +1,57 @@
+"""Prompts about answers: a model is asked to grade or compare what another model wrote.
+
+What is quoted is data. Closing tags of ours inside a quoted text are broken up, so that no answer can step out of its
+block.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmpu.core import Message, Part, Sample, UserError
+
+_TAG = re.compile(r"<(/?\s*(?:question|reference|candidate|response_[ab]))", re.IGNORECASE)
+
+
+@cache
+def _template(path: Path) -> Any:
+    from jinja2 import Environment, StrictUndefined, TemplateError
+
+    try:
+        return Environment(undefined=StrictUndefined).from_string(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, TemplateError) as error:
+        raise UserError(f"cannot use the prompt {path}: {error}") from None
+
+
+def about(sample: Sample, template: Path, **quoted: str | None) -> Sample:
+    """The same sample, its prompt replaced by one user turn: the images, then the template's text.
+
+    Args:
+        quoted: Variables of the template besides `question`; made inert.
+    """
+    from jinja2 import TemplateError
+
+    values = {name: None if text is None else inert(text.strip()) for name, text in quoted.items()}
+    try:
+        text = _template(template).render(question=inert(question(sample.prompt)), **values)
+    except TemplateError as error:
+        raise UserError(f"cannot use the prompt {template}: {error}") from None
+    images = [p for m in sample.prompt for p in m.parts if p.kind == "image"]
+    return replace(sample, prompt=(Message("user", (*images, Part("text", text))),))
+
+
+def question(prompt: Sequence[Message]) -> str:
+    """The text of a prompt in one block; turns are labelled only where there is more than one."""
+    if len(prompt) == 1:
+        return prompt[0].text.strip()
+    return "\n".join(f"{message.role}: {message.text.strip()}" for message in prompt)
+
+
+def inert(text: str) -> str:
+    """A text that cannot close or open our blocks."""
+    return _TAG.sub(r"< \1", text)

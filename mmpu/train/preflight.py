@@ -1,0 +1,68 @@
+"""Can the evaluator tell right from wrong? Measured without labels, before a stage trusts it, and at intervals after.
+
+A scorer that sees the teacher's answer must at least prefer a prompt's own anchor to another prompt's: AUC of g(x, a,
+a) against g(x, a, a'). An evaluator that fails this destroys a student: LDL drives it towards noise, within tens of
+steps to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mmpu.core import Response, Sample, Task, UserError
+from mmpu.statistics import auc
+from mmpu.train.diagnostics import describe
+from mmpu.train.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """How the evaluator is checked."""
+
+    prompts: int = 64
+    """Prompts it is tried on; 0 switches the check off."""
+    min_auc: float = 0.75
+    """Below this the stage does not start, or stops."""
+    every: int = 50
+    """Steps between two checks."""
+
+    def __call__(self, rollout: Rollout, samples: Sequence[Sample], task: Task, seed: int) -> dict[str, float]:
+        """AUCs of the scorer: `anchor_auc` (own anchor against another's) and, where the task grades, `score_auc`.
+
+        Raises:
+            UserError: the evaluator cannot tell a prompt's anchor from another's.
+        """
+        groups = rollout.anchored(samples[: self.prompts])
+        pairs = [
+            replace(group, responses=(Response(group.anchor), Response(other)))
+            for i, group in enumerate(groups)
+            if group.anchor is not None and (other := _another(i, [g.anchor for g in groups])) is not None
+        ]
+        if not pairs or rollout.scorer is None:
+            return {}
+        scores = [s for s in rollout.scorer.score(pairs) if not any(map(math.isnan, s))]
+        rollout.ledger.add(local_eval_calls=2 * len(pairs))
+        result = {"anchor_auc": auc([s[0] for s in scores], [s[1] for s in scores])}
+        candidates = rollout.scored(rollout.sampled(groups, seed))
+        found = describe(candidates, [[]] * len(candidates), task)
+        result |= {name: found[name] for name in ("score_auc", "accuracy", "score") if name in found}
+        if not result["anchor_auc"] >= self.min_auc:  # NaN, nothing readable, fails too
+            raise UserError(
+                f"pre-flight: on {len(scores)} readable of {len(pairs)} prompts the evaluator tells a prompt's own "
+                "anchor "
+                f"from another's with AUC {result['anchor_auc']:.3f}, below {self.min_auc}. Training on it would "
+                "destroy the student. Use a larger student or another scorer mode (`scorer.mode`), train stage I "
+                "longer or more gently, or set `preflight.min_auc` if you know better"
+            )
+        return result
+
+
+def _another(i: int, anchors: Sequence[str | None]) -> str | None:
+    """The next anchor that differs from the i-th, in order."""
+    for step in range(1, len(anchors)):
+        other = anchors[(i + step) % len(anchors)]
+        if other is not None and other.strip() != (anchors[i] or "").strip():
+            return other
+    return None

@@ -1,0 +1,159 @@
+"""What a run writes down: metrics and groups as JSON lines, the ledger, trackers, and what the user sees meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmpu.core import Group, Row, Task
+from mmpu.store import Ledger, write_atomically
+
+SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
+"""Metrics beside the progress bar."""
+
+
+class Record:
+    """The written side of a run. Every process may call it; files are one per process or written by the main one."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, ledger: Ledger, task: Task) -> None:
+        self.folder = folder
+        self.accelerator = accelerator
+        self.ledger = ledger
+        self.task = task
+        self.console = Console(stderr=True)
+        rank = accelerator.process_index
+        self.metrics_file = folder / "metrics.jsonl"
+        self.groups_file = folder / (f"groups.{rank}.jsonl" if rank else "groups.jsonl")
+        self._steps_before = 0
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forgets what was written at or after `step` of the stage: it is about to happen again."""
+        files = [self.groups_file, *([self.metrics_file] if self.accelerator.is_main_process else [])]
+        for path in files:
+            if not path.exists():
+                continue
+            kept = [
+                line
+                for line in path.read_text(encoding="utf-8").split("\n")
+                if _complete(line) and not ((row := json.loads(line))["stage"] == stage and row["step"] >= step)
+            ]
+            write_atomically(path, "".join(line + "\n" for line in kept))
+
+    def step(
+        self,
+        stage: str,
+        step: int,
+        sums: Mapping[str, float],
+        means: Mapping[str, float],
+        groups: Sequence[Group],
+        rows: Sequence[Sequence[Row]],
+    ) -> dict[str, float]:
+        """Writes a step down. `sums` add up over processes, `means` are averaged.
+
+        Returns:
+            The metrics over all processes.
+        """
+        metrics = self._gather(sums, means)
+        with self.groups_file.open("a", encoding="utf-8") as file:
+            for group, trained in zip(groups, rows, strict=True):
+                if group.responses:
+                    file.write(json.dumps(self._group(stage, step, group, trained), ensure_ascii=False) + "\n")
+        if self.accelerator.is_main_process:
+            self._write({"stage": stage, "step": step, **metrics})
+            self.ledger.save()
+        self.accelerator.log({f"{stage}/{name}": value for name, value in metrics.items()}, step=step)
+        return metrics
+
+    def preflight(self, stage: str, step: int, found: Mapping[str, float]) -> None:
+        if found and self.accelerator.is_main_process:
+            self._write({"stage": stage, "step": step, **{f"preflight_{k}": v for k, v in found.items()}})
+            listed = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+            self.say(f"pre-flight of {stage} at step {step}: {listed}")
+
+    def say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self.say(f"[yellow]warning:[/] {text}")
+
+    @contextlib.contextmanager
+    def progress(self, stage: str, done: int, total: int) -> Generator[Callable[[int, Mapping[str, float]], None]]:
+        """A progress bar on a terminal; elsewhere about ten lines per stage."""
+        live = self.accelerator.is_main_process and self.console.is_terminal
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not live,
+        )
+        with bar:
+            handle = bar.add_task(stage, total=total, completed=done, note="")
+
+            def advance(step: int, metrics: Mapping[str, float]) -> None:
+                note = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+                bar.update(handle, completed=step, note=note)
+                if not live and (step == total or step % max(1, total // 10) == 0):
+                    self.say(f"{stage} {step}/{total} {note}")
+
+            yield advance
+
+    def _gather(self, sums: Mapping[str, float], means: Mapping[str, float]) -> dict[str, float]:
+        everyone = cast(list[tuple[dict[str, float], dict[str, float]]], gather_object([(dict(sums), dict(means))]))
+        metrics: dict[str, float] = {}
+        for name in {n: None for s, _ in everyone for n in s}:
+            metrics[name] = sum(s.get(name, 0.0) for s, _ in everyone)
+        for name in {n: None for _, m in everyone for n in m}:
+            values = [m[name] for _, m in everyone if name in m and not math.isnan(m[name])]
+            metrics[name] = sum(values) / len(values) if values else math.nan
+        return metrics
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _group(self, stage: str, step: int, group: Group, rows: Sequence[Row]) -> dict[str, Any]:
+        weights = {id(row.response): row.weight for row in rows}
+        return {
+            "stage": stage,
+            "step": step,
+            "id": group.sample.id,
+            "anchor": group.anchor,
+            "anchor_score": _number(group.anchor_score),
+            "responses": [
+                {
+                    "text": r.text,
+                    "tokens": len(r.tokens or ()),
+                    "finished": r.finished,
+                    "score": _number(group.scores[i]) if group.scores else None,
+                    "weight": weights.get(id(r)),
+                    "grade": self.task.grade(group.sample, r.text),
+                }
+                for i, r in enumerate(group.responses)
+            ],
+        }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _complete(line: str) -> bool:
+    """False for an empty line and for one that a crash cut short."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True

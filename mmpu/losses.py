@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def seq_sum(values_BT: Tensor) -> Tensor:
-    """Σ_t over tokens, (B,); values are zero at padding."""
-    return values_BT.sum(1)
+def seq_sum(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Σ_t over the tokens of each row, (B,)."""
+    return (values_BT * mask_BT).sum(1)
 
 
 def seq_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Σ_t / max(T_y, 1), (B,)."""
-    return values_BT.sum(1) / mask_BT.sum(1).clamp(min=1)
+    return seq_sum(values_BT, mask_BT) / mask_BT.sum(1).clamp(min=1)
 
 
 def group_sum(values_B: Tensor, group_B: Tensor, groups: int) -> Tensor:

@@ -78,10 +78,10 @@ class LDLGRPO(Method):
         if self.form == "mean":
             z_B = seq_mean(logp_BT, mask_BT)
         elif self.form == "sum":
-            z_B = seq_sum(logp_BT)
+            z_B = seq_sum(logp_BT, mask_BT)
         else:
             assert batch.old_logp_BT is not None
-            z_B = seq_sum(logp_BT - batch.old_logp_BT)
+            z_B = seq_sum(logp_BT - batch.old_logp_BT, mask_BT)
         log_q_B = group_log_softmax(z_B, batch.group_B, batch.groups)
         d_B = batch.weight_B
         log_d_B = d_B.clamp(min=torch.finfo(d_B.dtype).tiny).log()
@@ -99,8 +99,8 @@ class LDLGRPO(Method):
             size_G = group_sum(torch.ones_like(d_B), batch.group_B, batch.groups)
 
             def mean_over_candidates(per_token_BT: Tensor) -> Tensor:
-                per_token_BT = per_token_BT * mask_BT
-                per_row_B = seq_mean(per_token_BT, mask_BT) if self.form == "mean" else seq_sum(per_token_BT)
+                reduce = seq_mean if self.form == "mean" else seq_sum
+                per_row_B = reduce(per_token_BT, mask_BT)
                 return (per_row_B / size_G[batch.group_B]).sum() / batch.total_groups
 
             if self.kl != "none":

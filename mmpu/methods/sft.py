@@ -24,6 +24,6 @@ class SFT(Method):
         return [Row(group.sample, Response(group.anchor))]
 
     def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        nll = -quantities.logp_BT.sum()
+        nll = -(quantities.logp_BT * batch.mask_BT).sum()
         loss = nll / (batch.total_tokens if self.reduction == "token_mean" else batch.total_rows)
         return loss, {"nll_per_token": nll.detach() / batch.total_tokens}

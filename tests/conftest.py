@@ -1,0 +1,30 @@
+"""Fixtures shared by the tests; every process is told to use one thread, see docs/architecture.md."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_plugins_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MMPU_PATH", "MMPU_JUDGE_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """A folder of real tokenizers, data sets and a small pretrained model that may lie beside the checkout."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip("the optional folder ../shared with real data is not there")
+    return folder

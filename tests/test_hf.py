@@ -1,0 +1,143 @@
+"""The in-process engine: sampling draws what it says, a prompt is encoded once, a batch mate changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmpu.core import Choice, Response, Sampling
+from mmpu.engines.hf import HF, draw
+from mmpu.packing import Tree, pack
+from mmpu.student import Student
+from tiny import FAMILIES, IMAGE_FAMILIES, picture, sample, samples, shared_student
+
+
+def generate(model: Student, *args: object, **knobs: object) -> list[tuple[Response, ...]]:
+    return HF(model).generate(*args, Sampling(**knobs))  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_equals_single_and_sampler_equals_teacher_forced(family: str) -> None:
+    model = shared_student(family)
+    prompts = samples(family)
+    together = generate(model, prompts, 4, max_tokens=12, seed=3)
+    for prompt, responses in zip(prompts, together, strict=True):
+        (alone,) = generate(model, [prompt], 4, max_tokens=12, seed=3)
+        assert [r.tokens for r in alone] == [r.tokens for r in responses]
+        assert len({r.tokens for r in responses}) > 1
+    trees = [Tree(model.encode(p), tuple(r.tokens or () for r in rs)) for p, rs in zip(prompts, together, strict=True)]
+    with torch.no_grad():
+        forced = model(pack(trees, model.pad))
+    recorded = torch.tensor([lp for rs in together for r in rs for lp in r.logp])
+    torch.testing.assert_close(recorded, forced, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_the_vision_tower_sees_an_image_once_per_call(family: str) -> None:
+    model = shared_student(family)
+    tower = next(m for n, m in model.base.named_modules() if n.endswith(("visual", "vision_tower")))
+    calls: list[int] = []
+    handle = tower.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        generate(model, [sample("x", "yes?", picture())], 8, max_tokens=4)
+        assert len(calls) == 1
+        HF(model).choose([sample("x", "What colour is it? " * 4 + str(i), picture()) for i in range(9)], ["yes"])
+        assert len(calls) == 2
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_choose_shares_the_prefix_and_changes_nothing(family: str) -> None:
+    model = shared_student(family)
+    images = (picture(),) if family in IMAGE_FAMILIES else ()
+    prompts = [
+        sample("x", "What colour is the large shape in the picture? " * 6 + f"{i} yes", *images) for i in range(9)
+    ]
+    forwarded: list[int] = []
+    embeddings = model.base.get_input_embeddings()
+    handle = embeddings.register_forward_hook(lambda _m, args, _o: forwarded.append(args[0].numel()))
+    try:
+        together = HF(model).choose(prompts, ["yes", "no", "7"])
+        shared, forwarded[:] = sum(forwarded), []
+        alone = [HF(model).choose([p], ["yes", "no", "7"])[0] for p in prompts]
+        assert shared <= 0.25 * sum(forwarded)
+    finally:
+        handle.remove()
+    for a, b in zip(together, alone, strict=True):
+        assert isinstance(a, Choice)
+        assert isinstance(b, Choice)
+        assert a.probs == pytest.approx(b.probs, abs=1e-7)
+        assert sum(a.probs.values()) + a.outside == pytest.approx(1)
+
+
+def test_an_option_counts_every_token_that_reads_like_it() -> None:
+    model = shared_student("qwen2")
+    texts = {model.tokenizer.decode([i]) for i in model.option_ids("yes")}
+    assert texts == {"yes", " yes"}
+    assert len(model.option_ids("7")) == 1
+    assert model.option_ids("no such token") == []
+
+
+def test_stop_strings_end_a_response_and_are_not_part_of_it() -> None:
+    model = shared_student("qwen2")
+    (free,) = generate(model, [sample("x")], 1, max_tokens=40, seed=1, temperature=1.0)
+    stop = free[0].text[10:12]
+    (cut,) = generate(model, [sample("x")], 1, max_tokens=40, seed=1, stop=(stop,))
+    assert cut[0].text == free[0].text[: free[0].text.index(stop)]
+    assert cut[0].finished
+    assert cut[0].tokens == (free[0].tokens or ())[: len(cut[0].tokens or ())]
+
+
+def test_the_length_limit_leaves_a_response_unfinished() -> None:
+    (responses,) = generate(shared_student("qwen2"), [sample("x")], 8, max_tokens=3)
+    for response in responses:
+        assert response.finished == ((response.tokens or ())[-1] in shared_student("qwen2").eos)
+
+
+def test_greedy_is_the_argmax() -> None:
+    model = shared_student("qwen2")
+    (responses,) = generate(model, [sample("x")], 2, temperature=0.0, max_tokens=5)
+    assert responses[0].tokens == responses[1].tokens
+    ids = torch.tensor([model.encode(sample("x")).ids])
+    with torch.no_grad():
+        assert responses[0].tokens[0] == int(model.base(ids).logits[0, -1].argmax())  # type: ignore[index]
+
+
+# ------------------------------------------------------------------------------------------------------ drawing
+
+PROBS = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05, 0.0])
+
+
+def frequencies(sampling: Sampling) -> torch.Tensor:
+    """What 20,000 evenly spaced uniforms draw."""
+    n = 20_000
+    uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    token, logp = draw(PROBS.log().expand(n, -1), uniform, sampling)
+    counts = torch.bincount(token, minlength=len(PROBS)) / n
+    seen = counts > 0
+    recorded = torch.zeros_like(PROBS).scatter(0, token, logp.exp())
+    torch.testing.assert_close(recorded[seen], counts[seen], atol=2e-4, rtol=0)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ({}, (0.4, 0.3, 0.15, 0.1, 0.05, 0)),
+        ({"top_k": 2}, (4 / 7, 3 / 7, 0, 0, 0, 0)),
+        ({"top_p": 0.5}, (4 / 7, 3 / 7, 0, 0, 0, 0)),
+        ({"top_p": 0.1}, (1, 0, 0, 0, 0, 0)),
+        ({"min_p": 0.3}, (0.4 / 0.85, 0.3 / 0.85, 0.15 / 0.85, 0, 0, 0)),
+        ({"top_k": 4, "top_p": 0.8, "min_p": 0.1}, (0.4 / 0.85, 0.3 / 0.85, 0.15 / 0.85, 0, 0, 0)),
+        ({"temperature": 0.5}, tuple(p**2 / 0.2850 for p in (0.4, 0.3, 0.15, 0.1, 0.05, 0))),
+    ],
+)
+def test_draw_follows_the_sampling_distribution(knobs: dict[str, float], expected: tuple[float, ...]) -> None:
+    found = frequencies(Sampling(**knobs))  # type: ignore[arg-type]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32), atol=2e-3, rtol=0)
+
+
+def test_a_uniform_at_either_end_draws_a_possible_token() -> None:
+    token, _ = draw(PROBS.flip(0).log().expand(2, -1), torch.tensor([0.0, 1.0], dtype=torch.float64), Sampling())
+    assert bool((PROBS.flip(0)[token] > 0).all())

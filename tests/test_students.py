@@ -1,0 +1,229 @@
+"""Every family: what the adapter computes equals the plain padded forward of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+from mmpu.core import Part, Response, Sample, Sampling, UserError, user
+from mmpu.engines.hf import HF
+from mmpu.packing import Tree, pack, share
+from mmpu.student import Lora, Student, StudentConfig
+from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
+
+TOLERANCE = 1e-5
+
+
+def plain_logp(student: Student, prompt: Sample, tokens: tuple[int, ...]) -> torch.Tensor:
+    """Log-probabilities by transformers' own forward of one unpadded sequence, its own positions and mask."""
+    encoded = student.encode(prompt)
+    ids = torch.tensor([encoded.ids + tokens])
+    extra = dict(encoded.media)
+    if student.family.image_token and "image_grid_thw" in extra:
+        extra["mm_token_type_ids"] = (ids == student.base.config.image_token_id).int()
+    with torch.no_grad():
+        logits = student.base(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits.float()
+    logits[..., list(student.banned)] = float("-inf")
+    logp = logits.log_softmax(-1)[0, len(encoded.ids) - 1 : -1]
+    return logp.gather(-1, torch.tensor(tokens)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_plain_for_ragged_branches(family: str) -> None:
+    model = shared_student(family)
+    lengths = ((3, 7, 1), (5,), (2, 9))
+    torch.manual_seed(1)
+    trees = [
+        Tree(model.encode(s), tuple(tuple(torch.randint(8, 250, (n,)).tolist()) for n in each))
+        for s, each in zip(samples(family), lengths, strict=True)
+    ]
+    with torch.no_grad():
+        packed = model(pack(trees, model.pad))
+    expected = torch.cat(
+        [plain_logp(model, s, b) for s, tree in zip(samples(family), trees, strict=True) for b in tree.branches]
+    )
+    torch.testing.assert_close(packed, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_flow_the_same_with_checkpointing(family: str) -> None:
+    def gradient(checkpointing: bool) -> torch.Tensor:
+        model = student(family)
+        if checkpointing:
+            model.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+        trees = [Tree(model.encode(s), ((9, 10), (11, 12, 13))) for s in samples(family)]
+        model(pack(trees, model.pad)).sum().backward()
+        return torch.cat([p.grad.flatten() for p in model._language_model().parameters() if p.grad is not None])
+
+    plain = gradient(False)
+    torch.testing.assert_close(gradient(True), plain, atol=1e-5, rtol=1e-4)
+    assert plain.abs().max() > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_weights_stay_while_live_ones_move(family: str) -> None:
+    for lora in (None, Lora(r=4, alpha=8)):
+        model = student(family, lora)
+        tree = Tree(model.encode(samples(family)[0]), ((9, 10, 11),))
+        with torch.no_grad():
+            before = model(pack([tree], model.pad))
+        model.start_stage(reference=True)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05)
+            moved = model(pack([tree], model.pad))
+            with model.frozen():
+                frozen = model(pack([tree], model.pad))
+            again = model(pack([tree], model.pad))
+        torch.testing.assert_close(frozen, before, atol=1e-6, rtol=0)
+        torch.testing.assert_close(again, moved)
+        assert (moved - before).abs().max() > 1e-3
+
+
+def test_lora_of_a_second_stage_starts_from_the_first(tmp_path: Path) -> None:
+    """«Adapter off» must mean the weights after stage I, not the base model."""
+    model = student("qwen2", Lora(r=4, alpha=8))
+    tree = Tree(model.encode(sample("a")), ((9, 10, 11),))
+    model.start_stage(reference=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05)
+        after_first = model(pack([tree], model.pad))
+        model.start_stage(reference=True)
+        with model.frozen():
+            torch.testing.assert_close(model(pack([tree], model.pad)), after_first, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_vision_tower_is_frozen_by_default(family: str) -> None:
+    model = student(family)
+    model.start_stage(reference=False)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert not any(part in name for name in trained for part in ("visual", "vision_tower", "projector"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_save_and_load(family: str, tmp_path: Path) -> None:
+    folder = save(family, tmp_path / "model")
+    loaded = Student.load(StudentConfig(str(folder), device="cpu"))
+    original = shared_student(family)
+    prompt = samples(family)[0]
+    assert loaded.encode(prompt).ids == original.encode(prompt).ids
+    tree = Tree(loaded.encode(prompt), ((9, 10, 11),))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pack([tree], 0)), original(pack([tree], 0)), atol=1e-6, rtol=0)
+    auto = AutoModelForImageTextToText if family in IMAGE_FAMILIES else AutoModelForCausalLM
+    assert auto.from_pretrained(folder) is not None
+
+
+# ---------------------------------------------------------------------------------------------------- prompts
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_placeholders_match_the_features(family: str) -> None:
+    model = shared_student(family)
+    marker = model.tokenizer.convert_tokens_to_ids(model.family.image_token)
+    for images in ((), (picture(),), (picture(56, 112), picture())):
+        encoded = model.encode(sample("x", "yes?", *images))
+        assert encoded.ids.count(marker) == sum(
+            model.family.image_length(model.base.config, model._features(i, "x")) for i in images
+        )
+        assert len(encoded.images) == len(images)
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_a_text_student_refuses_an_image(family: str) -> None:
+    with pytest.raises(UserError, match=r"'x' has an image.*text only"):
+        shared_student(family).encode(sample("x", "yes?", picture()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quoted_special_tokens_forge_nothing(family: str) -> None:
+    model = shared_student(family)
+    special = [t for t in model.tokenizer.all_special_tokens if len(t) > 1]
+    quoted = model.encode(sample("x", "yes " + " ".join(special)))
+    clean = model.encode(sample("x", "yes"))
+    ids = set(model.tokenizer.all_special_ids)
+    assert sum(i in ids for i in quoted.ids) == sum(i in ids for i in clean.ids)
+    assert not ids & set(model.response_ids(Response(" ".join(special), finished=False)))
+
+
+def test_a_given_text_ends_with_eos_and_a_sampled_one_is_left_alone() -> None:
+    model = shared_student("qwen2")
+    assert model.response_ids(Response("yes"))[-1] == model.tokenizer.eos_token_id
+    assert model.response_ids(Response("yes", (5, 6, 7))) == (5, 6, 7)
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'long'.*2048 at most"):
+        shared_student("qwen2").encode(sample("long", "0 1 2 " * 1000))
+
+
+def test_unknown_models_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'tiny-text'"):
+        Student.load(StudentConfig("tiny-txt"))
+    with pytest.raises(UserError, match=r"without config\.json"):
+        Student.load(StudentConfig(str(tmp_path)))
+
+
+def test_a_model_without_chat_template_needs_completion_style(tmp_path: Path) -> None:
+    folder = save("llama", tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="template: completion"):
+        Student.load(StudentConfig(str(folder)))
+    loaded = Student.load(StudentConfig(str(folder), template="completion", device="cpu"))
+    assert "yes no" in loaded.tokenizer.decode(loaded.encode(sample("x", "yes no")).ids)
+
+
+def test_lora_targets_that_match_nothing_are_refused() -> None:
+    with pytest.raises(UserError, match="no layer .* is named nothing_proj"):
+        student("qwen2", Lora(targets=("nothing_proj",))).start_stage(reference=False)
+
+
+# ------------------------------------------------------------------------------------------------------ trunks
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_share_splits_after_the_last_image(family: str) -> None:
+    model = shared_student(family)
+    images = (picture(),) if family in IMAGE_FAMILIES else ()
+    prompts = [model.encode(sample("x", "What colour is it? " * 4 + end, *images)) for end in ("yes", "no maybe", "")]
+    ((trunk, branches),) = share(prompts)
+    assert [trunk.ids + b for b in branches] == [p.ids for p in prompts]
+    assert len(trunk.ids) >= trunk.image_end
+
+
+def test_share_keeps_different_pictures_apart() -> None:
+    model = shared_student("llava")
+    prompts = [model.encode(sample("x", "What colour? " * 4, picture(colour=c))) for c in ("red", "blue")]
+    assert len(share(prompts)) == 2
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_an_image_after_the_shared_part_is_never_cut_off(family: str) -> None:
+    model = shared_student(family)
+    prompts = [
+        model.encode(Sample("x", user("What colour is the shape? " * 6 + end, Part("image", picture()))))
+        for end in ("a", "b")
+    ]
+    choices = HF(model).choose(
+        [Sample("x", user("What colour is the shape? " * 6 + e, Part("image", picture()))) for e in "ab"], ["yes"]
+    )
+    assert sum(len(b) for _, b in share(prompts)) == len(prompts)
+    alone = HF(model).choose(
+        [Sample("x", user("What colour is the shape? " * 6 + "b", Part("image", picture())))], ["yes"]
+    )
+    assert choices[1].probs["yes"] == pytest.approx(alone[0].probs["yes"], abs=1e-7)  # type: ignore[union-attr]
+
+
+def test_sampling_bans_placeholders() -> None:
+    model = shared_student("qwen2_5_vl")
+    drawn = HF(model).generate([sample("x", "yes", picture())], 64, Sampling(max_tokens=32, temperature=5.0))
+    assert not {t for r in drawn[0] for t in r.tokens} & set(model.banned)  # type: ignore[union-attr]

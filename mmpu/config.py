@@ -75,7 +75,7 @@ def _index(items: list[Any], key: str, where: str, assignment: str) -> int:
     names = [str(cast(Values, item).get("name", "")) if isinstance(item, dict) else "" for item in items]
     if key in names:
         return names.index(key)
-    if key.isdigit() and int(key) < len(items):
+    if key.isdecimal() and int(key) < len(items):
         return int(key)
     known = [*map(str, range(len(items))), *filter(None, names)]
     raise UserError(f"the override {assignment!r} names {where!r}, which is not there; {suggest(key, known)}")
@@ -141,6 +141,11 @@ def _convert(hint: Any, value: object, where: str) -> object:
         items = cast(list[object], value)
         element = typing.get_args(hint)[0]
         return tuple(_convert(element, item, f"{where}.{i}") for i, item in enumerate(items))
+    if typing.get_origin(hint) is dict and isinstance(value, Mapping):
+        name, element = typing.get_args(hint)
+        if dataclasses.is_dataclass(element):  # pydantic would ignore keys that these do not have
+            named = cast(Mapping[str, object], value)
+            return {_convert(name, k, where): _convert(element, v, f"{where}.{k}") for k, v in named.items()}
     from pydantic import TypeAdapter, ValidationError
 
     try:

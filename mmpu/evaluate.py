@@ -60,6 +60,8 @@ def evaluate(
     Args:
         baseline: The name of the contender that the others are compared with.
     """
+    path = folder / f"{task.name}.{judge.name}.json"
+    board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
     samples = task.samples(split)
     answers = {c.name: answer(c, samples, sampling, folder / f"{task.name}.{split}") for c in contenders}
     theirs = answers[baseline]
@@ -68,9 +70,7 @@ def evaluate(
         entry(ours, theirs, task, judge, split, samples, provenance, folder / f"{task.name}.{judge.name}")
         for ours in answers.values()
     ]
-    path = folder / f"{task.name}.{judge.name}.json"
-    board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
-    board = merge(board, entries)
+    board = merge(read(path) if path.exists() else board, entries)  # another evaluation may have published meanwhile
     write(path, board)
     return board
 

@@ -119,8 +119,8 @@ def read(path: Path) -> Board:
         raise UserError(f"cannot read the leaderboard {path}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} is not a leaderboard of schema {SCHEMA}: {where}: {first['msg']}") from None
+        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise UserError(f"{path} is not a leaderboard of schema {SCHEMA}: {problem}") from None
     if board.schema != SCHEMA:
         raise UserError(f"{path} has schema {board.schema}, this version reads {SCHEMA}")
     return board
@@ -184,6 +184,6 @@ def markdown(board: Board) -> str:
         "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * len(HEADER),
-        *("| " + " | ".join(cells(entry)) + " |" for entry in ranked),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in cells(entry)) + " |" for entry in ranked),
     ]
     return "\n".join(lines) + "\n"

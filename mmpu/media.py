@@ -7,10 +7,10 @@ read from the header and checked before a pixel is decoded, so a decompression b
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +40,7 @@ def image_bytes(data: str) -> bytes:
             raise UserError(f"image {name}: larger than {MAX_BYTES >> 20} MiB")
         try:
             return base64.b64decode(body, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise UserError(f"image {name}: not base64 ({error})") from None
     if data.startswith(("http://", "https://")):
         raise UserError(f"image {name}: URLs are not fetched; download the file and give its path")
@@ -58,7 +58,7 @@ def image_bytes(data: str) -> bytes:
         return path.read_bytes() if archive is None else _archive(str(archive)).read(member)
     except (OSError, KeyError):
         raise UserError(f"image {name}: no such file; check the task's image path") from None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last where it is encrypted
         raise UserError(f"image {name}: {archive} is not a readable zip file ({error})") from None
 
 
@@ -86,6 +86,8 @@ def load_image(data: str) -> Image:
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise UserError(f"image {name}: {width}×{height} is too elongated; crop it")
         image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):  # Pillow would clip to 8 bits, not scale
+            image = image.point(lambda value: value / 256).convert("L")
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             rgba = image.convert("RGBA")
             image = Image.new("RGB", rgba.size, (255, 255, 255))

@@ -53,7 +53,10 @@ def _roots(path: str) -> tuple[Root, ...]:
             raise UserError(f"MMPU_PATH names {entry!r}, which is not a folder; correct or unset MMPU_PATH")
         roots.append(Root(entry, folder, folder, None))
     for point in entry_points(group="mmpu.plugins"):
-        spec = importlib.util.find_spec(point.value)
+        try:
+            spec = importlib.util.find_spec(point.value)
+        except ModuleNotFoundError:  # of a parent package
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
                 f"plug-in {point.name!r} names {point.value!r}, which is not an importable package; reinstall it"
@@ -73,6 +76,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """The tail of an error about an unknown name: what was meant, or what there is."""
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    close = close or [k for k in known if len(name) > 2 and (name in k or k in name)]
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"there is: {', '.join(known)}" if known else "there is none"
@@ -104,8 +108,8 @@ def data(kind: str) -> dict[str, Path]:
 
 def find_data(kind: str, name: str) -> Path:
     """The file (folder, for models) of `name`, which may also be a path."""
-    path = Path(name).expanduser()
-    if path.exists() and (path.suffix == DATA_KINDS[kind] or path.is_dir()):
+    path, suffix = Path(name).expanduser(), DATA_KINDS[kind]
+    if path.is_file() and path.suffix == suffix if suffix else path.is_dir():
         return path.resolve()
     found = data(kind)
     if name in found:

@@ -15,11 +15,16 @@ from typing import Any
 
 from mmpu.core import Message, Part, Sample, UserError
 
-_TAG = re.compile(r"<(/?\s*(?:question|reference|candidate|response_[ab]))", re.IGNORECASE)
+_TAG = re.compile(r"<(\s*/?\s*(?:question|reference|candidate|response_[ab]))", re.IGNORECASE)
 
 
 @cache
-def _template(path: Path) -> Any:
+def template_of(path: Path) -> Any:
+    """A prompt file, compiled.
+
+    Raises:
+        UserError: no such file, or not a Jinja template.
+    """
     from jinja2 import Environment, StrictUndefined, TemplateError
 
     try:
@@ -38,7 +43,7 @@ def about(sample: Sample, template: Path, **quoted: str | None) -> Sample:
 
     values = {name: None if text is None else inert(text.strip()) for name, text in quoted.items()}
     try:
-        text = _template(template).render(question=inert(question(sample.prompt)), **values)
+        text = template_of(template).render(question=inert(question(sample.prompt)), **values)
     except TemplateError as error:
         raise UserError(f"cannot use the prompt {template}: {error}") from None
     images = [p for m in sample.prompt for p in m.parts if p.kind == "image"]
@@ -54,4 +59,4 @@ def question(prompt: Sequence[Message]) -> str:
 
 def inert(text: str) -> str:
     """A text that cannot close or open our blocks."""
-    return _TAG.sub(r"< \1", text)
+    return _TAG.sub(r"‹\1", text)

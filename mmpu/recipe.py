@@ -50,11 +50,11 @@ class RunConfig:
 
 def load_run_config(config: str, assignments: Sequence[str]) -> RunConfig:
     """A training config from its name or path, with overrides."""
+    path = plugins.find_data("configs", config)
+    values = override(load_yaml(path), assignments)
     from mmpu.student import StudentConfig
     from mmpu.train.loop import StageConfig
 
-    path = plugins.find_data("configs", config)
-    values = override(load_yaml(path), assignments)
     # The config classes live with the code that uses them, which imports torch; this module must not.
     globals().update(StudentConfig=StudentConfig, StageConfig=StageConfig)
     run = build(RunConfig, values, str(path))
@@ -70,10 +70,10 @@ def train(config: str, assignments: Sequence[str] = ()) -> Path:
     Returns:
         The run's folder.
     """
+    run = load_run_config(config, assignments)
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    run = load_run_config(config, assignments)
     folder = Path(run.run).expanduser()
     tasks = _task(run.task)
     accelerator = Accelerator(
@@ -212,6 +212,8 @@ def _finish(run: RunConfig, place: Path, student: Student) -> None:
     """Saves a stage's weights; `student.json`, written last, says that they are complete."""
     import shutil
 
+    from mmpu.train.checkpoint import WRITE_ERRORS
+
     lora = run.student.lora is not None
     target = place / ("adapter" if lora else "model")
     temporary = place / f".{target.name}.tmp"
@@ -220,7 +222,7 @@ def _finish(run: RunConfig, place: Path, student: Student) -> None:
     try:
         student.save(temporary)
         temporary.rename(target)
-    except (OSError, RuntimeError) as error:
+    except WRITE_ERRORS as error:
         raise UserError(f"cannot write {target}: {error}; make room and run the same command again") from error
     base = str(Path(run.student.model).resolve()) if Path(run.student.model).exists() else run.student.model
     names = [f"{i}-{s.name}" for i, s in enumerate(run.stages)]
@@ -312,16 +314,17 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _contender(name: str, target: str) -> Contender:
-    from mmpu.engines.hf import HF
     from mmpu.engines.replay import Replay
     from mmpu.evaluate import Contender
-    from mmpu.student import Student, StudentConfig, resolve_model
 
     path = Path(target).expanduser()
     if path.suffix == ".jsonl":
         if not path.exists():
             raise UserError(f"no answers file {target}")
         return Contender(name, path.name, Replay(str(path)), _hash_files([path]))
+    from mmpu.engines.hf import HF
+    from mmpu.student import Student, StudentConfig, resolve_model
+
     stage = _last_stage(path) if (path / "config.yaml").exists() else path
     config = StudentConfig(str(stage) if stage.exists() else target)
     trained: Values = {}

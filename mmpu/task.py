@@ -20,6 +20,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -129,14 +130,17 @@ class YamlTask(Task):
     def _condition(self, where: str | None) -> Callable[[int, Values], bool]:
         if where is None:
             return lambda _n, _row: True
-        expression = _environment().compile_expression(where, undefined_to_none=False)
+        from jinja2 import TemplateError
+
+        try:
+            expression = _environment().compile_expression(where, undefined_to_none=False)
+        except TemplateError as error:
+            raise UserError(f"{self.path}: cannot read `where: {where}`: {error}") from None
 
         def keep(number: int, row: Values) -> bool:
-            from jinja2 import UndefinedError
-
             try:
-                return bool(expression(**row))
-            except (UndefinedError, TypeError) as error:
+                return bool(expression(row))
+            except (TemplateError, TypeError) as error:
                 raise UserError(f"{self.path}: `where: {where}` fails on row {number}: {error}") from None
 
         return keep
@@ -155,7 +159,7 @@ class YamlTask(Task):
                 return _render(template, row, f"{file}, row {number}: `{what}` of {self.path.name}")
 
             def optional(template: str | None, what: str) -> str | None:
-                return None if template is None else render(template, what)
+                return (render(template, what) or None) if template is not None else None
 
             prompt = tuple(
                 Message(
@@ -221,7 +225,13 @@ def _slice(spec: str, where: str) -> tuple[str, int, int | None]:
 def _environment() -> Environment:
     from jinja2 import Environment, StrictUndefined
 
-    return Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    return Environment(undefined=StrictUndefined, finalize=_not_null, autoescape=False, keep_trailing_newline=True)
+
+
+def _not_null(value: object) -> object:
+    if value is None:  # would be written as the word "None"
+        raise TypeError("a field is null; where that is meant, write {{ field or '' }}")
+    return value
 
 
 _compiled: dict[str, Any] = {}
@@ -233,7 +243,7 @@ def _render(template: str, row: Values, where: str) -> str:
     try:
         if template not in _compiled:
             _compiled[template] = _environment().from_string(template)
-        return _compiled[template].render(**row)
+        return _compiled[template].render(row)
     except (TemplateError, TypeError) as error:
         raise UserError(f"{where}: {error}; the row has: {', '.join(map(str, row))}") from None
 
@@ -252,10 +262,21 @@ def _uri_if_picture(value: object) -> object:
 
 def read_rows(file: Path, split: str, fields: tuple[str, ...] = ()) -> Iterator[Values]:
     """Rows of a file as mappings; for a `.py`, what its `rows(split)` yields."""
+    for number, row in _raw_rows(file, split):
+        if isinstance(row, list) and len(cast(list[object], row)) == len(fields):
+            row = dict(zip(fields, cast(list[object], row), strict=True))
+        if not isinstance(row, dict):
+            hint = f"; `fields` names {len(fields)} columns" if fields else "; name its columns with `fields`"
+            raise UserError(f"{file}, row {number}: not a mapping{hint}")
+        yield cast(Values, row)
+
+
+def _raw_rows(file: Path, split: str) -> Iterable[tuple[int, object]]:
     if file.suffix == ".py":
-        module = plugins.load_module(file)
-        yield from module.rows(split)
-        return
+        rows = getattr(plugins.load_module(file), "rows", None) if file.is_file() else None
+        if rows is None:
+            raise UserError(f"{file}: no such file, or it does not define rows(split)")
+        return enumerate(rows(split), 1)
     kind = (file.with_suffix("") if file.suffix == ".gz" else file).suffix
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
     if kind not in readers:
@@ -265,15 +286,9 @@ def read_rows(file: Path, split: str, fields: tuple[str, ...] = ()) -> Iterator[
         text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
-    for number, row in readers[kind](text, file):
-        if isinstance(row, list) and len(cast(list[object], row)) == len(fields):
-            row = dict(zip(fields, cast(list[object], row), strict=True))
-        if not isinstance(row, dict):
-            hint = f"; `fields` names {len(fields)} columns" if fields else "; name its columns with `fields`"
-            raise UserError(f"{file}, row {number}: not a mapping{hint}")
-        yield cast(Values, row)
+    return readers[kind](text, file)
 
 
 def _jsonl(text: str, file: Path) -> Iterable[tuple[int, object]]:
@@ -297,7 +312,10 @@ def _json(text: str, file: Path) -> Iterable[tuple[int, object]]:
 
 
 def _csv(text: str, file: Path) -> Iterable[tuple[int, object]]:
-    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
-        if None in row or None in row.values():
-            raise UserError(f"{file}, row {number}: has not as many columns as the header")
-        yield number, row
+    try:
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
+            if None in row or None in row.values():
+                raise UserError(f"{file}, row {number}: has not as many columns as the header")
+            yield number, row
+    except csv.Error as error:
+        raise UserError(f"cannot read {file}: {error}") from None

@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 import torch
 from accelerate import Accelerator
+from test_students import plain_logp
+from tiny import samples, student
 
 from mmpu.core import Batch, Method, Quantities, Response, Row, Sampling, UserError
 from mmpu.engines.hf import HF
@@ -14,8 +16,6 @@ from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
 from mmpu.student import Lora, Student
 from mmpu.train.update import Optim, Updater
-from tiny import samples, student
-from test_students import plain_logp
 
 METHODS: dict[str, Method] = {
     "sft": SFT(),

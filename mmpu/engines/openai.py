@@ -17,6 +17,8 @@ from mmpu import media
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
 
 T = TypeVar("T")
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""What reading a reply raises if it is not what the protocol says: a proxy's error page, a list, a missing field."""
 SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
@@ -57,6 +59,9 @@ class OpenAI(Engine):
         return url
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
+        # Not of OpenAI's protocol, but of vLLM's and SGLang's; an endpoint that lacks them says so.
+        truncation = {k: v for k, v in (("top_k", sampling.top_k), ("min_p", sampling.min_p)) if v}
+
         async def ask(client: Any, sample: Sample) -> tuple[Response, ...]:
             reply = await client.chat.completions.create(
                 model=self.model,
@@ -67,7 +72,7 @@ class OpenAI(Engine):
                 max_tokens=sampling.max_tokens,
                 seed=sampling.seed,
                 stop=list(sampling.stop) or None,
-                extra_body=self.extra,
+                extra_body={**truncation, **(self.extra or {})},
             )
             choices = reply.choices or []
             if len(choices) != n or any(c.message.content is None for c in choices):
@@ -106,7 +111,7 @@ class OpenAI(Engine):
             gate = asyncio.Semaphore(self.concurrency)
             async with openai.AsyncOpenAI(
                 base_url=self.endpoint,
-                api_key=os.environ.get("OPENAI_API_KEY", "EMPTY"),
+                api_key=os.environ.get("OPENAI_API_KEY") or "EMPTY",
                 timeout=self.timeout,
                 max_retries=self.retries,
             ) as client:
@@ -115,7 +120,7 @@ class OpenAI(Engine):
                     async with gate:
                         try:
                             return await ask(client, sample)
-                        except (openai.OpenAIError, _Unusable, ValueError, LookupError, TypeError) as error:
+                        except (openai.OpenAIError, _Unusable, *MALFORMED) as error:
                             return Failed(f"{type(error).__name__}: {str(error)[:300]}")
 
                 return await asyncio.gather(*(one(sample) for sample in samples))

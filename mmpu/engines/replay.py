@@ -36,10 +36,10 @@ class Replay(Engine):
         raise UserError("replay holds recorded texts and cannot weigh options; use another engine here")
 
     def _find(self, sample: Sample) -> tuple[Response, ...] | Failed:
-        text = self._answers.get(f"id:{sample.id}") or self._answers.get(f"prompt:{sample.prompt[-1].text}")
-        if text is None:
-            return Failed(f"{self.path} has no answer for sample {sample.id!r}")
-        return (Response(text),)
+        for key in (f"id:{sample.id}", f"prompt:{sample.prompt[-1].text}"):
+            if key in self._answers:
+                return (Response(self._answers[key]),)
+        return Failed(f"{self.path} has no answer for sample {sample.id!r}")
 
     @cached_property
     def _answers(self) -> dict[str, str]:

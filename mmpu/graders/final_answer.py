@@ -2,7 +2,7 @@
 
 Accepts: `The answer is 12.` · `12` · `The shape is blue.` for "blue" · `The answer is (B) 12.`, `(B)`, `B` where the
 right option's letter is known (`meta.letter`). Refuses an option whose letter and text disagree, and anything that
-goes on past the answer.
+goes on past the answer or takes it back («not 12», «11 or 12»).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from mmpu.core import Grader, Sample
 
 _ANSWER_IS = re.compile(r"\banswer\s*(?:is|:)\s*:?", re.IGNORECASE)
+_UNSAID = {"not", "t", "or", "nor", "neither", "either"}
+"""Before an answer, words that take it back: «not 12», «isn't 12», «11 or 12»."""
 _OPTION = re.compile(r"\(?([a-z])\)(.*)|([a-z])\W*", re.DOTALL)
 
 
@@ -29,7 +31,10 @@ class FinalAnswer(Grader):
             chosen, rest = option[1] or option[3], _words(option[2] or "")
             return float(chosen == letter and (not rest or rest == answer))
         words = _words(tail)
-        return float(bool(answer) and words[-len(answer) :] == answer)
+        if not answer:
+            return None
+        before = next((w for w in reversed(words[: -len(answer)]) if w not in {"a", "an", "the", letter}), "")
+        return float(words[-len(answer) :] == answer and before not in _UNSAID)
 
 
 def _tail(text: str) -> str:

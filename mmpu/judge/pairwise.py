@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from mmpu.core import Choice, Duel, Engine, Failed, Judge, Sample, Sampling, Verdict, digest
-from mmpu.prompts import about
+from mmpu.prompts import about, template_of
 
 OPTIONS = ("A", "B", "T")
 Order = Literal["ours_first", "ours_second"]
-_LETTER = re.compile(r"\W*(?:response|answer|option)?\W*([ABT])\b", re.IGNORECASE)
+_LETTER = re.compile(r"\W*(?:(?:response|answer|option)\W+)?([ABT])(?:\W*(?:\n|$)|[.:)*]| is better\b)", re.IGNORECASE)
+"""The letter on its own; «A tie», «A and B» or «A is worse» are not an A."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,13 @@ class Pairwise(Judge):
     min_mass: float = 0.5
     """Least probability on A, B and T together for a reading to count."""
 
+    def __post_init__(self) -> None:
+        template_of(Path(self.prompt))  # one that cannot be used should fail before anything is asked
+
     @property
     def identity(self) -> str:
-        return f"pairwise:{self.engine.identity}:{self.order}:{digest(Path(self.prompt).read_text())}"
+        prompt = digest(Path(self.prompt).read_text(encoding="utf-8"))
+        return f"pairwise:{self.engine.identity}:{self.order}:{self.min_mass}:{prompt}"
 
     def compare(self, duels: Sequence[Duel]) -> list[tuple[Verdict, ...]]:
         orders: tuple[Order, ...] = ("ours_first", "ours_second") if self.order == "both" else ("ours_first",)
@@ -62,7 +67,7 @@ class Pairwise(Judge):
         if isinstance(answer, Failed):
             return Verdict(duel.sample.id, order, None, reason=answer.reason)
         mass = sum(answer.probs.values())
-        if mass < self.min_mass:
+        if not (mass > 0 and mass >= self.min_mass):  # so written, NaN is unread too
             return Verdict(duel.sample.id, order, None, reason=f"A, B and T have probability {mass:.3f}")
         probs = {option: p / mass for option, p in answer.probs.items()}
         letter = max(OPTIONS, key=lambda option: probs[option])

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmpu.core import UserError
 from mmpu.student import Student
 
 State = dict[str, Any]
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""How Python, torch and safetensors report a disk that is full."""
 
 
 def save(folder: Path, step: int, student: Student, optimizer: Any, state: State, keep: int = 2) -> Path:
@@ -42,7 +45,7 @@ def save(folder: Path, step: int, student: Student, optimizer: Any, state: State
         shutil.rmtree(final, ignore_errors=True)
         temporary.replace(final)
         _flush(folder)
-    except (OSError, RuntimeError) as error:  # safetensors and torch report a full disk as RuntimeError
+    except WRITE_ERRORS as error:
         shutil.rmtree(temporary, ignore_errors=True)
         before = steps(folder)
         raise UserError(

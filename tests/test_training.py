@@ -1,0 +1,270 @@
+"""Runs from end to end on random students: what is written, what resumes, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+from safetensors.torch import load_file
+from tiny import picture, save
+
+from mmpu import recipe
+from mmpu.core import UserError
+
+ROWS = 24
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user would have it: students, two tasks, recorded answers of a teacher."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for family in ("qwen2", "qwen2_5_vl"):
+        save(family, folder / family)
+    (folder / "tasks").mkdir()
+    for name, image in (("words", None), ("pictures", picture())):
+        rows = [{"id": f"r{i}", "q": f"yes or no {i}?", "a": ("yes", "no")[i % 2], "image": image} for i in range(ROWS)]
+        (folder / "tasks" / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        anchors = [{"id": r["id"], "output": f"The answer is {r['a']}."} for r in rows]
+        (folder / "tasks" / f"{name}.anchors.jsonl").write_text("".join(json.dumps(a) + "\n" for a in anchors))
+        parts: list[Any] = [{"image": "{{ image }}"}] if image else []
+        task = {
+            "source": f"{name}.jsonl",
+            "id": "{{ id }}",
+            "prompt": [{"user": [*parts, "{{ q }}"]}],
+            "reference": "The answer is {{ a }}.",
+            "answer": "{{ a }}",
+            "grader": "final_answer",
+            "sampling": {"max_tokens": 8},
+        }
+        (folder / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(task))
+    return folder
+
+
+def config(workshop: Path, run: Path, task: str = "words", student: str = "qwen2", **changes: Any) -> Path:
+    """A two-stage config with the rule scorer, since a random student cannot grade."""
+    optim = {"lr": 1e-3}
+    values = {
+        "run": str(run),
+        "student": {"model": str(workshop / student), "device": "cpu"},
+        "task": str(workshop / "tasks" / f"{task}.yaml"),
+        "teacher": {"name": "replay", "path": f"{task}.anchors.jsonl"},
+        "stages": [
+            {"name": "sft", "method": "sft", "split": "train[:16]", "prompts_per_step": 4, "epochs": 1, "optim": optim},
+            {
+                "name": "ldl",
+                "method": {"name": "ldl_grpo", "form": "mean"},
+                "scorer": "rule",
+                "split": "train[8:]",
+                "k": 3,
+                "prompts_per_step": 4,
+                "steps": 6,
+                "checkpoint_every": 2,
+                "preflight": {"prompts": 8, "min_auc": 0.0},
+                "optim": optim,
+            },
+        ],
+    } | changes
+    path = run.parent / f"{run.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("task", "student"), [("words", "qwen2"), ("pictures", "qwen2_5_vl")])
+def test_a_run_from_end_to_end(workshop: Path, tmp_path: Path, task: str, student: str) -> None:
+    run = recipe.train(str(config(workshop, tmp_path / "run", task, student)))
+    assert (run / "0-sft/student.json").exists()
+    assert (run / "1-ldl/model/model.safetensors").exists()
+    assert not same(weights(run / "0-sft/model"), weights(run / "1-ldl/model"))
+    assert not list(run.glob("*/step-*"))
+
+    metrics = lines(run / "metrics.jsonl")
+    steps = [(m["stage"], m["step"]) for m in metrics if "loss" in m]
+    assert steps == [("sft", s) for s in range(4)] + [("ldl", s) for s in range(6)]
+    last = metrics[-1]
+    for name in ("kl_target", "entropy_d", "entropy_q", "max_q", "kl_ref", "length", "flat_groups", "accuracy"):
+        assert name in last, name
+
+    groups = lines(run / "groups.jsonl")
+    assert len(groups) == 6 * 4
+    for group in groups:
+        assert len(group["responses"]) == 3
+        assert sum(r["weight"] or 0 for r in group["responses"]) == pytest.approx(1, abs=1e-6)
+
+    ledger = json.loads((run / "ledger.json").read_text())
+    asked = {g["id"] for g in groups} | {f"r{i}" for i in range(16)}
+    assert ledger["teacher_calls"] == len(asked | {f"r{i}" for i in range(8, 16)})
+    assert ledger["student_samples"] == 6 * 4 * 3 + 8 * 3  # the pre-flight samples once, its prompts being 8
+    assert ledger["local_eval_calls"] == 6 * 4 * (3 + 1) + 8 * (3 + 1) + 8 * 2
+
+    resolved = run / "config.yaml"  # is runnable, and being done, changes nothing
+    before = weights(run / "1-ldl/model")
+    recipe.train(str(resolved))
+    assert same(before, weights(run / "1-ldl/model"))
+
+
+def test_anchors_are_asked_once_over_runs_and_restarts(workshop: Path, tmp_path: Path) -> None:
+    recipe.train(str(config(workshop, tmp_path / "one")))
+    recipe.train(str(config(workshop, tmp_path / "two", seed=1)))
+    assert "teacher_calls" not in json.loads((tmp_path / "two/ledger.json").read_text())
+
+
+def test_lora_runs_save_adapters_that_chain(workshop: Path, tmp_path: Path) -> None:
+    run = recipe.train(str(config(workshop, tmp_path / "run")), ["student.lora={r: 4, alpha: 8}"])
+    entry = json.loads((run / "1-ldl/student.json").read_text())
+    assert entry["adapters"] == ["../0-sft/adapter", "../1-ldl/adapter"]
+    assert (run / "1-ldl/adapter/adapter_model.safetensors").stat().st_size < 200_000
+    recipe.export(str(run), tmp_path / "merged")
+    merged, base = weights(tmp_path / "merged"), weights(workshop / "qwen2")
+    assert merged.keys() == base.keys()
+    assert not same(merged, base)
+
+
+# -------------------------------------------------------------------------------------------------------- crashes
+
+
+def command(path: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "mmpu.cli", "train", str(path), *overrides]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def test_killed_in_mid_stage_it_ends_where_the_uninterrupted_run_ends(workshop: Path, tmp_path: Path) -> None:
+    whole = recipe.train(str(config(workshop, tmp_path / "a" / "run")))
+    path = config(workshop, tmp_path / "b" / "run")
+    process = subprocess.Popen(command(path), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "b/run/1-ldl").glob("step-*")) and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "b/run/1-ldl/student.json").exists()
+    resumed = recipe.train(str(path))
+    assert same(weights(whole / "1-ldl/model"), weights(resumed / "1-ldl/model"))
+    assert [(m["stage"], m["step"]) for m in lines(resumed / "metrics.jsonl") if "loss" in m] == [
+        (m["stage"], m["step"]) for m in lines(whole / "metrics.jsonl") if "loss" in m
+    ]
+    assert [g["id"] for g in lines(resumed / "groups.jsonl")] == [g["id"] for g in lines(whole / "groups.jsonl")]
+
+
+def test_a_full_disk_in_mid_checkpoint_leaves_the_one_before(workshop: Path, tmp_path: Path) -> None:
+    """The second checkpoint meets a file size limit, as a full disk would stop it."""
+    path = config(workshop, tmp_path / "run")
+    limit = (workshop / "qwen2/model.safetensors").stat().st_size // 2
+
+    script = (
+        "import resource, signal, sys\n"
+        "from mmpu import recipe\n"
+        "from mmpu.train import checkpoint\n"
+        "from mmpu.core import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "whole = checkpoint.save\n"
+        "def save(*args, **kw):\n"
+        "    if args[1] == 4:\n"
+        f"        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "    return whole(*args, **kw)\n"
+        "checkpoint.save = save\n"
+        "try:\n"
+        "    recipe.train(sys.argv[1])\n"
+        "except UserError as error:\n"
+        "    print(error); sys.exit(2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Step 2 is intact" in done.stdout
+    assert [p.name for p in (tmp_path / "run/1-ldl").iterdir()] == ["step-00000002"]
+    recipe.train(str(path))
+    assert (tmp_path / "run/1-ldl/student.json").exists()
+
+
+def test_two_processes_train_what_one_trains(workshop: Path, tmp_path: Path) -> None:
+    """Gloo, prompts shared out, denominators over both: equal weights up to float32 summation order."""
+    alone = recipe.train(str(config(workshop, tmp_path / "alone" / "run")))
+    path = config(workshop, tmp_path / "pair" / "run")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "mmpu.cli"]
+    done = subprocess.run([*torchrun, "train", str(path)], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pair = tmp_path / "pair/run"
+    a, b = weights(alone / "0-sft/model"), weights(pair / "0-sft/model")
+    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-5
+    seen = lines(pair / "groups.jsonl") + lines(pair / "groups.1.jsonl")
+    assert sorted(g["id"] for g in seen) == sorted(g["id"] for g in lines(alone / "groups.jsonl"))
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.ldl.k=1"], "k=1, and a listwise method"),
+        (["stages.ldl.scorer=null"], "needs scores"),
+        (["stages.sft.scorer=rule"], "uses no scores"),
+        (["teacher=null"], "needs anchors"),
+        (["stages.ldl.method.tau=1"], "unknown key 'tau'; did you mean 'label_tau'"),
+        (["stages.ldl.method=ldl_grop"], "no method 'ldl_grop'.*did you mean 'ldl_grpo'"),
+        (["stages.ldl.optim.lr=fast"], "'fast' will not do"),
+        (["student.model=tiny-txt"], "no model 'tiny-txt'"),
+        (["stages.sft.split=train[100:]"], "holds no sample"),
+        (["task=wrods"], "no task 'wrods'"),
+        (["stages.ldl.method.form=ratio", "stages.ldl.sampling.top_p=0.9"], "needs plain sampling"),
+    ],
+)
+def test_mistakes_are_refused_before_training(
+    workshop: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe.train(str(config(workshop, tmp_path / "run")), overrides)
+    assert not list((tmp_path / "run").glob("*/step-*"))
+
+
+def test_a_teacher_file_that_lacks_a_prompt_says_which(workshop: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.jsonl"
+    short.write_text((workshop / "tasks/words.anchors.jsonl").read_text().split("\n")[0] + "\n")
+    teacher = {"name": "replay", "path": str(short)}
+    with pytest.raises(UserError, match=r"\d of 4 prompts unanswered.*no answer for sample 'r\d+'"):
+        recipe.train(str(config(workshop, tmp_path / "run", teacher=teacher)))
+
+
+def test_an_evaluator_that_cannot_tell_is_refused(workshop: Path, tmp_path: Path) -> None:
+    """A random student as its own judge, the real scorer, the default bound."""
+    path = config(workshop, tmp_path / "run")
+    overrides = ["stages.ldl.scorer={name: self_eval, min_mass: 0.0}", "stages.ldl.preflight.min_auc=0.75"]
+    with pytest.raises(UserError, match=r"pre-flight: .* AUC .* below 0.75"):
+        recipe.train(str(path), overrides)
+
+
+def test_a_run_folder_of_other_settings_is_not_touched(workshop: Path, tmp_path: Path) -> None:
+    path = config(workshop, tmp_path / "run")
+    recipe.train(str(path), ["stages.ldl.steps=1"])
+    with pytest.raises(UserError, match=r"other settings \(stages\)"):
+        recipe.train(str(path), ["stages.ldl.steps=2"])
+
+
+def test_a_student_that_reads_no_images_is_refused(workshop: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has an image"):
+        recipe.train(str(config(workshop, tmp_path / "run", "pictures", "qwen2")))

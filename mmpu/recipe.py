@@ -271,12 +271,15 @@ def evaluate(options: EvalOptions) -> Board:
     split = f"{options.split}[:{options.limit}]" if options.limit else options.split
     task.samples(split)
     sampling = build(Sampling, {**to_values(task.config.sampling), **options.sampling}, "sampling")
-    named = dict(_named(text) for text in options.systems)
-    label, target = _named(options.baseline)
-    if label not in named:
-        named[label] = target
-    contenders = [_contender(name, target) for name, target in named.items()]
-    return evaluation.evaluate(contenders, label, task, judge, split, sampling, Path(options.folder))
+    named: dict[str, str] = {}
+    for text in (*options.systems, options.baseline):
+        label, target = _named(text)
+        if named.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
+            raise UserError(f"two systems are labelled {label!r}: {named[label]} and {target}; choose another label")
+    contenders = [_contender(label, target) for label, target in named.items()]
+    return evaluation.evaluate(
+        contenders, _named(options.baseline)[0], task, judge, split, sampling, Path(options.folder)
+    )
 
 
 def export(target: str, folder: Path) -> None:

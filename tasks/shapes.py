@@ -31,7 +31,7 @@ CELL = SIDE // 2
 LETTERS = "ABC"
 BUCKETS = 20
 SPLITS = {
-    "pretrain": (range(0, 14), None),
+    "pretrain": (range(14), None),
     "train": (range(14, 17), 3000),
     "validation": (range(17, 18), 300),
     "test": (range(18, 20), 1000),
@@ -96,9 +96,7 @@ def canvas(rng: random.Random) -> Image.Image:
     return Image.new("RGB", (SIDE, SIDE), tuple(rng.randint(228, 255) for _ in range(3)))
 
 
-def paint(
-    picture: Image.Image, colour: str, shape: str, box: tuple[int, int, int, int], rng: random.Random
-) -> None:
+def paint(picture: Image.Image, colour: str, shape: str, box: tuple[int, int, int, int], rng: random.Random) -> None:
     """Draw one shape into the box (x, y, width, height) in some shade of its colour."""
     x, y, width, height = box
     shade = tuple(min(255, max(0, level + rng.randint(-15, 15))) for level in COLOURS[colour])

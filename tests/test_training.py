@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
 from safetensors.torch import load_file
-from tiny import picture, save
 
+from conftest import ROOT
 from mmpu import recipe
 from mmpu.core import UserError
+from tiny import picture, save
 
 ROWS = 24
 

@@ -7,8 +7,6 @@ import dataclasses
 import pytest
 import torch
 from accelerate import Accelerator
-from test_students import plain_logp
-from tiny import samples, student
 
 from mmpu.core import Batch, Method, Quantities, Response, Row, Sampling, UserError
 from mmpu.engines.hf import HF
@@ -16,6 +14,8 @@ from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
 from mmpu.student import Lora, Student
 from mmpu.train.update import Optim, Updater
+from test_students import plain_logp
+from tiny import samples, student
 
 METHODS: dict[str, Method] = {
     "sft": SFT(),

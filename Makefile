@@ -1,0 +1,47 @@
+# Every target makes .venv with what it needs; nothing is installed outside it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SEED ?= 0
+RUNS ?= runs
+# One process gets all cores; several would fight over them.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: quickstart test check wheel clean
+
+.venv/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade "pip>=24"
+	$(BIN)/python -m pip install -q torch -c constraints.txt
+	$(BIN)/python -m pip install -q -e . -c constraints.txt
+	touch $@
+
+.venv/dev: .venv/core
+	$(BIN)/python -m pip install -q -e ".[dev]" -c constraints.txt
+	touch $@
+
+# SFT, LDL-GRPO and a board, once for text and once for images.
+quickstart: .venv/core
+	@for medium in text image; do \
+		run=$(RUNS)/quickstart-$$medium-$(SEED); \
+		if [ $$medium = text ]; then task=market student=tiny-text; else task=shapes student=tiny-vl; fi; \
+		$(BIN)/mmpu train quickstart-$$medium run=$$run seed=$(SEED) && \
+		$(BIN)/mmpu eval base=$$student SFT=$$run/0-sft LDL-GRPO=$$run --baseline SFT=$$run/0-sft \
+			--task $$task --judge rule --out $(RUNS)/boards-$(SEED) || exit $$?; \
+	done
+	@echo "runs, sampled groups and metrics: $(RUNS)/; boards, answers and verdicts: $(RUNS)/boards-$(SEED)/"
+
+test: .venv/dev
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+wheel: .venv/dev
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,171 @@
+"""Pretrain `tiny-text`, the bundled text student.
+
+    python scripts/pretrain_text.py            # writes mmpu/models/tiny-text
+
+A small Qwen2 learns two things from generated text. It answers market problems, but, as with text from the web, a share of the
+answers it reads is wrong, so it knows better than it samples: the room that alignment works in. And it grades: under the
+toolkit's own self-evaluation prompt it compares a candidate with a reference that is as often made up as true, so it has to read
+it. A grading prompt's candidates share one trunk, as everywhere in mmpu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tasks"), str(Path(__file__).parent)]
+
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM  # noqa: E402
+
+import market  # noqa: E402
+from mmpu.core import Sample, user  # noqa: E402
+from mmpu.student import Student, StudentConfig  # noqa: E402
+from mmpu.task import load_task  # noqa: E402
+from tiny import INIT, Answering, Grading, build_tokenizer, grading_prompt, measure, train  # noqa: E402
+
+WRONG = 0.35
+"""Share of wrong answers in the text that the student reads."""
+OTHER = ("{x}", "{x}.", "I think it is {x}.", "Answer: {x}.", "It must be {x}.", "{name} has {x}.", "So {x}.")
+NOISE = ("I do not know.", "The answer is", "Who?", "more more more", "has has", "Give it a nine!")
+
+
+def sample(row: market.Row) -> Sample:
+    return Sample("pretraining", user(row["question"]))
+
+
+def slip(row: market.Row, rng: random.Random) -> str:
+    """A wrong answer of the likely sort."""
+    if row["choices"]:
+        return rng.choice([c for c in row["choices"] if c != row["answer"]])
+    if row["answer"] in market.NAMES:
+        return rng.choice([n for n in market.NAMES if n in row["question"] and n != row["answer"]])
+    value = market.NUMBERS.index(row["answer"])
+    near = [v for v in range(max(1, value - 3), min(20, value + 3) + 1) if v != value]
+    return market.NUMBERS[rng.choice(near)]
+
+
+def shown(row: market.Row, answer: str) -> str:
+    return f"({market.LETTERS[row['choices'].index(answer)]}) {answer}" if row["choices"] else answer
+
+
+def say(row: market.Row, answer: str, rng: random.Random, teacher: float) -> str:
+    """An answer in words; with chance `teacher` in the teacher's."""
+    wordings = market.TEACHER[:1] if row["choices"] else market.TEACHER[:3]
+    wording = rng.choice(wordings if rng.random() < teacher else OTHER)
+    x = shown(row, answer)
+    if row["choices"] and rng.random() < 0.3 * (1 - teacher):
+        x = rng.choice([x[:3], answer])
+    return wording.format(x=x, name=rng.choice(market.NAMES)) if "{name}" in wording else wording.format(x=x)
+
+
+def answering(rng: random.Random) -> Answering:
+    row = problem(rng)
+    answer = slip(row, rng) if rng.random() < WRONG else row["answer"]
+    return Answering(sample(row), say(row, answer, rng, 0.6))
+
+
+def problem(rng: random.Random) -> market.Row:
+    """A problem from the training side: its calculation is in no other split."""
+    while True:
+        numbers = market.draw(rng)
+        if market.side(*numbers) in ("train", "any"):
+            return market.make(*numbers, rng)
+
+
+def grading(rng: random.Random, candidates: int = 6) -> Grading:
+    """A problem, a reference, true or made up, and candidates that agree with it or not."""
+    row = problem(rng)
+    alone = rng.random() < 0.05
+    if not alone and rng.random() < 0.5:
+        row = {**row, "answer": slip(row, rng)}
+    judged: list[tuple[str, int]] = []
+    for _ in range(candidates):
+        kind = rng.random()
+        if kind < 0.04:
+            judged.append((rng.choice(NOISE), 0))
+        elif kind < 0.52:
+            judged.append((say(row, row["answer"], rng, 0.6), rng.choice((8, 9, 9))))
+        else:
+            judged.append((say(row, slip(row, rng), rng, 0.6), rng.choice((0, 0, 1))))
+    reference = None if alone else say(row, row["answer"], rng, 0.7)
+    return Grading(sample(row), reference, tuple(judged))
+
+
+def batches(rng: random.Random, exercises: int) -> Iterator[list[Grading | Answering]]:
+    """First bare comparisons, then the whole prompt."""
+    for step in itertools.count():
+        if step < exercises:
+            yield [dataclasses.replace(grading(rng), bare=True) for _ in range(6)]
+        else:
+            yield [*(grading(rng) for _ in range(3)), *(answering(rng) for _ in range(12))]
+
+
+def corpus() -> Iterator[str]:
+    """What the tokenizer learns its words from."""
+    rng = random.Random(0)
+    for _ in range(1500):
+        example = grading(rng)
+        for text, digit in example.candidates[:2]:
+            prompt = grading_prompt(example.sample, example.reference, text)
+            yield f"user\n{prompt.prompt[0].text}\nassistant\n{digit}"
+    yield " ".join(market.NUMBERS)
+
+
+def build(tokenizer: object, width: int = 128) -> Qwen2ForCausalLM:
+    """An untrained student of a bit under a million parameters."""
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),  # type: ignore[arg-type]
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        initializer_range=INIT,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,  # type: ignore[attr-defined]
+        pad_token_id=tokenizer.pad_token_id,  # type: ignore[attr-defined]
+    )
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "mmpu/models/tiny-text")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--exercises", type=int, default=1300, help="of the steps, bare comparisons")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+
+    tokenizer = build_tokenizer(corpus(), 512)
+    student = Student(build(tokenizer), tokenizer, StudentConfig("tiny-text"))
+    print(f"{sum(p.numel() for p in student.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+    seconds = train(
+        student,
+        batches(random.Random(args.seed), args.exercises),
+        args.steps,
+        args.rate,
+        lambda s: print(s, flush=True),
+    )
+    student.save(args.out)
+    print(f"{args.steps} steps in {seconds:.0f} s")
+    print({name: round(value, 3) for name, value in measure(student, load_task("market")).items()})
+
+
+if __name__ == "__main__":
+    main()

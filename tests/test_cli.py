@@ -1,0 +1,139 @@
+"""The command line: a mistake costs one clear line and exit code 2, never a traceback, unless one is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mmpu import __version__
+from mmpu.cli import main
+from mmpu.config import load_yaml
+from mmpu.core import UserError
+from mmpu.leaderboard import markdown, read
+
+ROOT = Path(__file__).parent.parent
+
+
+def mmpu(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a task of two prompts, and two files of answers."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.json").write_text('[{"q": "1+1?", "a": "2"}, {"q": "1+2?", "a": "3"}]')
+    Path("sums.yaml").write_text(
+        'about: Sums.\nprompt: [{user: "{{ q }}"}]\nanswer: "{{ a }}"\nsource: rows.json\ngrader: number\n'
+    )
+    for name, answers in (("ours", ("2", "3")), ("theirs", ("2", "4"))):
+        rows = [json.dumps({"id": f"test-{i}", "output": a}) for i, a in enumerate(answers, 1)]
+        Path(f"{name}.jsonl").write_text("\n".join(rows))
+    return tmp_path
+
+
+EVAL = {"--task": "sums.yaml", "--judge": "rule", "--baseline": "base=theirs.jsonl"}
+
+
+def evaluation(*systems: str, **options: str) -> list[str]:
+    named = {**EVAL, **{f"--{key.replace('_', '-')}": value for key, value in options.items()}}
+    return ["eval", *(systems or ["ours=ours.jsonl"]), *(word for pair in named.items() for word in pair)]
+
+
+def test_listings_name_what_there_is() -> None:
+    listed = dict(line.split(maxsplit=1) for line in mmpu("tasks").output.splitlines())
+    assert listed == {path.stem: load_yaml(path)["about"] for path in (ROOT / "tasks").glob("*.yaml")}
+    assert {"rule", "qwen3", "qwen3-vl"} <= {line.split()[0] for line in mmpu("judges").output.splitlines()}
+    assert __version__ in mmpu("--version").output
+
+
+def test_an_evaluation_from_answers_to_a_page(folder: Path) -> None:
+    done = mmpu(*evaluation())
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-1] == "written to leaderboards/sums.rule.json"
+    assert "75.0 [50.0, 100.0]" in done.output
+    shown = mmpu("leaderboard", "leaderboards/sums.rule.json", "--markdown")
+    assert shown.output == markdown(read(folder / "leaderboards/sums.rule.json")) + "\n"
+    assert "baseline" in mmpu("leaderboard", "leaderboards/sums.rule.json").output
+
+
+def test_the_baseline_may_be_one_of_the_systems_by_its_label(folder: Path) -> None:
+    done = mmpu(*evaluation("a=ours.jsonl", "b=theirs.jsonl", baseline="b"))
+    assert done.exit_code == 0, done.output
+    board = read(folder / "leaderboards/sums.rule.json")
+    assert [(e.system.name, e.baseline.name) for e in board.entries] == [("a", "b"), ("b", "b")]
+
+
+def test_answers_are_judged_without_torch(folder: Path) -> None:
+    code = "import sys; from mmpu.cli import main; main(standalone_mode=False); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, *evaluation()]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout.endswith("False\n"), done.stderr
+
+
+MISTAKES = {
+    "task": (
+        evaluation(task="shpaes"),
+        "no task 'shpaes' on the search path and no such file; did you mean 'shapes'?",
+    ),
+    "task file": (evaluation(task="sumz.yaml"), "no task 'sumz.yaml' on the search path and no such file"),
+    "judge": (evaluation(judge="rul"), "no judge 'rul' on the search path and no such file; did you mean 'rule'?"),
+    "split": (evaluation(split="tets"), "task sums has no split 'tets'; did you mean 'test'?"),
+    "data": (evaluation(data="nowhere"), "rows.json: no such file; correct `source`, or point `data` at its folder"),
+    "answers": (evaluation("none.jsonl"), "no answers file none.jsonl"),
+    "baseline": (evaluation(baseline="none.jsonl"), "no answers file none.jsonl"),
+    "label": (evaluation("base=ours.jsonl"), "two systems are labelled 'base': ours.jsonl and theirs.jsonl"),
+    "model": (evaluation("./nosuch"), "no model './nosuch': no such folder"),
+    "sampling": (evaluation(temperature="-1"), "sampling out of range"),
+    "place": (evaluation(out="rows.json"), "cannot write rows.json/"),
+    "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 1"),
+    "no board": (["leaderboard", "gone.json"], "cannot read the leaderboard gone.json"),
+    "config": (
+        ["train", "quickstart-txt"],
+        "no config 'quickstart-txt' on the search path and no such file; did you mean",
+    ),
+    "key": (["train", "quickstart-text", "sed=3"], "quickstart-text.yaml: unknown key 'sed'; did you mean 'seed'?"),
+    "deep key": (["train", "quickstart-text", "stages.sft.optim.lrr=1"], "unknown key 'lrr'; did you mean 'lr'?"),
+    "value": (["train", "quickstart-text", "seed=many"], "quickstart-text.yaml.seed: 'many' will not do"),
+    "override": (["train", "quickstart-text", "stages.stf.k=1"], "did you mean 'sft'?"),
+    "export": (["export", "x", "."], ". exists; choose another folder"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_costs_one_line(folder: Path, arguments: list[str], message: str) -> None:
+    before = sorted(folder.iterdir())
+    done = mmpu(*arguments)
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    assert done.stderr.startswith("mmpu: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(folder.iterdir()) == before, "a mistake leaves nothing behind"
+    with pytest.raises(UserError):
+        CliRunner().invoke(main, ["--debug", *arguments], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("arguments", [["tain"], ["eval", "x"], ["train"], evaluation(limit="0"), ["train", "--no"]])
+def test_a_wrong_call_shows_the_usage(folder: Path, arguments: list[str]) -> None:
+    done = mmpu(*arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Usage: ")
+
+
+def test_the_program_itself_exits_with_2_and_no_traceback(folder: Path) -> None:
+    command = [sys.executable, "-m", "mmpu.cli", "train", "quickstart-txt"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("mmpu: no config 'quickstart-txt'")
+    assert "Traceback" not in done.stderr
+    command.insert(3, "--debug")
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")

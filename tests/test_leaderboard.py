@@ -1,0 +1,218 @@
+"""Boards: same inputs, same bytes; a file that is not one is refused by name; merging replaces and keeps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpu.core import UserError
+from mmpu.leaderboard import Board, Entry, Provenance, System, WinRate, markdown, merge, read, schema, write
+from mmpu.recipe import EvalOptions, evaluate
+from mmpu.statistics import Interval
+
+HALF = Interval(0.5, 0.25, 0.75, 4)
+BASE = System("base", "tiny", "0" * 16, None, None, None, "1" * 16)
+
+
+def entry(name: str, rate: float = 0.5, **changes: Any) -> Entry:
+    made = Entry(
+        system=replace(BASE, name=name, method="sft", seed=3),
+        baseline=BASE,
+        split="test",
+        n=4,
+        win_rate=WinRate(Interval(rate, rate - 0.1, rate + 0.1, 4), 1, 1, 2, 0, 1),
+        accuracy=HALF,
+        mean_words=2.25,
+        truncated=1,
+        provenance=Provenance("t", "d", "rule:x", {"temperature": 1.0, "stop": []}, {"mmpu": "0.1.0"}, None),
+        created="2026-01-01T00:00:00+00:00",
+        length_controlled={"glm": HALF},
+    )
+    return replace(made, **changes)
+
+
+def board(*entries: Entry) -> Board:
+    return Board("sums", "rule", "graded", entries)
+
+
+def test_a_board_survives_the_trip_through_a_file(tmp_path: Path) -> None:
+    whole = board(entry("größer"), entry("zz", accuracy=None, length_controlled={}))
+    write(tmp_path / "b.json", whole)
+    assert read(tmp_path / "b.json") == whole
+    write(tmp_path / "again.json", read(tmp_path / "b.json"))
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_the_order_of_entries_does_not_show(tmp_path: Path) -> None:
+    a, b, c = entry("a"), entry("b"), entry("b", split="validation")
+    write(tmp_path / "1.json", board(a, b, c))
+    write(tmp_path / "2.json", board(c, a, b))
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+
+
+def test_merge_replaces_the_same_key_and_keeps_the_others() -> None:
+    cold = replace(entry("b").provenance, sampling={"temperature": 0.0, "stop": []})
+    others = [
+        entry("b", split="test[:2]"),
+        entry("b", baseline=replace(BASE, name="other")),
+        entry("b", system=replace(entry("b").system, seed=4)),
+        entry("b", provenance=cold),
+    ]
+    old = board(entry("a"), entry("b"), *others)
+    again = entry("b", 0.9, created="2027-01-01T00:00:00+00:00", system=replace(entry("b").system, outputs="new"))
+    merged = merge(old, [again, entry("new")])
+    assert merged.entries == (entry("a"), *others, again, entry("new"))
+    assert merge(merged, []) == merged
+
+
+def plain(path: Path) -> dict[str, Any]:
+    write(path, board(entry("a")))
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "extra"),
+        ({"task": None}, "task: Input should be a valid string"),
+        ({"entries": [{}]}, "entries.0."),
+        ({"entries": {}}, "entries: Input should be a valid"),
+        ({"schema": 99}, "has schema 99, this version reads 1"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps({**plain(path), **change}))
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert str(error.value).startswith(str(path))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["system", "win_rate", "provenance", "n", "created"])
+def test_an_entry_without_one_of_its_parts_is_refused(tmp_path: Path, key: str) -> None:
+    values = plain(tmp_path / "b.json")
+    del values["entries"][0][key]
+    (tmp_path / "b.json").write_text(json.dumps(values))
+    with pytest.raises(
+        UserError, match=rf"b\.json is not a leaderboard of schema 1: entries\.0\.{key}: Field required"
+    ):
+        read(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]"])
+def test_what_is_no_json_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "b.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"b\.json is not a leaderboard of schema 1: \w"):
+        read(tmp_path / "b.json")
+    with pytest.raises(UserError, match=r"cannot read the leaderboard .*gone\.json"):
+        read(tmp_path / "gone.json")
+
+
+def test_nothing_that_is_no_number_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(tmp_path / "b.json", board(entry("a", float("nan"))))
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_the_schema_describes_what_is_written(tmp_path: Path) -> None:
+    values, described = plain(tmp_path / "b.json"), schema()
+    assert set(described["required"]) <= set(values) == set(described["properties"])
+    assert set(values["entries"][0]) == set(described["$defs"]["Entry"]["properties"])
+
+
+def test_markdown_ranks_and_shows_what_decided() -> None:
+    text = markdown(board(entry("low", 0.2), entry("high|er", 0.8), entry("base", system=BASE, accuracy=None)))
+    lines = text.splitlines()
+    assert lines[0] == "**sums**, judge `rule`: graded. Brackets: 95% bootstrap interval over prompts."
+    assert lines[4:] == [
+        r"| high\|er | 50.0 [25.0, 75.0] | 80.0 [70.0, 90.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
+        "| base | – | baseline | – | 2.2 | 4 |",
+        "| low | 50.0 [25.0, 75.0] | 20.0 [10.0, 30.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
+    ]
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# from answers to a board
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> EvalOptions:
+    """Three prompts; `good` gets two right, `bad` one."""
+
+    def answers(name: str, *texts: str) -> str:
+        rows = [{"id": f"test-{i}", "output": text} for i, text in enumerate(texts, 1)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    (tmp_path / "rows.json").write_text(json.dumps([{"q": f"{i}+1?", "a": str(i + 1)} for i in range(3)]))
+    (tmp_path / "sums.yaml").write_text(
+        'prompt: [{user: "{{ q }}"}]\nanswer: "{{ a }}"\nsource: rows.json\ngrader: number\n'
+    )
+    good, bad = answers("good.jsonl", "It is 1.", "2", "9"), answers("bad.jsonl", "1", "7 or so", "No")
+    return EvalOptions(
+        (f"good/er={good}",), str(tmp_path / "sums.yaml"), "rule", f"bad={bad}", folder=str(tmp_path / "boards")
+    )
+
+
+def test_the_same_inputs_give_the_same_bytes_but_for_created(options: EvalOptions, tmp_path: Path) -> None:
+    evaluate(options)
+    evaluate(replace(options, folder=str(tmp_path / "again")))
+    evaluate(options)  # and once more on top of itself
+    texts = [(tmp_path / folder / "sums.rule.json").read_text() for folder in ("boards", "again")]
+    without = [[line for line in text.splitlines() if '"created"' not in line] for text in texts]
+    assert without[0] == without[1]
+    assert len(read(tmp_path / "boards/sums.rule.json").entries) == 2
+
+
+def test_an_evaluation_counts_right(options: EvalOptions, tmp_path: Path) -> None:
+    bad, good = sorted(evaluate(options).entries, key=lambda e: e.system.name)
+    assert read(tmp_path / "boards/sums.rule.json").entries == (bad, good)
+    assert (good.win_rate.wins, good.win_rate.losses, good.win_rate.ties, good.win_rate.unread) == (1, 0, 2, 0)
+    assert good.win_rate.rate.value == pytest.approx(2 / 3)
+    assert good.accuracy is not None
+    assert good.accuracy.value == pytest.approx(2 / 3)
+    assert good.mean_words == pytest.approx(5 / 3)
+    assert (good.n, good.split, good.truncated, good.baseline) == (3, "test", 0, bad.system)
+    assert (bad.win_rate.rate.value, bad.win_rate.ties) == (0.5, 3)
+    outputs = (tmp_path / "boards/sums.test/good-er.outputs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["output"] for line in outputs] == ["It is 1.", "2", "9"]
+    verdicts = (tmp_path / "boards/sums.rule/good-er.verdicts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["win"] for line in verdicts] == [0.5, 1.0, 0.5]
+
+
+def test_other_answers_other_hashes(options: EvalOptions, tmp_path: Path) -> None:
+    before = evaluate(options)
+    (tmp_path / "good.jsonl").write_text((tmp_path / "good.jsonl").read_text().replace("9", "3"))
+    after = evaluate(options)
+    old, new = (next(e for e in b.entries if e.system.name == "good/er") for b in (before, after))
+    assert new.system.weights != old.system.weights
+    assert new.system.outputs != old.system.outputs
+    assert new.win_rate.rate.value > old.win_rate.rate.value
+    assert asdict(new.provenance) == asdict(old.provenance)
+    assert len(after.entries) == 2
+
+
+def test_a_limit_is_another_split(options: EvalOptions) -> None:
+    evaluate(options)
+    board = evaluate(replace(options, limit=2))
+    assert sorted((e.split, e.n) for e in board.entries) == [("test", 3), ("test", 3), ("test[:2]", 2), ("test[:2]", 2)]
+
+
+def test_an_unanswered_prompt_stops_an_evaluation(options: EvalOptions, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"id": "test-1", "output": "1"}\n')
+    with pytest.raises(UserError, match=r"bad left 2 of 3 prompts unanswered; first, 'test-2': .* has no answer"):
+        evaluate(options)
+    assert not (tmp_path / "boards/sums.rule.json").exists()
+
+
+def test_a_broken_board_is_noticed_before_anything_is_asked(options: EvalOptions, tmp_path: Path) -> None:
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards/sums.rule.json").write_text("{}")
+    with pytest.raises(UserError, match="is not a leaderboard"):
+        evaluate(options)
+    assert [p.name for p in (tmp_path / "boards").iterdir()] == ["sums.rule.json"]

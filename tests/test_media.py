@@ -1,0 +1,202 @@
+"""Images: whatever a file holds, the answer is an upright RGB picture or one clear error, and never much memory."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmpu.core import Message, Part, UserError, user
+from mmpu.media import MAX_PIXELS, data_uri, fingerprint, image_bytes, load_image, prompt_key
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def uri(raw: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(raw).decode()
+
+
+def gradient(width: int = 12, height: int = 8) -> Image.Image:
+    return Image.merge("RGB", [Image.linear_gradient("L").rotate(90 * i).resize((width, height)) for i in range(3)])
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG whose header promises a size, with no more pixels behind it than fit in a line."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+
+
+def test_a_picture_survives_the_trip_through_a_data_uri() -> None:
+    image = gradient()
+    loaded = load_image(data_uri(image))
+    assert (loaded.mode, loaded.size, loaded.tobytes()) == ("RGB", image.size, image.tobytes())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_common_formats_load(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "picture"
+    file.write_bytes(encoded(gradient(), kind))
+    assert (load_image(str(file)).size, load_image(str(file)).mode) == ((12, 8), "RGB")
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = Image.new("RGB", (20, 10), "red")
+    image.paste("blue", (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown rotated by 90° clockwise
+    loaded = load_image(uri(encoded(image, "PNG", exif=exif)))
+    assert loaded.size == (10, 20)
+    assert (loaded.getpixel((5, 2)), loaded.getpixel((5, 17))) == ((0, 0, 255), (255, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("image", "colour"),
+    [
+        (Image.new("RGBA", (4, 4), (255, 0, 0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (4, 4), (255, 0, 0, 255)), (255, 0, 0)),
+        (Image.new("RGBA", (4, 4), (0, 0, 0, 128)), (127, 127, 127)),
+        (Image.new("LA", (4, 4), (0, 0)), (255, 255, 255)),
+        (Image.new("L", (4, 4), 90), (90, 90, 90)),
+        (Image.new("1", (4, 4), 1), (255, 255, 255)),
+        (Image.new("I;16", (4, 4), 0x4000), (64, 64, 64)),
+    ],
+)
+def test_every_mode_becomes_rgb_on_white(image: Image.Image, colour: tuple[int, int, int]) -> None:
+    loaded = load_image(uri(encoded(image)))
+    assert (loaded.mode, loaded.getpixel((1, 1))) == ("RGB", colour)
+
+
+def test_a_transparent_palette_is_laid_on_white() -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    assert load_image(uri(encoded(image, "PNG", transparency=0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("nowhere/7.png", "image nowhere/7.png: no such file"),
+        ("", "no such file"),
+        ("https://example.org/7.png", "URLs are not fetched; download the file"),
+        ("data:image/png,abc", "only base64 data URIs are read"),
+        ("data:image/png;base64,*", "not base64"),
+        ("data:image/png;base64,é===", "not base64"),
+        (uri(b"GIF8, but no more"), "not readable as a picture"),
+        (uri(b""), "not readable as a picture"),
+        (uri(encoded(gradient(40, 40))[:-30]), "not readable as a picture"),
+        (uri(encoded(gradient(), "JPEG")[:200]), "not readable as a picture"),
+        (uri(encoded(Image.new("L", (201, 1)))), "201×1 is too elongated"),
+    ],
+)
+def test_what_is_no_picture_is_refused_and_named_briefly(data: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_image(data)
+    assert message in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("side", [8_000, 60_000, 2**31 - 1])
+def test_a_bomb_is_refused_by_its_header(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*_: object) -> None:
+        raise AssertionError("a pixel was decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
+    assert side * side > MAX_PIXELS
+    with pytest.raises(UserError, match=r"more than 50,000,000|not readable as a picture"):
+        load_image(uri(png_header(side, side)))
+
+
+def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="larger than 64 MiB"):
+        image_bytes("data:image/png;base64," + "A" * 90_000_000)
+    file = tmp_path / "huge.png"
+    with file.open("wb") as stream:
+        stream.truncate(65 * 2**20)
+    with pytest.raises(UserError, match="65 MiB, more than 64 MiB"):
+        image_bytes(str(file))
+
+
+def test_a_member_of_a_zip_file(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/7.png", encoded(gradient()))
+        archive.writestr("a/huge.png", bytes(65 * 2**20))
+    assert load_image(f"{tmp_path}/all.zip/a/7.png").size == (12, 8)
+    with pytest.raises(UserError, match=r"all\.zip/a/8\.png: no such file"):
+        load_image(f"{tmp_path}/all.zip/a/8.png")
+    with pytest.raises(UserError, match="more than 64 MiB"):
+        load_image(f"{tmp_path}/all.zip/a/huge.png")
+
+
+def test_a_broken_zip_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "not.zip").write_bytes(b"PK, but no more")
+    with pytest.raises(UserError, match=r"not\.zip is not a readable zip file"):
+        load_image(f"{tmp_path}/not.zip/7.png")
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("7.png", encoded(Image.effect_noise((40, 40), 50)))
+    raw = bytearray((tmp_path / "bad.zip").read_bytes())
+    raw[60:90] = bytes(30)
+    (tmp_path / "bad.zip").write_bytes(raw)
+    with pytest.raises(UserError, match=r"bad\.zip is not a readable zip file"):
+        load_image(f"{tmp_path}/bad.zip/7.png")
+
+
+FILES = [encoded(gradient(), kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(FILES),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4),
+    st.integers(0, 60),
+)
+def test_a_damaged_file_gives_a_picture_or_a_user_error(raw: bytes, changes: list[tuple[int, int]], cut: int) -> None:
+    damaged = bytearray(raw)
+    for place, value in changes:
+        damaged[place % len(raw)] = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on damage
+        try:
+            image = load_image(uri(bytes(damaged[: len(damaged) - cut])))
+        except UserError:
+            return
+    assert image.mode == "RGB"
+    assert image.width * image.height <= MAX_PIXELS
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# fingerprints
+
+
+def test_a_prompt_is_known_by_its_content_not_by_its_file_names(tmp_path: Path) -> None:
+    for name, colour in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue")):
+        (tmp_path / name).write_bytes(encoded(Image.new("RGB", (4, 4), colour)))
+    a, b, c = (prompt_key(user(Part("image", str(tmp_path / name)), "q")) for name in ("a.png", "b.png", "c.png"))
+    assert a == b != c
+    assert a == prompt_key(user(Part("image", uri((tmp_path / "a.png").read_bytes())), "q"))
+    assert a != prompt_key(user("q", Part("image", str(tmp_path / "a.png"))))
+    assert a != prompt_key((Message("system", user(Part("image", str(tmp_path / "a.png")), "q")[0].parts),))
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded(Image.new("RGB", (4, 4), "red")))
+    before = fingerprint(str(file))
+    file.write_bytes(encoded(Image.new("RGB", (8, 4), "red")))
+    assert fingerprint(str(file)) != before

@@ -1,0 +1,341 @@
+"""Tasks: every kind of source gives the same samples, and whatever is wrong with one is named where it stands."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from mmpu.core import Message, Part, UserError, user
+from mmpu.media import load_image
+from mmpu.task import YamlTask, load_task
+
+TASKS = Path(__file__).parent.parent / "tasks"
+ROWS = [{"n": i, "q": f"What is {i}+1?", "a": str(i + 1)} for i in range(10)]
+NUMBERS: dict[str, Any] = {
+    "about": "Sums.",
+    "source": "rows.jsonl",
+    "prompt": [{"user": "{{ q }}"}],
+    "answer": "{{ a }}",
+    "grader": "number",
+    "splits": {"train": {"where": "n < 6"}, "test": {"where": "n >= 6"}, "all": {}},
+}
+
+
+def jsonl(rows: list[Any]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def task(folder: Path, rows: str | bytes | None = None, name: str = "rows.jsonl", **keys: Any) -> YamlTask:
+    """The task in `folder` with NUMBERS' keys but for `keys`; one that is None is left out."""
+    folder.mkdir(exist_ok=True)
+    if rows is not None:
+        (folder / name).write_bytes(rows.encode() if isinstance(rows, str) else rows)
+    values = {k: v for k, v in {**NUMBERS, "source": name, **keys}.items() if v is not None}
+    (folder / "sums.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return load_task(str(folder / "sums.yaml"))
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# sources
+
+PYTHON = f"ROWS = {ROWS!r}\ndef rows(split):\n    yield from ROWS\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "keys"),
+    [
+        ("rows.jsonl", jsonl(ROWS), {}),
+        ("rows.jsonl", "\ufeff" + jsonl(ROWS).replace("\n", "\r\n\r\n"), {}),
+        ("rows.jsonl.gz", gzip.compress(jsonl(ROWS).encode()), {}),
+        ("rows.json", json.dumps(ROWS, indent=1), {}),
+        ("rows.json.gz", gzip.compress(json.dumps(ROWS).encode()), {}),
+        ("rows.csv", as_csv(ROWS), {}),
+        ("rows.csv.gz", gzip.compress(as_csv(ROWS).encode()), {}),
+        ("rows.py", PYTHON, {}),
+        ("rows.jsonl", jsonl([list(row.values()) for row in ROWS]), {"fields": ["n", "q", "a"]}),
+        ("rows.json", json.dumps([list(row.values()) for row in ROWS]), {"fields": ["n", "q", "a"]}),
+    ],
+)
+def test_every_source_gives_the_same_samples(tmp_path: Path, name: str, content: str, keys: dict[str, Any]) -> None:
+    samples = task(tmp_path, content, name, **keys).samples("all")
+    assert [(s.prompt, s.answer) for s in samples] == [(user(row["q"]), row["a"]) for row in ROWS]
+    assert [s.id for s in samples] == [f"all-{i}" for i in range(1, 11)]
+
+
+def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    (sample,) = task(tmp_path, jsonl([{"q": "a\u2028b\x0cc\x85d", "a": "1"}])).samples("all")
+    assert sample.prompt[0].text == "a\u2028b\x0cc\x85d"
+
+
+def test_a_split_may_have_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "extra.jsonl").write_text(jsonl([{"q": "own?", "a": "1"}]))
+    own = task(tmp_path, jsonl(ROWS), splits={"all": {}, "extra": {"source": "extra.jsonl"}})
+    assert [s.prompt[0].text for s in own.samples("extra")] == ["own?"]
+    assert len(own.samples("all")) == 10
+
+
+def test_data_moves_the_files_but_not_the_code(tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (moved / "rows.jsonl").write_text(jsonl(ROWS[:2]))
+    task(tmp_path / "here", jsonl(ROWS))
+    assert len(load_task(str(tmp_path / "here/sums.yaml"), data=str(moved)).samples("all")) == 2
+    task(tmp_path / "code", PYTHON, "rows.py")
+    assert len(load_task(str(tmp_path / "code/sums.yaml"), data=str(moved)).samples("all")) == 10
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# splits
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", [0, 1, 2, 3, 4, 5]),
+        ("test", [6, 7, 8, 9]),
+        ("test[1:3]", [7, 8]),
+        ("train[4:]", [4, 5]),
+        ("train[:2]", [0, 1]),
+        ("train[:]", [0, 1, 2, 3, 4, 5]),
+        ("test[3:400]", [9]),
+    ],
+)
+def test_splits_and_slices(tmp_path: Path, split: str, expected: list[int]) -> None:
+    samples = task(tmp_path, jsonl(ROWS)).samples(split)
+    assert [s.answer for s in samples] == [str(n + 1) for n in expected]
+    name = split.split("[")[0]
+    assert [s.id for s in samples] == [f"{name}-{n + 1}" for n in expected], "a slice does not rename samples"
+
+
+def test_a_slice_reads_no_further_than_it_has_to(tmp_path: Path) -> None:
+    code = """
+def rows(split):
+    for n in range(1000):
+        assert n < 8, "a source may be endless"
+        yield {"q": str(n), "a": str(n)}
+"""
+    assert len(task(tmp_path, code, "rows.py").samples("all[5:8]")) == 3
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("tset", "task sums has no split 'tset'; did you mean 'test'?"),
+        ("train[90:]", "task sums: 'train[90:]' holds no sample"),
+        ("train[4:2]", "task sums: 'train[4:2]' holds no sample"),
+        ("train[:0]", "task sums: 'train[:0]' holds no sample"),
+        ("train[-3:]", "cannot read the split 'train[-3:]'"),
+        ("train[3]", "cannot read the split 'train[3]'"),
+        ("", "cannot read the split ''"),
+    ],
+)
+def test_a_split_that_is_not_there(tmp_path: Path, split: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        task(tmp_path, jsonl(ROWS)).samples(split)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [("m < 3", "fails on row 1: 'm' is undefined"), ("q < 3", "fails on row 1"), ("n <", "cannot read `where: n <`")],
+)
+def test_a_condition_that_cannot_be_evaluated(tmp_path: Path, where: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        task(tmp_path, jsonl(ROWS), splits={"all": {"where": where}}).samples("all")
+    assert message in str(error.value)
+    assert "sums.yaml" in str(error.value)
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# what can be wrong with rows
+
+
+def refusal(folder: Path, rows: str | bytes | None, name: str = "rows.jsonl", **keys: Any) -> str:
+    with pytest.raises(UserError) as error:
+        task(folder, rows, name, **keys).samples("all")
+    return str(error.value).replace(str(folder) + "/", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", jsonl(ROWS[:2]) + "{oops\n", "rows.jsonl, line 3: not JSON ("),
+        ("rows.jsonl", "3\n", "rows.jsonl, row 1: not a mapping; name its columns with `fields`"),
+        ("rows.json", "[{]", "rows.json: not JSON ("),
+        ("rows.json", '{"q": 1}', "rows.json: must hold a list of rows"),
+        ("rows.csv", "q,a\nx,1\ny\n", "rows.csv, row 2: has not as many columns as the header"),
+        ("rows.csv", "q,a\nx,1,2\n", "rows.csv, row 1: has not as many columns as the header"),
+        ("rows.csv", f"q,a\n{'x' * 200_000},1\n", "cannot read rows.csv: field larger than field limit"),
+        ("rows.jsonl", b"\xff\xfe{", "cannot read rows.jsonl: 'utf-8' codec"),
+        ("rows.jsonl.gz", b"not gzip", "cannot read rows.jsonl.gz: Not a gzipped file"),
+        ("rows.jsonl.gz", gzip.compress(b"{}")[:-6], "cannot read rows.jsonl.gz: "),
+        ("rows.jsonl.gz", gzip.compress(b"{}")[:10] + b"\xff" * 20, "cannot read rows.jsonl.gz: "),
+        ("rows.jsonl", None, "rows.jsonl: no such file; correct `source`, or point `data` at its folder"),
+        ("rows.py", None, "rows.py: no such file, or it does not define rows(split)"),
+        ("rows.py", "row = 3\n", "rows.py: no such file, or it does not define rows(split)"),
+        ("rows.py", "def rows(split):\n    yield 3\n", "rows.py, row 1: not a mapping"),
+        ("rows.txt", "", "rows.txt: a source ends in .jsonl, .json, .csv (or these with .gz) or .py"),
+        ("rows.jsonl", "", "task sums: 'all' holds no sample (from rows.jsonl)"),
+    ],
+)
+def test_a_broken_source_is_named(tmp_path: Path, name: str, content: str | bytes | None, message: str) -> None:
+    assert message in refusal(tmp_path, content, name)
+
+
+def test_list_rows_need_as_many_names_as_columns(tmp_path: Path) -> None:
+    message = refusal(tmp_path, jsonl([[1, "q", "a"], [1, "q"]]), fields=["n", "q", "a"])
+    assert message.startswith("rows.jsonl, row 2: not a mapping; `fields` names 3 columns")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"prompt": [{"user": "{{ qq }}"}]},
+            "rows.jsonl, row 2: `prompt` of sums.yaml: 'qq' is undefined; the row has: q",
+        ),
+        ({"answer": "{{ b }}"}, "`answer` of sums.yaml: 'b' is undefined"),
+        ({"reference": "{{ q.deep }}"}, "`reference` of sums.yaml: "),
+        ({"id": "{{ i }}"}, "`id` of sums.yaml: 'i' is undefined"),
+        ({"meta": {"letter": "{{ l }}"}}, "`meta.letter` of sums.yaml: 'l' is undefined"),
+        ({"answer": "{{ a"}, "`answer` of sums.yaml: unexpected end of template"),
+        ({"prompt": [{"user": "{{ maybe }}"}]}, "rows.jsonl, row 2: `prompt` of sums.yaml: a field is null"),
+        ({"prompt": [{"user": " {{ blank }}"}]}, "rows.jsonl, row 2: the prompt is empty"),
+    ],
+)
+def test_a_field_is_missing(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    full = {"q": "x", "qq": "x", "a": "1", "b": "1", "i": "i", "l": "A", "maybe": "x", "blank": "x"}
+    bare = {"q": "x", "a": "1", "maybe": None, "blank": ""}
+    assert message in refusal(tmp_path, jsonl([full, bare]), **keys)
+
+
+def test_an_answer_that_a_row_leaves_empty_is_no_answer(tmp_path: Path) -> None:
+    rows = [{"q": "x", "a": None}, {"q": "y", "a": "2"}]
+    kept = task(tmp_path, jsonl(rows), answer="{{ a or '' }}").samples("all")
+    assert [s.answer for s in kept] == [None, "2"]
+
+
+def test_ids(tmp_path: Path) -> None:
+    named = task(tmp_path, jsonl(ROWS), id="sum/{{ n }}")
+    assert [s.id for s in named.samples("test")] == ["sum/6", "sum/7", "sum/8", "sum/9"]
+    message = refusal(tmp_path, jsonl([*ROWS, ROWS[3]]), id="{{ n }}")
+    assert message == "rows.jsonl: rows 4 and 11 have the same id '3'"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"prompt": []}, "`prompt` has no turn"),
+        ({"prompt": [{"human": "x"}]}, "a turn of `prompt` is `user:`, `system:` or `assistant:`"),
+        ({"prompt": [{"user": "x", "system": "y"}]}, "a turn of `prompt` is `user:`, `system:` or `assistant:`"),
+        ({"prompt": [{"user": [{"video": "x"}]}]}, "a part of a turn is a text or {image: …}"),
+        ({"prompt": "x"}, "sums.yaml.prompt: 'x' will not do"),
+        ({"prompt": None}, "the key 'prompt' is missing"),
+        ({"grader": "nmber"}, "no grader 'nmber' on the search path; did you mean 'number'?"),
+        ({"grader": {"name": "number", "tolerence": 1}}, "sums.yaml: grader: unknown key 'tolerence'"),
+        ({"splits": {"all": {"wher": "n < 3"}}}, "sums.yaml.splits.all: unknown key 'wher'; did you mean 'where'?"),
+        ({"source": None}, "neither the task nor its split 'all' names a `source`"),
+    ],
+)
+def test_a_broken_yaml_is_named(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    assert message in refusal(tmp_path, jsonl(ROWS), **keys)
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# prompts
+
+
+def test_several_turns_keep_their_roles_and_parts(tmp_path: Path) -> None:
+    prompt = [
+        {"system": "Be brief."},
+        {"user": ["{{ q }}", "One number."]},
+        {"assistant": "Hm."},
+        {"user": "Well?"},
+    ]
+    (sample,) = task(tmp_path, jsonl(ROWS[:1]), prompt=prompt, reference="So {{ a }}", meta={"n": "{{ n }}"}).samples(
+        "all"
+    )
+    assert sample.prompt == (
+        Message("system", (Part("text", "Be brief."),)),
+        Message("user", (Part("text", "What is 0+1?"), Part("text", "One number."))),
+        Message("assistant", (Part("text", "Hm."),)),
+        Message("user", (Part("text", "Well?"),)),
+    )
+    assert (sample.reference, sample.answer, sample.meta) == ("So 1", "1", {"n": "0"})
+
+
+def test_a_row_s_text_is_no_template_and_no_markup(tmp_path: Path) -> None:
+    text = "{{ a }} <b> {% if %} & \"quoted\" 'too'\n"
+    (sample,) = task(tmp_path, jsonl([{"q": text, "a": "1"}])).samples("all")
+    assert sample.prompt[0].text == text
+
+
+IMAGE = [{"user": [{"image": "pictures/{{ n }}.png"}, "{{ q }}"]}]
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_image_paths_start_at_the_task_or_at_data(tmp_path: Path) -> None:
+    for folder, colour in (("here", "red"), ("there", "blue")):
+        (tmp_path / folder / "pictures").mkdir(parents=True)
+        (tmp_path / folder / "pictures/0.png").write_bytes(png(colour))
+        (tmp_path / folder / "rows.jsonl").write_text(jsonl(ROWS[:1]))
+    here = task(tmp_path / "here", prompt=IMAGE)
+    there = load_task(str(here.path), data=str(tmp_path / "there"))
+    colours = [load_image(t.samples("all")[0].images[0]).getpixel((0, 0)) for t in (here, there)]
+    assert colours == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_images_inside_a_zip_file(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr("deep/0.png", png("lime"))
+    prompt = [{"user": [{"image": "pictures.zip/deep/{{ n }}.png"}, "{{ q }}"]}]
+    (sample,) = task(tmp_path, jsonl(ROWS[:1]), prompt=prompt).samples("all")
+    assert sample.images == (str(tmp_path / "pictures.zip/deep/0.png"),)
+    assert load_image(sample.images[0]).getpixel((3, 3)) == (0, 255, 0)
+
+
+def test_pictures_that_code_yields_travel_inline(tmp_path: Path) -> None:
+    code = "from PIL import Image\ndef rows(split):\n    yield {'image': Image.new('RGB', (3, 2), 'red'), 'a': '1'}\n"
+    drawn = task(tmp_path, code, "draw.py", prompt=[{"user": [{"image": "{{ image }}"}, "Colour?"]}])
+    (sample,) = drawn.samples("all")
+    assert sample.images[0].startswith("data:image/png;base64,")
+    assert load_image(sample.images[0]).size == (3, 2)
+
+
+def test_addresses_stay_as_they_are(tmp_path: Path) -> None:
+    prompt = [{"user": [{"image": "https://example.org/{{ n }}.png"}, "{{ q }}"]}]
+    (sample,) = task(tmp_path, jsonl(ROWS[:1]), prompt=prompt).samples("all")
+    assert sample.images == ("https://example.org/0.png",)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in TASKS.glob("*.yaml") if path.with_suffix(".py").exists()])
+def test_the_generated_tasks_hold_together(name: str) -> None:
+    ours = load_task(name)
+    for split in ours.config.splits:
+        samples = ours.samples(f"{split}[:40]")
+        assert len(samples) == 40
+        for sample in samples:
+            assert ours.grade(sample, sample.reference or "") == 1, sample
+            assert ours.grade(sample, "I do not know.") == 0

@@ -9,16 +9,18 @@
     grader: final_answer
     splits: {train: {where: number < 900}, test: {where: number >= 900}}
 
-Texts are Jinja templates over a row's fields; a field that a row lacks is an error that names file, row and field.
-Paths are relative to the YAML's folder, or to `data` where the user points the task at files elsewhere.
+Texts are Jinja templates over a row's fields, and `split`; a field that a row lacks is an error that names file, row
+and field. Paths are relative to the YAML's folder, or to `data` where the user points the task at files elsewhere.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
+import inspect
 import io
 import json
+import random
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,6 +72,8 @@ class TaskConfig:
     """How answers are drawn unless a config says otherwise."""
     licence: str = ""
     citation: str = ""
+    shuffle: int | None = None
+    """Seed of an order of the rows, for files that are sorted; a slice such as `train[:400]` is then a sample."""
     data: str | None = None
     """Folder that relative paths start from; default: the YAML's."""
 
@@ -109,7 +113,11 @@ class YamlTask(Task):
         file = self._resolve(source)
         keep = self._condition(split.where)
         make = self._compile(name)
-        rows = ((n, row) for n, row in enumerate(read_rows(file, name, self.config.fields), 1) if keep(n, row))
+        numbered = enumerate(read_rows(file, name, self.config.fields, self.folder), 1)
+        rows: Iterable[tuple[int, Values]] = ((n, row) for n, row in numbered if keep(n, row))
+        if self.config.shuffle is not None:
+            rows = list(rows)
+            random.Random(self.config.shuffle).shuffle(rows)
         samples: list[Sample] = []
         seen: dict[str, int] = {}
         for number, row in islice(rows, start, stop):
@@ -153,7 +161,7 @@ class YamlTask(Task):
             raise UserError(f"{self.path}: `prompt` has no turn")
 
         def make(number: int, row: Values, file: Path) -> Sample:
-            row = {k: _uri_if_picture(v) for k, v in row.items()}
+            row = {"split": split} | {k: _uri_if_picture(v) for k, v in row.items()}
 
             def render(template: str, what: str) -> str:
                 return _render(template, row, f"{file}, row {number}: `{what}` of {self.path.name}")
@@ -260,9 +268,13 @@ def _uri_if_picture(value: object) -> object:
 # rows
 
 
-def read_rows(file: Path, split: str, fields: tuple[str, ...] = ()) -> Iterator[Values]:
-    """Rows of a file as mappings; for a `.py`, what its `rows(split)` yields."""
-    for number, row in _raw_rows(file, split):
+def read_rows(file: Path, split: str, fields: tuple[str, ...] = (), folder: Path | None = None) -> Iterator[Values]:
+    """Rows of a file as mappings; for a `.py`, what its `rows(split)` or `rows(split, folder)` yields.
+
+    Args:
+        folder: Where the task's data are; default: beside the file.
+    """
+    for number, row in _raw_rows(file, split, folder or file.parent):
         if isinstance(row, list) and len(cast(list[object], row)) == len(fields):
             row = dict(zip(fields, cast(list[object], row), strict=True))
         if not isinstance(row, dict):
@@ -271,12 +283,13 @@ def read_rows(file: Path, split: str, fields: tuple[str, ...] = ()) -> Iterator[
         yield cast(Values, row)
 
 
-def _raw_rows(file: Path, split: str) -> Iterable[tuple[int, object]]:
+def _raw_rows(file: Path, split: str, folder: Path) -> Iterable[tuple[int, object]]:
     if file.suffix == ".py":
         rows = getattr(plugins.load_module(file), "rows", None) if file.is_file() else None
         if rows is None:
             raise UserError(f"{file}: no such file, or it does not define rows(split)")
-        return enumerate(rows(split), 1)
+        takes_folder = len(inspect.signature(rows).parameters) > 1
+        return enumerate(rows(split, folder) if takes_folder else rows(split), 1)
     kind = (file.with_suffix("") if file.suffix == ".gz" else file).suffix
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
     if kind not in readers:

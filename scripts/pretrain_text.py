@@ -2,10 +2,10 @@
 
     python scripts/pretrain_text.py            # writes mmpu/models/tiny-text
 
-A small Qwen2 learns two things from generated text. It answers market problems, but, as with text from the web, a share of the
-answers it reads is wrong, so it knows better than it samples: the room that alignment works in. And it grades: under the
-toolkit's own self-evaluation prompt it compares a candidate with a reference that is as often made up as true, so it has to read
-it. A grading prompt's candidates share one trunk, as everywhere in mmpu.
+A small Qwen2 learns two things from generated text. It answers market problems, but, as with text from the web, a
+share of the answers it reads is wrong, so it knows better than it samples: the room that alignment works in. And it
+grades: under the toolkit's own self-evaluation prompt it compares a candidate with a reference that is as often made
+up as true, so it has to read it. A grading prompt's candidates share one trunk, as everywhere in mmpu.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ import argparse
 import dataclasses
 import itertools
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+from mmpu.core import Sample, user
+from mmpu.plugins import load_module
+from mmpu.student import Student, StudentConfig
+from mmpu.task import load_task
+from tiny import INIT, Answering, Grading, build_tokenizer, grading_prompt, measure, train
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tasks"), str(Path(__file__).parent)]
+market = load_module(ROOT / "tasks" / "market.py")
 
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM  # noqa: E402
-
-import market  # noqa: E402
-from mmpu.core import Sample, user  # noqa: E402
-from mmpu.student import Student, StudentConfig  # noqa: E402
-from mmpu.task import load_task  # noqa: E402
-from tiny import INIT, Answering, Grading, build_tokenizer, grading_prompt, measure, train  # noqa: E402
 
 WRONG = 0.35
 """Share of wrong answers in the text that the student reads."""
@@ -69,7 +68,7 @@ def say(row: market.Row, answer: str, rng: random.Random, teacher: float) -> str
 def answering(rng: random.Random) -> Answering:
     row = problem(rng)
     answer = slip(row, rng) if rng.random() < WRONG else row["answer"]
-    return Answering(sample(row), say(row, answer, rng, 0.6))
+    return Answering(((sample(row), say(row, answer, rng, 0.6)),))
 
 
 def problem(rng: random.Random) -> market.Row:
@@ -105,7 +104,8 @@ def batches(rng: random.Random, exercises: int) -> Iterator[list[Grading | Answe
         if step < exercises:
             yield [dataclasses.replace(grading(rng), bare=True) for _ in range(6)]
         else:
-            yield [*(grading(rng) for _ in range(3)), *(answering(rng) for _ in range(12))]
+            exercise = dataclasses.replace(grading(rng), bare=True)
+            yield [*(grading(rng) for _ in range(3)), exercise, *(answering(rng) for _ in range(10))]
 
 
 def corpus() -> Iterator[str]:
@@ -143,8 +143,8 @@ def build(tokenizer: object, width: int = 128) -> Qwen2ForCausalLM:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "mmpu/models/tiny-text")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--exercises", type=int, default=1300, help="of the steps, bare comparisons")
+    parser.add_argument("--steps", type=int, default=6500)
+    parser.add_argument("--exercises", type=int, default=2300, help="of the steps, bare comparisons")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

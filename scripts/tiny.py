@@ -1,4 +1,4 @@
-"""What the pretraining of both bundled students shares: tokenizer, training on trees, and the figures that are reported."""
+"""What the pretraining of both bundled students shares: tokenizer, training on trees, the figures reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmpu.core import Group, Response, Sample, Sampling, Task, user
 from mmpu.engines.hf import HF
-from mmpu.packing import Tree, pack, share
+from mmpu.packing import Encoded, Tree, pack, share
 from mmpu.prompts import about
 from mmpu.scorers.self_eval import ASK, PROMPT, SelfEval
 from mmpu.statistics import auc
@@ -33,12 +33,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 INIT = 0.06
-"""Standard deviation of initial weights. At the usual 0.02 a model this narrow does not learn to compare in minutes; nor
-does it from few large batches, so steps are small and many."""
-
-
-LISTEN = 0.0
-"""Weight of predicting a candidate's own words."""
+"""Standard deviation of initial weights. At the usual 0.02 a model this narrow does not learn to compare in minutes;
+nor does it from few large batches, so steps are small and many."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +50,9 @@ class Grading:
 
 @dataclass(frozen=True)
 class Answering:
-    sample: Sample
-    answer: str
+    """Questions with answers; several only if they are about one picture, which is then encoded once."""
+
+    pairs: tuple[tuple[Sample, str], ...]
 
 
 def build_tokenizer(texts: Iterable[str], size: int, special: tuple[str, ...] = SPECIAL) -> PreTrainedTokenizerFast:
@@ -95,23 +92,28 @@ def bare(sample: Sample) -> Sample:
 def tree(student: Student, example: Grading | Answering) -> tuple[Tree, tuple[float, ...]]:
     """A training example as trunk and branches, with a weight per branch token.
 
-    Of a grading, the digits count; the candidates count a little too, since to predict a text that was seen before is how a
-    small model finds out about comparing.
+    Only answers and digits are to be learned.
     """
     if isinstance(example, Answering):
-        branch = student.response_ids(Response(example.answer))
-        return Tree(student.encode(example.sample), (branch,)), (1.0,) * len(branch)
+        trunk, ends = _shared(student, [sample for sample, _ in example.pairs])
+        answers = [student.response_ids(Response(answer)) for _, answer in example.pairs]
+        weights = tuple(w for e, a in zip(ends, answers, strict=True) for w in (*[0.0] * len(e), *[1.0] * len(a)))
+        return Tree(trunk, tuple((*e, *a) for e, a in zip(ends, answers, strict=True))), weights
     asked = [grading_prompt(example.sample, example.reference, text) for text, _ in example.candidates]
     if example.bare:
         asked = [bare(sample) for sample in asked]
-    groups = share([student.encode(sample) for sample in asked], least=0.0)
-    assert len(groups) == 1
-    trunk, ends = groups[0]
+    trunk, ends = _shared(student, asked)
     branches = [
         (*end, *student.option_ids(str(digit))) for end, (_, digit) in zip(ends, example.candidates, strict=True)
     ]
-    weights = tuple(w for b in branches for w in (*[LISTEN] * (len(b) - 1), 1.0))
+    weights = tuple(w for b in branches for w in (*[0.0] * (len(b) - 1), 1.0))
     return Tree(trunk, tuple(branches)), weights
+
+
+def _shared(student: Student, samples: list[Sample]) -> tuple[Encoded, list[tuple[int, ...]]]:
+    """The prompts as one trunk and their remainders."""
+    ((trunk, ends),) = share([student.encode(sample) for sample in samples], least=0.0)
+    return trunk, ends
 
 
 def train(

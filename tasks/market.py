@@ -2,8 +2,8 @@
 
     python tasks/market.py > tasks/market.anchors.jsonl
 
-A problem is its kind, its numbers and its wording; a hash of kind and numbers decides the split, so no calculation of one
-split occurs in another, in whatever words. Pretraining of the bundled student draws from the `train` side only.
+A problem is its kind, its numbers and its wording; a hash of kind and numbers decides the split, so no calculation of
+one split occurs in another, in whatever words. Pretraining of the bundled student draws from the `train` side only.
 """
 
 from __future__ import annotations

@@ -1,19 +1,22 @@
 """Visual questions about generated pictures: two to four coloured shapes in a loose grid on a light background.
 
+    python tasks/shapes.py > tasks/shapes.anchors.jsonl
+
 A picture's content (its scene) decides its split through a stable hash, so no scene, and hence no picture, occurs
 in two splits. Whoever pretrains on the endless split "pretrain" has seen no picture of the other three.
 """
 
+from __future__ import annotations
+
+import json
 import random
 from collections import Counter
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
-
-__all__ = ["rows"]
 
 COLOURS = {
     "black": (20, 20, 20),
@@ -29,6 +32,8 @@ SHAPES = ("circle", "rectangle", "triangle", "diamond", "cross")
 SIDE = 64
 CELL = SIDE // 2
 LETTERS = "ABC"
+TEACHER = ("The answer is {x}.", "It is {x}.", "That is {x}.", "I see {x}.")
+"""Wordings of the teacher; all end with the answer."""
 BUCKETS = 20
 SPLITS = {
     "pretrain": (range(14), None),
@@ -54,11 +59,10 @@ Scene = tuple[Item, ...]
 
 
 class Problem(NamedTuple):
-    """A question with its answer, the statement that answers it (`{}` is the answer), and wrong answers."""
+    """A question with its answer, and wrong answers of the same sort."""
 
     question: str
     answer: str
-    statement: str
     rivals: tuple[str, ...]
 
 
@@ -133,36 +137,32 @@ def problems(scene: Scene) -> dict[str, list[Problem]]:
     found: dict[str, list[Problem]] = {k: [] for k in ("colour", "shape", "count", "exist", "beside")}
     numbers = tuple(map(str, range(5)))
 
-    def add(kind: str, question: str, answer: str, statement: str, values: tuple[str, ...]) -> None:
-        found[kind].append(Problem(question, answer, statement, others(values, answer)))
+    def add(kind: str, question: str, answer: str, values: tuple[str, ...]) -> None:
+        found[kind].append(Problem(question, answer, others(values, answer)))
 
     for colour, shape, n in [(i.colour, i.shape, pairs[i.colour, i.shape]) for i in scene]:
         if shapes[shape] == 1:
-            add("colour", f"What colour is the {shape}?", colour, f"The {shape} is {{}}.", tuple(COLOURS))
+            add("colour", f"What colour is the {shape}?", colour, tuple(COLOURS))
         if colours[colour] == 1:
-            add("shape", f"Which shape is {colour}?", shape, f"The {colour} shape is a {{}}.", SHAPES)
+            add("shape", f"Which shape is {colour}?", shape, SHAPES)
         if n == 1:
-            add("exist", f"Is there a {colour} {shape}?", "yes", f"I see a {colour} {shape}.", ("yes", "no"))
+            add("exist", f"Is there a {colour} {shape}?", "yes", ("yes", "no"))
     for shape in sorted(shapes):
-        many = str(shapes[shape])
-        add("count", f"How many {shape} shapes are there?", many, f"I count {{}} {shape} shapes.", numbers)
-    many = str(len(scene))
-    add("count", "How many shapes are there?", many, "I count {} shapes.", numbers)
+        add("count", f"How many {shape} shapes are there?", str(shapes[shape]), numbers)
+    add("count", "How many shapes are there?", str(len(scene)), numbers)
     for colour in sorted(colours):
-        many = str(colours[colour])
-        add("count", f"How many {colour} shapes are there?", many, f"I count {{}} {colour} shapes.", numbers)
+        add("count", f"How many {colour} shapes are there?", str(colours[colour]), numbers)
         for shape in sorted(set(shapes) | {SHAPES[len(colour) % len(SHAPES)]}):
             if (colour, shape) not in pairs:
-                add("exist", f"Is there a {colour} {shape}?", "no", f"I see no {colour} {shape}.", ("yes", "no"))
+                add("exist", f"Is there a {colour} {shape}?", "no", ("yes", "no"))
     for item in scene:
         if pairs[item.colour, item.shape] > 1:
             continue
         for relation, (dx, dy) in STEPS.items():
             if target := at.get((item.column + dx, item.row + dy)):
                 place = f"{relation} the {item.colour} {item.shape}"
-                add("beside", f"Which shape is {place}?", target.shape, f"A {{}} is {place}.", SHAPES)
-                wanted = f"What colour is the shape {place}?"
-                add("beside", wanted, target.colour, f"The shape {place} is {{}}.", tuple(COLOURS))
+                add("beside", f"Which shape is {place}?", target.shape, SHAPES)
+                add("beside", f"What colour is the shape {place}?", target.colour, tuple(COLOURS))
     return found
 
 
@@ -177,24 +177,9 @@ def pick(scene: Scene, rng: random.Random) -> Problem:
     return rng.choice(choices)
 
 
-def state(problem: Problem, answer: str) -> str:
-    """The statement with `answer` for its answer, which need not be the true one."""
-    if answer in ("yes", "no"):
-        named = problem.statement.removeprefix("I see no ").removeprefix("I see a ")
-        return f"I see {'a' if answer == 'yes' else 'no'} {named}"
-    return problem.statement.format(answer)
-
-
 def lettered(answer: str, choices: list[str]) -> str:
     """The answer as it is to be given: with its letter where there are choices."""
     return f"({LETTERS[choices.index(answer)]}) {answer}" if choices else answer
-
-
-def say(problem: Problem, answer: str, choices: list[str], rng: random.Random) -> str:
-    """How a teacher would put it; the sentence always ends with the answer."""
-    final = lettered(answer, choices)
-    form = rng.choice(("The answer is {}.", "{} The answer is {}.", "{} So the answer is {}."))
-    return form.format(final) if form.count("{}") == 1 else form.format(state(problem, answer), final)
 
 
 def options(problem: Problem, rng: random.Random) -> list[str]:
@@ -221,7 +206,7 @@ def scenes(split: str, rng: random.Random) -> Iterator[Scene]:
             yield scene
 
 
-def rows(split: str) -> Iterator[dict]:
+def rows(split: str) -> Iterator[dict[str, Any]]:
     """The rows of "train", "validation" or "test", or the endless "pretrain"; the same ones every time."""
     rng = random.Random(f"shapes {split}")
     numbers = count() if SPLITS[split][1] is None else range(SPLITS[split][1])
@@ -234,7 +219,18 @@ def rows(split: str) -> Iterator[dict]:
             "choices": choices,
             "answer": problem.answer,
             "letter": LETTERS[choices.index(problem.answer)] if choices else "",
-            "reference": f"{state(problem, problem.answer)} The answer is {lettered(problem.answer, choices)}.",
-            "anchor": say(problem, problem.answer, choices, rng),
+            "reference": f"The answer is {lettered(problem.answer, choices)}.",
+            "anchor": rng.choice(TEACHER).format(x=lettered(problem.answer, choices)),
             "image": draw(scene, rng),
         }
+
+
+def main() -> None:
+    """Prints the teacher's answers to everything that may be trained on."""
+    for split in ("train", "validation"):
+        for row in rows(split):
+            print(json.dumps({"id": row["id"], "output": row["anchor"]}))
+
+
+if __name__ == "__main__":
+    main()

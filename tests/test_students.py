@@ -183,7 +183,7 @@ def test_a_model_without_chat_template_needs_completion_style(tmp_path: Path) ->
 
 
 def test_lora_targets_that_match_nothing_are_refused() -> None:
-    with pytest.raises(UserError, match="no layer .* is named nothing_proj"):
+    with pytest.raises(UserError, match=r"no layer .* is named nothing_proj"):
         student("qwen2", Lora(targets=("nothing_proj",))).start_stage(reference=False)
 
 

@@ -206,4 +206,6 @@ def _commit() -> str | None:
 
 
 def slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in name)
+    """A file name for a system; names that would fall together get a hash each."""
+    plain = "".join(c if c.isalnum() or c in "-._" else "-" for c in name)
+    return plain if plain == name else f"{plain}-{digest(name)[:6]}"

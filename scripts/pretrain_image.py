@@ -32,7 +32,7 @@ from mmpu.plugins import load_module
 from mmpu.student import Student, StudentConfig
 from mmpu.students.qwen2_5_vl import Qwen25VL
 from mmpu.task import load_task
-from tiny import INIT, SPECIAL, Answering, Grading, build_tokenizer, grading_prompt, measure, train
+from pretraining import INIT, SPECIAL, Answering, Grading, build_tokenizer, grading_prompt, measure, train
 
 ROOT = Path(__file__).parent.parent
 shapes = load_module(ROOT / "tasks" / "shapes.py")

@@ -24,7 +24,7 @@ from mmpu.core import Sample, user
 from mmpu.plugins import load_module
 from mmpu.student import Student, StudentConfig
 from mmpu.task import load_task
-from tiny import INIT, Answering, Grading, build_tokenizer, grading_prompt, measure, train
+from pretraining import INIT, Answering, Grading, build_tokenizer, grading_prompt, measure, train
 
 ROOT = Path(__file__).parent.parent
 market = load_module(ROOT / "tasks" / "market.py")
@@ -65,16 +65,16 @@ def say(row: market.Row, answer: str, rng: random.Random, teacher: float) -> str
     return wording.format(x=x, name=rng.choice(market.NAMES)) if "{name}" in wording else wording.format(x=x)
 
 
-def answering(rng: random.Random) -> Answering:
-    row = problem(rng)
+def answering(rng: random.Random, largest: int) -> Answering:
+    row = problem(rng, largest)
     answer = slip(row, rng) if rng.random() < WRONG else row["answer"]
     return Answering(((sample(row), say(row, answer, rng, 0.6)),))
 
 
-def problem(rng: random.Random) -> market.Row:
+def problem(rng: random.Random, largest: int = 12) -> market.Row:
     """A problem from the training side: its calculation is in no other split."""
     while True:
-        numbers = market.draw(rng)
+        numbers = market.draw(rng, largest)
         if market.side(*numbers) in ("train", "any"):
             return market.make(*numbers, rng)
 
@@ -98,14 +98,16 @@ def grading(rng: random.Random, candidates: int = 6) -> Grading:
     return Grading(sample(row), reference, tuple(judged))
 
 
-def batches(rng: random.Random, exercises: int) -> Iterator[list[Grading | Answering]]:
-    """First bare comparisons, then the whole prompt."""
-    for step in itertools.count():
-        if step < exercises:
+def batches(rng: random.Random, lessons: tuple[int, int], start: int) -> Iterator[list[Grading | Answering]]:
+    """First bare comparisons, then the whole grading prompt and answering, at last mostly the task's own problems."""
+    for step in itertools.count(start):
+        if step < lessons[0]:
             yield [dataclasses.replace(grading(rng), bare=True) for _ in range(6)]
-        else:
+        elif step < sum(lessons):
             exercise = dataclasses.replace(grading(rng), bare=True)
-            yield [*(grading(rng) for _ in range(3)), exercise, *(answering(rng) for _ in range(10))]
+            yield [*(grading(rng) for _ in range(3)), exercise, *(answering(rng, 12) for _ in range(10))]
+        else:
+            yield [grading(rng), *(answering(rng, 8) for _ in range(24))]
 
 
 def corpus() -> Iterator[str]:
@@ -143,8 +145,8 @@ def build(tokenizer: object, width: int = 128) -> Qwen2ForCausalLM:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "mmpu/models/tiny-text")
-    parser.add_argument("--steps", type=int, default=6500)
-    parser.add_argument("--exercises", type=int, default=2300, help="of the steps, bare comparisons")
+    parser.add_argument("--steps", type=int, nargs=3, default=(2300, 4200, 4500), help="of the three lessons")
+    parser.add_argument("--resume", type=Path, help="a student that has had the first two lessons")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -152,18 +154,21 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
 
-    tokenizer = build_tokenizer(corpus(), 512)
-    student = Student(build(tokenizer), tokenizer, StudentConfig("tiny-text"))
-    print(f"{sum(p.numel() for p in student.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
-    seconds = train(
-        student,
-        batches(random.Random(args.seed), args.exercises),
-        args.steps,
-        args.rate,
-        lambda s: print(s, flush=True),
-    )
+    seconds = 0.0
+    if args.resume:
+        student = Student.load(StudentConfig(str(args.resume), device="cpu"))
+    else:
+        tokenizer = build_tokenizer(corpus(), 512)
+        student = Student(build(tokenizer), tokenizer, StudentConfig("tiny-text"))
+    print(f"{sum(p.numel() for p in student.parameters()):,} parameters", flush=True)
+    first, second, third = args.steps
+    # The learning rate falls towards the end of the second lesson, and again in the third.
+    for begin, steps in ((0, first + second), (first + second, third)):
+        if not (args.resume and begin == 0):
+            source = batches(random.Random(args.seed + begin), (first, second), begin)
+            seconds += train(student, source, steps, args.rate, lambda line: print(line, flush=True))
     student.save(args.out)
-    print(f"{args.steps} steps in {seconds:.0f} s")
+    print(f"trained for {seconds:.0f} s")
     print({name: round(value, 3) for name, value in measure(student, load_task("market")).items()})
 
 

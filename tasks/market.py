@@ -53,11 +53,12 @@ def problem(kind: str, a: int, b: int, c: int) -> int:
     return {"add": a + b, "take": a - b, "add_take": a + b - c, "more": max(a, b), "twice": 2 * a}[kind]
 
 
-def draw(rng: random.Random) -> tuple[str, int, int, int]:
-    """A kind with numbers whose answer lies between one and twenty."""
+def draw(rng: random.Random, largest: int = 8) -> tuple[str, int, int, int]:
+    """A kind with numbers up to `largest` whose answer lies between one and twenty."""
     while True:
         kind = rng.choices(KINDS, (5, 5, 8, 3, 1))[0]
-        a, b, c = rng.randint(1, 12), rng.randint(1, 9), rng.randint(1, 9)
+        rest = largest * 3 // 4
+        a, b, c = rng.randint(1, largest), rng.randint(1, rest), rng.randint(1, rest)
         if kind == "twice":
             b = 0
         if kind != "add_take":

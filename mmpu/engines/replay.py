@@ -1,7 +1,7 @@
 """Recorded answers: how a teacher's answers that were collected elsewhere come in.
 
 A JSONL file with one answer a line, `{"id": …, "output": …}` by sample id, or `{"prompt": …, "output": …}` by the
-prompt's text.
+prompt's text (for prompts without pictures).
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Replay(Engine):
         raise UserError("replay holds recorded texts and cannot weigh options; use another engine here")
 
     def _find(self, sample: Sample) -> tuple[Response, ...] | Failed:
-        for key in (f"id:{sample.id}", f"prompt:{sample.prompt[-1].text}"):
+        # The text of a question about a picture names many prompts, so there only the id will do.
+        by_prompt = [] if sample.images else [f"prompt:{sample.prompt[-1].text}"]
+        for key in (f"id:{sample.id}", *by_prompt):
             if key in self._answers:
                 return (Response(self._answers[key]),)
         return Failed(f"{self.path} has no answer for sample {sample.id!r}")

@@ -7,7 +7,7 @@ RUNS ?= runs
 # One process gets all cores; several would fight over them.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test check wheel clean
+.PHONY: quickstart test lint check wheel clean
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,7 +34,9 @@ quickstart: .venv/core
 test: .venv/dev
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-check: test
+check: test lint
+
+lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright

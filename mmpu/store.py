@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import time
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -27,10 +28,22 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             weakref.finalize(self, self._db.close)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._use_wal()
             self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"cannot open the store {path}: {error}") from None
+
+    def _use_wal(self, patience: float = 60.0) -> None:
+        # The timeout of the connection does not cover a change of journal mode, and several runs may start at once.
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def get(self, keys: Iterable[str]) -> dict[str, object]:
         """The stored values of those keys that have one."""

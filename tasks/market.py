@@ -40,7 +40,7 @@ NUMBERS = [
     "twenty",
 ]
 LETTERS = "ABC"
-SIZES = {"train": 3000, "validation": 300, "test": 1000}
+SIZES = {"train": 3000, "validation": 300, "test": 2000}
 KINDS = ("add", "take", "add_take", "more", "twice")
 TEACHER = ("The answer is {x}.", "That makes {x}.", "It is {x}.", "{name} has {x}.")
 """Wordings of the teacher; all end with the answer."""
@@ -107,15 +107,14 @@ def make(kind: str, a: int, b: int, c: int, rng: random.Random) -> Row:
         rng.shuffle(choices)
         letter = LETTERS[choices.index(answer)]
         text += " " + " ".join(f"({mark}) {choice}" for mark, choice in zip(LETTERS, choices, strict=True))
-    shown = f"({letter}) {answer}" if letter else answer
-    wording = rng.choice(TEACHER[:1] if letter else TEACHER[:3] if kind == "more" else TEACHER)
+    wording = rng.choice(TEACHER[:3] if kind == "more" else TEACHER)
     return {
         "question": text,
         "choices": choices,
         "answer": answer,
         "letter": letter,
-        "reference": f"The answer is {shown}.",
-        "anchor": wording.format(x=shown, name=name),
+        "reference": f"The answer is {answer}.",
+        "anchor": wording.format(x=answer, name=name),
     }
 
 

@@ -39,7 +39,7 @@ SPLITS = {
     "pretrain": (range(14), None),
     "train": (range(14, 17), 3000),
     "validation": (range(17, 18), 300),
-    "test": (range(18, 20), 1000),
+    "test": (range(18, 20), 2000),
 }
 """Split -> (the hash buckets that belong to it, how many rows it has)."""
 STEPS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
@@ -219,8 +219,8 @@ def rows(split: str) -> Iterator[dict[str, Any]]:
             "choices": choices,
             "answer": problem.answer,
             "letter": LETTERS[choices.index(problem.answer)] if choices else "",
-            "reference": f"The answer is {lettered(problem.answer, choices)}.",
-            "anchor": rng.choice(TEACHER).format(x=lettered(problem.answer, choices)),
+            "reference": f"The answer is {problem.answer}.",
+            "anchor": rng.choice(TEACHER).format(x=problem.answer),
             "image": draw(scene, rng),
         }
 

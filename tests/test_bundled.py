@@ -39,8 +39,8 @@ def test_splits_share_no_prompt_and_no_picture(task: str) -> None:
         assert not prompts[0] & prompts[1]
         pictures = [{fingerprint(i) for s in found[split] for i in s.images} for split in (a, b)]
         assert not pictures[0] & pictures[1]
-    assert {s: len(rows) for s, rows in found.items()} == {"train": 3000, "validation": 300, "test": 1000}
-    free = sum(not s.meta["letter"] for s in found["test"]) / 1000
+    assert {s: len(rows) for s, rows in found.items()} == {"train": 3000, "validation": 300, "test": 2000}
+    free = sum(not s.meta["letter"] for s in found["test"]) / 2000
     assert 0.3 < free < 0.8  # both free-form and multiple choice
 
 
@@ -80,7 +80,7 @@ def test_students_know_something_and_grade_what_they_do_not_know(model: str, tas
         for r, score in zip(g.responses, each, strict=True)
     ]
     right = sum(grade or 0 for _, grade in graded) / len(graded)
-    assert 0.25 < right < 0.75
+    assert 0.15 < right < 0.75
     assert auc([s for s, g in graded if g], [s for s, g in graded if not g]) >= 0.8
     assert sum(r.finished for g in groups for r in g.responses) > 0.95 * len(graded)
     assert all(isinstance(r, Response) for g in groups for r in g.responses)

@@ -63,10 +63,11 @@ class HF(Engine):
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         ids = [self.student.option_ids(option) for option in options]
-        trees = [
-            Tree(trunk, tuple(branches))
-            for trunk, branches in share([self.student.encode(sample) for sample in samples])
-        ]
+        encoded = [self.student.encode(sample) for sample in samples]
+        # Short answers are often sampled twice; the same question is asked once.
+        place = {key: n for n, key in enumerate(dict.fromkeys((e.ids, e.images) for e in encoded))}
+        distinct = {(e.ids, e.images): e for e in encoded}
+        trees = [Tree(trunk, tuple(branches)) for trunk, branches in share([distinct[key] for key in place])]
         choices: list[Choice | Failed] = []
         with self._inference():
             for chunk in _chunks(trees, self.tokens_per_pass):
@@ -75,7 +76,7 @@ class HF(Engine):
                 logp = logits.log_softmax(1).double()
                 mass = torch.stack([logp[:, i].exp().sum(1) for i in ids], 1).tolist()
                 choices += [Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass]
-        return choices
+        return [choices[place[e.ids, e.images]] for e in encoded]
 
 
 def _chunks(trees: list[Tree], budget: int) -> list[list[Tree]]:

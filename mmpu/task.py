@@ -161,7 +161,8 @@ class YamlTask(Task):
             raise UserError(f"{self.path}: `prompt` has no turn")
 
         def make(number: int, row: Values, file: Path) -> Sample:
-            row = {"split": split} | {k: _uri_if_picture(v) for k, v in row.items()}
+            row = {k: _uri_if_picture(v) for k, v in row.items()}
+            row.setdefault("split", split)
 
             def render(template: str, what: str) -> str:
                 return _render(template, row, f"{file}, row {number}: `{what}` of {self.path.name}")

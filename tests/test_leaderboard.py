@@ -11,6 +11,7 @@ import pytest
 
 from mmpu.core import UserError
 from mmpu.leaderboard import Board, Entry, Provenance, System, WinRate, markdown, merge, read, schema, write
+from mmpu.evaluate import slug
 from mmpu.recipe import EvalOptions, evaluate
 from mmpu.statistics import Interval
 
@@ -179,9 +180,9 @@ def test_an_evaluation_counts_right(options: EvalOptions, tmp_path: Path) -> Non
     assert good.mean_words == pytest.approx(5 / 3)
     assert (good.n, good.split, good.truncated, good.baseline) == (3, "test", 0, bad.system)
     assert (bad.win_rate.rate.value, bad.win_rate.ties) == (0.5, 3)
-    outputs = (tmp_path / "boards/sums.test/good-er.outputs.jsonl").read_text().splitlines()
+    outputs = (tmp_path / "boards/sums.test" / f"{slug('good/er')}.outputs.jsonl").read_text().splitlines()
     assert [json.loads(line)["output"] for line in outputs] == ["It is 1.", "2", "9"]
-    verdicts = (tmp_path / "boards/sums.rule/good-er.verdicts.jsonl").read_text().splitlines()
+    verdicts = (tmp_path / "boards/sums.rule" / f"{slug('good/er')}.verdicts.jsonl").read_text().splitlines()
     assert [json.loads(line)["win"] for line in verdicts] == [0.5, 1.0, 0.5]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mmpu.core import UserError
-from mmpu.leaderboard import Board, Entry, Provenance, System, WinRate, markdown, merge, read, schema, write
 from mmpu.evaluate import slug
+from mmpu.leaderboard import Board, Entry, Provenance, System, WinRate, markdown, merge, read, schema, write
 from mmpu.recipe import EvalOptions, evaluate
 from mmpu.statistics import Interval
 

@@ -29,8 +29,9 @@ class HF(Engine):
     """`frozen` answers with the weights that the stage started from."""
     rows: int = 256
     """Responses decoded at a time."""
-    tokens_per_pass: int = 32768
-    """Padded tokens of one `choose` forward."""
+    tokens_per_pass: int | None = None
+    """Padded tokens of one `choose` forward; None takes 2,048 on a CPU, where small passes stay in its caches, and
+    32,768 elsewhere."""
 
     @property
     def identity(self) -> str:
@@ -70,7 +71,8 @@ class HF(Engine):
         trees = [Tree(trunk, tuple(branches)) for trunk, branches in share([distinct[key] for key in place])]
         choices: list[Choice | Failed] = []
         with self._inference():
-            for chunk in _chunks(trees, self.tokens_per_pass):
+            default = 2048 if self.student.device.type == "cpu" else 32768
+            for chunk in _chunks(trees, self.tokens_per_pass or default):
                 packed = pack(chunk, self.student.pad).to(self.student.device)
                 logits = self.student.logits(self.student.hidden(packed)[packed.end_M])
                 logp = logits.log_softmax(1).double()

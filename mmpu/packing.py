@@ -9,11 +9,14 @@ log-probs, anchored self-evaluation and judging all have this shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +118,20 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
         media,
         *(torch.tensor(v, dtype=torch.long) for v in (source, target, branch_of, step_of, end)),
     )
+
+
+def within_budget(items: Sequence[T], tokens: Callable[[T], int], budget: int) -> list[list[T]]:
+    """Consecutive items whose padded size, longest times count, stays within the budget; a larger one goes alone."""
+    chunks: list[list[T]] = []
+    longest = 0
+    for item in items:
+        longest = max(longest, tokens(item))
+        if chunks and longest * (len(chunks[-1]) + 1) <= budget:
+            chunks[-1].append(item)
+        else:
+            chunks.append([item])
+            longest = tokens(item)
+    return chunks
 
 
 def share(prompts: Sequence[Encoded], least: float = 0.5) -> list[tuple[Encoded, list[tuple[int, ...]]]]:

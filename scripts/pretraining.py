@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -188,8 +187,3 @@ def measure(student: Student, task: Task, limit: int = 400) -> dict[str, float]:
         "score_wrong": sum(wrong) / max(1, len(wrong)),
         "digit_mass": sum(1 - c.outside for c in mass) / len(mass),  # type: ignore[union-attr]
     }
-
-
-def chunks(stream: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while True:
-        yield list(itertools.islice(stream, size))

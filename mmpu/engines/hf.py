@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
-from mmpu.packing import Encoded, Tree, pack, share
+from mmpu.packing import Encoded, Tree, pack, share, within_budget
 from mmpu.student import Student
 
 
@@ -72,27 +72,13 @@ class HF(Engine):
         choices: list[Choice | Failed] = []
         with self._inference():
             default = 2048 if self.student.device.type == "cpu" else 32768
-            for chunk in _chunks(trees, self.tokens_per_pass or default):
+            for chunk in within_budget(trees, lambda tree: tree.tokens, self.tokens_per_pass or default):
                 packed = pack(chunk, self.student.pad).to(self.student.device)
                 logits = self.student.logits(self.student.hidden(packed)[packed.end_M])
                 logp = logits.log_softmax(1).double()
                 mass = torch.stack([logp[:, i].exp().sum(1) for i in ids], 1).tolist()
                 choices += [Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass]
         return [choices[place[e.ids, e.images]] for e in encoded]
-
-
-def _chunks(trees: list[Tree], budget: int) -> list[list[Tree]]:
-    """Consecutive trees whose padded size stays within the budget; a tree larger than it goes alone."""
-    chunks: list[list[Tree]] = []
-    longest = 0
-    for tree in trees:
-        longest = max(longest, tree.tokens)
-        if chunks and longest * (len(chunks[-1]) + 1) <= budget:
-            chunks[-1].append(tree)
-        else:
-            chunks.append([tree])
-            longest = tree.tokens
-    return chunks
 
 
 def _stream(seed: int, sample_id: str, index: int) -> np.random.Generator:

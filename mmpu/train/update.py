@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmpu.core import Batch, Method, Quantities, Row, UserError
-from mmpu.packing import Tree, pack
+from mmpu.packing import Tree, pack, within_budget
 from mmpu.student import Student
 
 
@@ -122,19 +122,11 @@ class Updater:
 
         A process without rows takes part with an empty micro-batch, since the others wait for its gradients.
         """
-        budget = self.optim.tokens_per_pass
-        passes: list[Pieces] = []
-        for piece in sorted(pieces, key=lambda p: p[0].tokens):
-            if passes and piece[0].tokens * (len(passes[-1]) + 1) <= budget:
-                passes[-1].append(piece)
-            else:
-                passes.append([piece])
-        return passes or [[]]
+        by_size = sorted(pieces, key=lambda piece: piece[0].tokens)
+        return within_budget(by_size, lambda piece: piece[0].tokens, self.optim.tokens_per_pass) or [[]]
 
-    @contextlib.contextmanager
-    def _synchronised(self, last: bool) -> Generator[None]:
-        with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-            yield
+    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
     def _backward(self, chunk: Pieces, totals: tuple[float, float, float]) -> dict[str, float]:
         if not chunk:

@@ -83,6 +83,7 @@ class Student(nn.Module):
         self.model = model
         self._frozen: list[Any] = []  # a list hides the copy from parameters() and state_dict()
         self._encoded: dict[object, Encoded] = {}
+        self._begun: dict[object, Tensor] = {}
         self._pieces: dict[str, list[int]] = {}
         added: Mapping[int, Any] = tokenizer.added_tokens_decoder
         self._special = tuple(t.content for t in added.values() if t.special and len(t.content) > 1)
@@ -199,6 +200,7 @@ class Student(nn.Module):
         if key not in self._encoded:
             if len(self._encoded) >= 20_000:
                 self._encoded.clear()
+                self._begun.clear()
             self._encoded[key] = self._encode(sample)
         return self._encoded[key]
 
@@ -230,17 +232,25 @@ class Student(nn.Module):
         names = {name for f in features for name in f}
         tensors = {name: torch.cat([f[name] for f in features]) for name in sorted(names)}
         sequence = torch.tensor(ids)
+        fingerprints = tuple(media.fingerprint(image) for image in sample.images)
         end = 0
         if marker is not None and features:
             placeholder = self.tokenizer.convert_tokens_to_ids(marker)
             end = int((sequence == placeholder).nonzero().max()) + 1
-        return Encoded(
-            tuple(ids),
-            self.family.positions(self.base, sequence, tensors).cpu(),
-            tensors,
-            tuple(media.fingerprint(image) for image in sample.images),
-            end,
-        )
+        positions = self._positions(sequence, end, tensors, fingerprints)
+        return Encoded(tuple(ids), positions, tensors, fingerprints, end)
+
+    def _positions(
+        self, ids: Tensor, image_end: int, tensors: Mapping[str, Tensor], fingerprints: tuple[str, ...]
+    ) -> Tensor:
+        """Positions (R, length). Up to the last image they are the family's, and kept: a question about an image and
+        the many prompts that grade its answers begin alike. Behind it they count up by one."""
+        key = (tuple(ids[:image_end].tolist()), fingerprints)
+        if key not in self._begun:
+            self._begun[key] = self.family.positions(self.base, ids[:image_end], tensors).cpu()
+        begin = self._begun[key]
+        after = torch.arange(len(ids) - image_end) + (int(begin.max()) + 1 if image_end else 0)
+        return torch.cat([begin, after.expand(len(begin), -1)], 1)
 
     def _features(self, image: str, sample_id: str) -> Mapping[str, Tensor]:
         if self.family.image_token is None:

@@ -32,7 +32,7 @@ from mmpu.plugins import load_module
 from mmpu.student import Student, StudentConfig
 from mmpu.students.qwen2_5_vl import Qwen25VL
 from mmpu.task import load_task
-from pretraining import INIT, SPECIAL, Answering, Grading, build_tokenizer, grading_prompt, measure, train
+from pretraining import INIT, SPECIAL, Answering, Grading, build_tokenizer, grading_prompt, measure, noise, train
 
 ROOT = Path(__file__).parent.parent
 shapes = load_module(ROOT / "tasks" / "shapes.py")
@@ -45,7 +45,6 @@ WRONG = 0.3
 PLAIN = 0.3
 """Share of pictures with a single shape and lower-case questions, as other data sets have them."""
 OTHER = ("{x}", "{x}", "{x}.", "I think it is {x}.", "Answer: {x}.", "It must be {x}.")
-NOISE = ("I do not know.", "The answer is", "What?", "shape shape shape", "Give it a 9!")
 DESCRIBE = "Describe the picture."
 
 
@@ -163,9 +162,9 @@ def grading(shown: Shown, rng: random.Random, bare: bool, candidates: int = 6) -
     judged: list[tuple[str, int]] = []
     for _ in range(candidates):
         kind = rng.random()
-        if kind < 0.04:
-            judged.append((rng.choice(NOISE), 0))
-        elif kind < 0.52:
+        if kind < 0.1:
+            judged.append((noise(rng, truth, slip(asked, truth, rng)), 0))
+        elif kind < 0.55:
             judged.append((say(asked, truth, rng, 0.6), rng.choice((8, 9, 9))))
         else:
             judged.append((say(asked, slip(asked, truth, rng), rng, 0.6), rng.choice((0, 0, 1))))

@@ -24,16 +24,15 @@ from mmpu.core import Sample, user
 from mmpu.plugins import load_module
 from mmpu.student import Student, StudentConfig
 from mmpu.task import load_task
-from pretraining import INIT, Answering, Grading, build_tokenizer, grading_prompt, measure, train
+from pretraining import INIT, Answering, Grading, build_tokenizer, grading_prompt, measure, noise, train
 
 ROOT = Path(__file__).parent.parent
 market = load_module(ROOT / "tasks" / "market.py")
 
 
-WRONG = 0.35
+WRONG = 0.25
 """Share of wrong answers in the text that the student reads."""
 OTHER = ("{x}", "{x}.", "I think it is {x}.", "Answer: {x}.", "It must be {x}.", "{name} has {x}.", "So {x}.")
-NOISE = ("I do not know.", "The answer is", "Who?", "more more more", "has has", "Give it a nine!")
 
 
 def sample(row: market.Row) -> Sample:
@@ -88,9 +87,9 @@ def grading(rng: random.Random, candidates: int = 6) -> Grading:
     judged: list[tuple[str, int]] = []
     for _ in range(candidates):
         kind = rng.random()
-        if kind < 0.04:
-            judged.append((rng.choice(NOISE), 0))
-        elif kind < 0.52:
+        if kind < 0.1:
+            judged.append((noise(rng, row["answer"], slip(row, rng)), 0))
+        elif kind < 0.55:
             judged.append((say(row, row["answer"], rng, 0.6), rng.choice((8, 9, 9))))
         else:
             judged.append((say(row, slip(row, rng), rng, 0.6), rng.choice((0, 0, 1))))

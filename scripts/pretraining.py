@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -54,6 +55,18 @@ class Answering:
     pairs: tuple[tuple[Sample, str], ...]
 
 
+def noise(rng: random.Random, right: str, wrong: str) -> str:
+    """A candidate that deserves nothing and that a student hungry for digits might try: off the point, a row of high
+    digits, both answers at once, the right one denied."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        return rng.choice(("I do not know.", "The answer is", "What?", "It is", "Give it a 9!", right[:1] * 3))
+    if kind == 1:
+        return " ".join(rng.choice(("9", "8", "9.", "nine")) for _ in range(rng.randint(1, 8)))
+    first, second = rng.sample((right, wrong), 2)
+    return rng.choice((f"It is {first} or {second}.", f"{first} {second}", f"Not {right}.", f"It is not {right}."))
+
+
 def build_tokenizer(texts: Iterable[str], size: int, special: tuple[str, ...] = SPECIAL) -> PreTrainedTokenizerFast:
     """A byte-level BPE of `size` tokens with Qwen's pre-tokenizer and chat template."""
     bpe = Tokenizer(BPE())
@@ -78,14 +91,15 @@ def build_tokenizer(texts: Iterable[str], size: int, special: tuple[str, ...] = 
 
 def grading_prompt(sample: Sample, reference: str | None, candidate: str) -> Sample:
     """The toolkit's own self-evaluation prompt."""
-    return about(sample, PROMPT, anchor=reference, candidate=candidate, ask=ASK["expected"])
+    ask, cue = ASK["expected"]
+    return about(sample, PROMPT, anchor=reference, candidate=candidate, ask=ask, cue=cue)
 
 
 def bare(sample: Sample) -> Sample:
     """Only the blocks of a grading prompt that are to be compared."""
     text = sample.prompt[0].text
     start = text.rindex("<reference>" if "<reference>" in text else "<candidate>")
-    return replace(sample, prompt=user(text[start : text.rindex("</candidate>") + len("</candidate>")]))
+    return replace(sample, prompt=user(text[start:]))
 
 
 def tree(student: Student, example: Grading | Answering) -> tuple[Tree, tuple[float, ...]]:

@@ -27,10 +27,12 @@ PROMPT = Path(__file__).with_suffix(".txt")
 DIGITS = tuple("0123456789")
 YES, NO = ("yes", "Yes", "YES"), ("no", "No", "NO")
 ASK = {
-    "expected": "Reply with one digit from 0 (wrong) to 9 (perfect).",
-    "generate": "Reply with a number between 0 (wrong) and 1 (perfect).",
-    "yes_no": "Is the candidate answer right? Reply with Yes or No.",
+    "expected": ("Reply with one digit from 0 (wrong) to 9 (perfect).", "Digit:"),
+    "generate": ("Reply with a number between 0 (wrong) and 1 (perfect).", "Number:"),
+    "yes_no": ("Is the candidate answer right? Reply with Yes or No.", "Yes or No:"),
 }
+"""What is asked for, and its short reminder. Only the reminder stands behind the candidate: every token there is paid
+for once per candidate, all others once per prompt."""
 _NUMBER = re.compile(r"([-+]?\d*\.?\d+)\s*(%|/\s*100?\b)?")
 
 
@@ -41,7 +43,7 @@ class SelfEval(Scorer):
     anchor: bool = True
     """Show the teacher's answer; without it the student grades from its own knowledge."""
     prompt: str | None = None
-    """A Jinja file with `question`, `anchor`, `candidate` and `ask`; default: self_eval.txt beside this file."""
+    """A Jinja file with `question`, `anchor`, `candidate`, `ask` and `cue`; default: self_eval.txt beside this file."""
     min_mass: float = 0.5
     """Least probability on the options for a reading to count."""
 
@@ -114,12 +116,14 @@ class SelfEval(Scorer):
         return values
 
     def _prompt(self, group: Group, response: Response, mode: str) -> Sample:
+        ask, cue = ASK[mode]
         return about(
             group.sample,
             Path(self.prompt).expanduser() if self.prompt else PROMPT,
             anchor=group.anchor if self.anchor else None,
             candidate=response.text,
-            ask=ASK[mode],
+            ask=ask,
+            cue=cue,
         )
 
 

@@ -26,5 +26,8 @@ class Family:
         raise TypeError(f"{type(self).__name__} takes no images")
 
     def positions(self, model: Any, ids: Tensor, media: Mapping[str, Tensor]) -> Tensor:
-        """Position ids of a prompt, (R, length): R = 1 for plain positions, 3 under M-RoPE."""
+        """Position ids of a prompt up to its last image, (R, length): R = 1 for plain positions, 3 under M-RoPE.
+
+        Behind the last image, positions count up by one.
+        """
         return torch.arange(ids.numel())[None]

@@ -31,6 +31,8 @@ class Encoded:
     """Fingerprints of the images, in order: two prompts share a trunk only if these agree."""
     image_end: int = 0
     """Index behind the last placeholder; from there on positions count up by one."""
+    blocks: Tensor | None = None
+    """Where tokens of an image see each other in both directions: a number per image, -1 elsewhere, (length,)."""
 
     @property
     def next_position(self) -> int:
@@ -57,6 +59,8 @@ class Pack:
     positions_RSL: Tensor
     allow_SLL: Tensor
     """True where a query (row) may look at a key (column)."""
+    depth_SL: Tensor
+    """How many tokens stand before this one in its own sequence; -1 at padding."""
     media: Mapping[str, Tensor]
     source_N: Tensor
     """For each branch token, the hidden state that predicts it: the trunk's last for a branch's first token."""
@@ -80,6 +84,8 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
     ids = torch.full((len(trees), length), pad)
     positions = torch.zeros(axes, len(trees), length, dtype=torch.long)
     segment = torch.full((len(trees), length), -1)  # -1 pad, 0 trunk, k branch k
+    depth = torch.full((len(trees), length), -1)
+    block = torch.full((len(trees), length), -1)
     source: list[int] = []
     target: list[int] = []
     branch_of: list[int] = []
@@ -90,6 +96,9 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
         ids[s, :trunk_length] = torch.tensor(tree.trunk.ids)
         positions[:, s, :trunk_length] = tree.trunk.positions_RL
         segment[s, :trunk_length] = 0
+        depth[s, :trunk_length] = torch.arange(trunk_length)
+        if tree.trunk.blocks is not None:
+            block[s, :trunk_length] = tree.trunk.blocks
         at = trunk_length
         for k, branch in enumerate(tree.branches, 1):
             stop = at + len(branch)
@@ -98,26 +107,45 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
                 ids[s, at:stop] = torch.tensor(branch)
                 positions[:, s, at:stop] = torch.arange(len(branch)) + tree.trunk.next_position
                 segment[s, at:stop] = k
+                depth[s, at:stop] = torch.arange(len(branch)) + trunk_length
                 source += [base + trunk_length - 1, *range(base + at, base + stop - 1)]
                 target += branch
                 branch_of += [len(end)] * len(branch)
                 step_of += range(len(branch))
             end.append(base + (stop - 1 if branch else trunk_length - 1))
             at = stop
-    same = segment[:, :, None] == segment[:, None, :]
-    trunk_key = (segment == 0)[:, None, :]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    real = (segment >= 0)[:, :, None]
-    allow = torch.where(real, (same | trunk_key) & causal, torch.eye(length, dtype=torch.bool))
+    allow = visible(segment, block)
     keys = {key for tree in trees for key in tree.trunk.media}
     media = {k: torch.cat([t.trunk.media[k] for t in trees if k in t.trunk.media]) for k in sorted(keys)}
     return Pack(
         ids,
         positions,
         allow,
+        depth,
         media,
         *(torch.tensor(v, dtype=torch.long) for v in (source, target, branch_of, step_of, end)),
     )
+
+
+def visible(segment_SL: Tensor, block_SL: Tensor) -> Tensor:
+    """Who sees whom, (S, L, L): what stands before in the trunk and in one's own branch, and one's own image block.
+
+    Args:
+        segment_SL: -1 at padding, 0 in the trunk, k in branch k.
+        block_SL: A number per image block, -1 elsewhere.
+    """
+    length = segment_SL.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = segment_SL[:, :, None] == segment_SL[:, None, :]
+    allow = (same | (segment_SL == 0)[:, None, :]) & causal
+    if (block_SL >= 0).any():
+        allow |= (block_SL[:, :, None] == block_SL[:, None, :]) & (block_SL >= 0)[:, :, None]
+    return torch.where((segment_SL >= 0)[:, :, None], allow, torch.eye(length, dtype=torch.bool))
+
+
+def alone(tree: Tree) -> list[Tree]:
+    """The same branches, each behind a trunk of its own."""
+    return [Tree(tree.trunk, (branch,)) for branch in tree.branches]
 
 
 def within_budget(items: Sequence[T], tokens: Callable[[T], int], budget: int) -> list[list[T]]:
@@ -160,7 +188,12 @@ def share(prompts: Sequence[Encoded], least: float = 0.5) -> list[tuple[Encoded,
             if common < first.image_end:
                 result += [(member, [()]) for member in members]  # an image follows the shared part
                 continue
-            trunk = replace(first, ids=first.ids[:common], positions_RL=first.positions_RL[:, :common])
+            trunk = replace(
+                first,
+                ids=first.ids[:common],
+                positions_RL=first.positions_RL[:, :common],
+                blocks=None if first.blocks is None else first.blocks[:common],
+            )
         result.append((trunk, [member.ids[common:] for member in members]))
     return result
 

@@ -19,7 +19,8 @@ from mmpu.task import YamlTask, load_task
 if TYPE_CHECKING:
     from mmpu.evaluate import Contender
     from mmpu.leaderboard import Board
-    from mmpu.student import Student, StudentConfig
+    from mmpu.loading import StudentConfig
+    from mmpu.student import Student
     from mmpu.train.loop import StageConfig
 
 
@@ -52,7 +53,7 @@ def load_run_config(config: str, assignments: Sequence[str]) -> RunConfig:
     """A training config from its name or path, with overrides."""
     path = plugins.find_data("configs", config)
     values = override(load_yaml(path), assignments)
-    from mmpu.student import StudentConfig
+    from mmpu.loading import StudentConfig
     from mmpu.train.loop import StageConfig
 
     # The config classes live with the code that uses them, which imports torch; this module must not.
@@ -284,7 +285,8 @@ def evaluate(options: EvalOptions) -> Board:
 
 def export(target: str, folder: Path) -> None:
     """Writes the merged weights of a run, a stage or a model."""
-    from mmpu.student import Student, StudentConfig
+    from mmpu.loading import StudentConfig
+    from mmpu.student import Student
 
     path = Path(target).expanduser()
     stage = _last_stage(path) if (path / "config.yaml").exists() else path
@@ -326,7 +328,8 @@ def _contender(name: str, target: str) -> Contender:
             raise UserError(f"no answers file {target}")
         return Contender(name, path.name, Replay(str(path)), _hash_files([path]))
     from mmpu.engines.hf import HF
-    from mmpu.student import Student, StudentConfig, resolve_model
+    from mmpu.loading import StudentConfig, resolve_model
+    from mmpu.student import Student
 
     stage = _last_stage(path) if (path / "config.yaml").exists() else path
     config = StudentConfig(str(stage) if stage.exists() else target)
@@ -334,7 +337,8 @@ def _contender(name: str, target: str) -> Contender:
     run = _run_of(stage)
     if run is not None:
         values, index = run
-        config = build(StudentConfig, {**values["student"], "model": str(stage), "lora": None}, "student")
+        held = {"model": str(stage), "lora": None, "quantize": None}
+        config = build(StudentConfig, values["student"] | held, "student")
         target = str(values["student"]["model"])
         trained = {
             "method": component(values["stages"][index]["method"], "method")[0],

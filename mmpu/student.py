@@ -8,55 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmpu import media, plugins
-from mmpu.core import Message, Response, Sample, UserError
-from mmpu.packing import Encoded, Pack
+from mmpu.core import Response, Sample, UserError
+from mmpu.encoding import Encoder
+from mmpu.loading import StudentConfig, load_parts
+from mmpu.packing import Encoded, Pack, Tree, alone, pack
 from mmpu.students import Family
 
-ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 HEAD_CHUNK = 2**22
 """Logits held at once: completion tokens × vocabulary."""
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters on the language model's projections."""
-
-    r: int = 64
-    alpha: int = 128
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ATTENTION_TARGETS
-
-
-@dataclass(frozen=True)
-class StudentConfig:
-    """Which model, and how it is held."""
-
-    model: str
-    """A bundled student (`tiny-text`, `tiny-vl`), a folder, or a hub id."""
-    lora: Lora | None = None
-    """None trains all weights of the language model."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = "auto"
-    attention: str = "sdpa"
-    gradient_checkpointing: bool = False
-    train_vision: bool = False
-    """Also train the vision tower and the projector."""
-    template: Literal["chat", "completion"] = "chat"
-    """`completion` concatenates the prompt's texts, for models without a chat template."""
-    template_options: dict[str, Any] | None = None
-    """Further variables of the chat template; thinking is off unless switched on here."""
-    trust_remote_code: bool = False
 
 
 class Student(nn.Module):
@@ -81,12 +48,10 @@ class Student(nn.Module):
         self.image_processor = image_processor
         self.family = family or Family()
         self.model = model
+        self.encoder = Encoder(config, model.config, model, tokenizer, image_processor, self.family)
+        self.sharing = True
+        """Whether branches may share a trunk; False computes every response in a sequence of its own."""
         self._frozen: list[Any] = []  # a list hides the copy from parameters() and state_dict()
-        self._encoded: dict[object, Encoded] = {}
-        self._begun: dict[object, Tensor] = {}
-        self._pieces: dict[str, list[int]] = {}
-        added: Mapping[int, Any] = tokenizer.added_tokens_decoder
-        self._special = tuple(t.content for t in added.values() if t.special and len(t.content) > 1)
         banned = cast(list[int], tokenizer.convert_tokens_to_ids(list(self.family.never_sampled)))
         self.banned = tuple(b for b in banned if b is not None and b != tokenizer.unk_token_id)  # pyright: ignore[reportUnnecessaryComparison]
 
@@ -99,20 +64,8 @@ class Student(nn.Module):
         Raises:
             UserError: the model cannot be found or has no chat template.
         """
-        path, adapters = resolve_model(config.model)
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # loading is quick next to what follows
-        model, tokenizer, image_processor, family = _load_parts(path, config)
-        for adapter in adapters:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()  # pyright: ignore
-        student = cls(model, tokenizer, config, image_processor, family)
-        student.to(_device(config.device))
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return student.eval()
+        parts = load_parts(config)
+        return cls(parts.model, parts.tokenizer, config, parts.image_processor, parts.family).eval()
 
     @property
     def base(self) -> Any:
@@ -130,6 +83,18 @@ class Student(nn.Module):
         ids = getattr(config, "eos_token_id", None)
         found = set(cast(list[int], ids) if isinstance(ids, list) else [] if ids is None else [int(ids)])
         return frozenset(found | {self.tokenizer.eos_token_id} - {None})
+
+    @property
+    def end(self) -> int:
+        """The id that a response given as text ends with."""
+        if self.tokenizer.eos_token_id is not None:
+            return int(self.tokenizer.eos_token_id)
+        if not self.eos:
+            raise UserError(
+                f"{self.config.model} names no end-of-sequence token, neither in its tokenizer nor in "
+                "generation_config.json; add `eos_token_id` there"
+            )
+        return min(self.eos)
 
     @property
     def pad(self) -> int:
@@ -195,118 +160,19 @@ class Student(nn.Module):
     # ------------------------------------------------------------------------------------------------------- encoding
 
     def encode(self, sample: Sample) -> Encoded:
-        """A prompt as ids, positions and image tensors, ready for an answer to follow; cached by content."""
-        key = (sample.prompt,)
-        if key not in self._encoded:
-            if len(self._encoded) >= 20_000:
-                self._encoded.clear()
-                self._begun.clear()
-            self._encoded[key] = self._encode(sample)
-        return self._encoded[key]
-
-    def _encode(self, sample: Sample) -> Encoded:
-        features = [self._features(image, sample.id) for image in sample.images]
-        text = self._render(sample)
-        marker = self.family.image_token
-        if marker is not None:
-            pieces = text.split(marker)
-            if len(pieces) != len(features) + 1:
-                raise UserError(
-                    f"sample {sample.id!r}: the chat template of {self.config.model} wrote {len(pieces) - 1} image "
-                    f"placeholders for {len(features)} images; its template does not fit the model"
-                )
-            counts = [self.family.image_length(self.base.config, f) for f in features]
-            text = pieces[0] + "".join(marker * n + piece for n, piece in zip(counts, pieces[1:], strict=True))
-        ids = cast(
-            list[int],
-            self.tokenizer(text, add_special_tokens=self.config.template == "completion")["input_ids"],
-        )
-        if not ids:
-            raise UserError(f"sample {sample.id!r}: the prompt has no token")
-        limit = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
-        if limit and len(ids) >= limit:
-            raise UserError(
-                f"sample {sample.id!r}: the prompt has {len(ids)} tokens, {self.config.model} reads {limit} at most; "
-                "shorten it or leave it out"
-            )
-        names = {name for f in features for name in f}
-        tensors = {name: torch.cat([f[name] for f in features]) for name in sorted(names)}
-        sequence = torch.tensor(ids)
-        fingerprints = tuple(media.fingerprint(image) for image in sample.images)
-        end = 0
-        if marker is not None and features:
-            placeholder = self.tokenizer.convert_tokens_to_ids(marker)
-            end = int((sequence == placeholder).nonzero().max()) + 1
-        positions = self._positions(sequence, end, tensors, fingerprints)
-        return Encoded(tuple(ids), positions, tensors, fingerprints, end)
-
-    def _positions(
-        self, ids: Tensor, image_end: int, tensors: Mapping[str, Tensor], fingerprints: tuple[str, ...]
-    ) -> Tensor:
-        """Positions (R, length). Up to the last image they are the family's, and kept: a question about an image and
-        the many prompts that grade its answers begin alike. Behind it they count up by one."""
-        key = (tuple(ids[:image_end].tolist()), fingerprints)
-        if key not in self._begun:
-            self._begun[key] = self.family.positions(self.base, ids[:image_end], tensors).cpu()
-        begin = self._begun[key]
-        after = torch.arange(len(ids) - image_end) + (int(begin.max()) + 1 if image_end else 0)
-        return torch.cat([begin, after.expand(len(begin), -1)], 1)
-
-    def _features(self, image: str, sample_id: str) -> Mapping[str, Tensor]:
-        if self.family.image_token is None:
-            raise UserError(
-                f"sample {sample_id!r} has an image, and {self.config.model} reads text only; "
-                "use a vision-language student, such as tiny-vl"
-            )
-        key = ("image", media.fingerprint(image))
-        if key not in self._encoded:
-            try:
-                picture = media.load_image(image)
-            except UserError as error:
-                raise UserError(f"sample {sample_id!r}: {error}") from None
-            features = self.image_processor(images=[picture], return_tensors="pt")
-            self._encoded[key] = Encoded((), torch.empty(1, 0), dict(features))
-        return self._encoded[key].media
-
-    def _render(self, sample: Sample) -> str:
-        if self.config.template == "completion":
-            return "\n".join(message.text for message in sample.prompt)
-        options = {"enable_thinking": False, **(self.config.template_options or {})}
-        messages = [self._message(message) for message in sample.prompt]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-
-    def _message(self, message: Message) -> dict[str, object]:
-        parts = [
-            {"type": "image"} if p.kind == "image" else {"type": "text", "text": self._defuse(p.data)}
-            for p in message.parts
-        ]
-        if self.family.image_token is None:
-            return {"role": message.role, "content": "\n".join(str(p["text"]) for p in parts if "text" in p)}
-        return {"role": message.role, "content": parts}
-
-    def _defuse(self, text: str) -> str:
-        """Breaks up special tokens that a text merely quotes: they would otherwise forge turns or images."""
-        for token in self._special:
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+        """A prompt as ids, positions and image tensors; see `Encoder`."""
+        return self.encoder(sample)
 
     def response_ids(self, response: Response) -> tuple[int, ...]:
-        """The tokens of a response: as sampled, or, for a text no student sampled, its encoding and end of sequence."""
-        if response.tokens is not None:
-            return response.tokens
-        ids = cast(list[int], self.tokenizer(self._defuse(response.text), add_special_tokens=False)["input_ids"])
-        return (*ids, self.tokenizer.eos_token_id) if response.finished else tuple(ids)
+        """The tokens of a response, with the end of sequence where it is finished."""
+        return self.encoder.response_ids(response, self.end)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self.encoder.decode(ids)
 
     def option_ids(self, option: str) -> list[int]:
         """Every token whose stripped text is `option`."""
-        if not self._pieces:
-            for token in range(len(self.tokenizer)):
-                self._pieces.setdefault(self.tokenizer.decode([token]).strip(), []).append(token)
-        return self._pieces.get(option, [])
+        return self.encoder.option_ids(option)
 
     # ----------------------------------------------------------------------------------------------------- computation
 
@@ -317,24 +183,45 @@ class Student(nn.Module):
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """(N, V) in float32, minus infinity at tokens that only prompts may hold."""
         logits = self.base.get_output_embeddings()(hidden_NH).float()
+        cap = getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
+        if cap:
+            logits = torch.tanh(logits / cap) * cap
         if self.banned:
             logits[:, list(self.banned)] = float("-inf")
         return logits
 
+    def pack(self, trees: Sequence[Tree]) -> Pack:
+        """Trees laid out for this model; the order of branches is kept."""
+        return pack(trees if self.sharing else [single for tree in trees for single in alone(tree)], self.pad)
+
     def hidden(self, pack: Pack) -> Tensor:
         """Hidden states of a pack, flattened to (S·L, H)."""
-        allow = pack.allow_SLL[:, None]
-        if self.config.attention != "sdpa":
-            allow = torch.zeros_like(allow, dtype=self.base.dtype).masked_fill(~allow, torch.finfo(self.base.dtype).min)
         axes = pack.positions_RSL.shape[0]
         out = self.backbone(
             input_ids=pack.ids_SL,
-            attention_mask=allow,
+            attention_mask=self.mask(pack.allow_SLL, pack.depth_SL),
             position_ids=pack.positions_RSL[0] if axes == 1 else pack.positions_RSL,
             use_cache=False,
             **self.cast(pack.media),
         )
         return out.last_hidden_state.flatten(0, 1)
+
+    def mask(self, allow_SLL: Tensor, depth_SL: Tensor) -> Tensor | dict[str, Tensor]:
+        """The attention mask as transformers takes it, one per kind of layer where some see a sliding window only."""
+        config = self.base.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+        masks = {"full_attention": allow_SLL}
+        if window and "sliding_attention" in kinds:
+            masks["sliding_attention"] = allow_SLL & (depth_SL[:, :, None] - depth_SL[:, None, :] < window)
+        ready = {kind: self._mask(masks[kind]) for kind in kinds & masks.keys()}
+        return next(iter(ready.values())) if len(ready) == 1 else ready
+
+    def _mask(self, allow_SLL: Tensor) -> Tensor:
+        allow = allow_SLL[:, None]
+        if self.config.attention == "sdpa":
+            return allow
+        return torch.zeros_like(allow, dtype=self.base.dtype).masked_fill(~allow, torch.finfo(self.base.dtype).min)
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Image tensors on the model's device and, where they are real numbers, in its dtype."""
@@ -371,86 +258,3 @@ class Student(nn.Module):
             self.tokenizer.save_pretrained(str(folder))
             if self.image_processor is not None:
                 self.image_processor.save_pretrained(str(folder))
-
-
-def resolve_model(name: str) -> tuple[str, list[Path]]:
-    """The folder or hub id of the base, and the adapters to merge into it, in order.
-
-    A stage folder holds `student.json`: {"base": name, "adapters": [paths relative to the file]} or {"base": "model"}.
-    """
-    path = Path(name).expanduser()
-    if (path / "student.json").exists():
-        entry = cast(dict[str, Any], json.loads((path / "student.json").read_text()))
-        base = str(entry["base"])
-        base = str(path / base) if (path / base / "config.json").exists() else base
-        root, before = resolve_model(base)
-        return root, [*before, *((path / a).resolve() for a in entry["adapters"])]
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise UserError(f"{name} is a folder without config.json: neither a model nor a stage of a run")
-        return str(path), []
-    if name in plugins.data("models"):
-        return str(plugins.find_data("models", name)), []
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(f"no model {name!r}: no such folder; {plugins.suggest(name, plugins.data('models'))}")
-    return name, []
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _load_parts(path: str, config: StudentConfig) -> tuple[Any, Any, Any, Family]:
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-        AutoTokenizer,
-    )
-
-    def load(what: str, auto: Any, **options: Any) -> Any:
-        try:
-            return auto.from_pretrained(path, trust_remote_code=config.trust_remote_code, **options)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"cannot load the {what} of {config.model!r}: {first}") from error
-
-    shape: Any = load("config", AutoConfig)
-    seeing = hasattr(shape, "vision_config")
-    family = Family()
-    if seeing:
-        if shape.model_type not in plugins.code("students"):
-            raise UserError(
-                f"{config.model} is a {shape.model_type}, a vision-language architecture without a file in students/; "
-                f"there is: {', '.join(plugins.code('students'))}. Add one (docs/plugins.md, «A student family»)"
-            )
-        family = plugins.find_class("students", shape.model_type, Family)()
-    model = load(
-        "weights",
-        AutoModelForImageTextToText if seeing else AutoModelForCausalLM,
-        dtype=getattr(torch, config.dtype),
-        attn_implementation=config.attention,
-    )
-    tokenizer = load("tokenizer", AutoTokenizer)
-    if config.template == "chat" and tokenizer.chat_template is None:
-        tokenizer.chat_template = _processor_template(path)
-        if tokenizer.chat_template is None:
-            raise UserError(
-                f"{config.model} has no chat template; if it is a base model, set `student.template: completion`"
-            )
-    image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
-    return model, tokenizer, image_processor, family
-
-
-def _processor_template(path: str) -> str | None:
-    """Older vision-language repositories keep the template in chat_template.json, with the processor."""
-    from transformers.utils.hub import cached_file
-
-    with contextlib.suppress(OSError):
-        found = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
-        if found:
-            return cast(dict[str, str], json.loads(Path(found).read_text()))["chat_template"]
-    return None

@@ -21,8 +21,9 @@ import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from mmpu.core import Sample, user
+from mmpu.loading import StudentConfig
 from mmpu.plugins import load_module
-from mmpu.student import Student, StudentConfig
+from mmpu.student import Student
 from mmpu.task import load_task
 from pretraining import INIT, Answering, Grading, build_tokenizer, grading_prompt, measure, noise, train
 

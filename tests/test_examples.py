@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from conftest import ROOT
 from mmpu import recipe
-from mmpu.student import Student, StudentConfig
+from mmpu.loading import StudentConfig
+from mmpu.student import Student
 from mmpu.task import load_task
 
 

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mmpu.core import Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
+from mmpu.loading import Lora, StudentConfig
 from mmpu.packing import Tree, pack, share
-from mmpu.student import Lora, Student, StudentConfig
+from mmpu.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
 
 TOLERANCE = 1e-5
@@ -24,6 +25,8 @@ def plain_logp(student: Student, prompt: Sample, tokens: tuple[int, ...]) -> tor
     extra = dict(encoded.media)
     if student.family.image_token and "image_grid_thw" in extra:
         extra["mm_token_type_ids"] = (ids == student.base.config.image_token_id).int()
+    if student.base.config.model_type == "gemma3":
+        extra["token_type_ids"] = (ids == student.base.config.image_token_id).int()
     with torch.no_grad():
         logits = student.base(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits.float()
     logits[..., list(student.banned)] = float("-inf")
@@ -133,7 +136,7 @@ def test_placeholders_match_the_features(family: str) -> None:
     for images in ((), (picture(),), (picture(56, 112), picture())):
         encoded = model.encode(sample("x", "yes?", *images))
         assert encoded.ids.count(marker) == sum(
-            model.family.image_length(model.base.config, model._features(i, "x")) for i in images
+            model.family.image_length(model.base.config, model.encoder.features(i, "x")) for i in images
         )
         assert len(encoded.images) == len(images)
 

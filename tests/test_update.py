@@ -10,9 +10,10 @@ from accelerate import Accelerator
 
 from mmpu.core import Batch, Method, Quantities, Response, Row, Sampling, UserError
 from mmpu.engines.hf import HF
+from mmpu.loading import Lora
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
-from mmpu.student import Lora, Student
+from mmpu.student import Student
 from mmpu.train.update import Optim, Updater
 from test_students import plain_logp
 from tiny import samples, student

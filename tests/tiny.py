@@ -12,28 +12,43 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
+    Gemma3TextConfig,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2VLImageProcessorPil,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    SiglipVisionConfig,
 )
 
 from mmpu.core import Part, Sample, user
+from mmpu.loading import Lora, StudentConfig
 from mmpu.media import data_uri
-from mmpu.student import Lora, Student, StudentConfig
+from mmpu.student import Student
 from mmpu.students import Family
+from mmpu.students.gemma3 import Gemma3
 from mmpu.students.llava import Llava
 from mmpu.students.qwen2_5_vl import Qwen25VL
+from mmpu.students.qwen3_vl import Qwen3VL
 
-TEXT_FAMILIES = ("qwen2", "llama")
-IMAGE_FAMILIES = ("llava", "qwen2_5_vl")
+TEXT_FAMILIES = ("qwen2", "qwen2_window", "qwen3", "llama", "gemma3_text", "opt")
+IMAGE_FAMILIES = ("llava", "qwen2_5_vl", "qwen3_vl", "gemma3")
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -48,6 +63,13 @@ LLAVA_TEMPLATE = (
     "{% for m in messages %}{{ m.role | upper }}: {% if m.content is string %}{{ m.content }}{% else %}"
     "{% for c in m.content %}{% if c.type == 'image' %}<image>\n{% else %}{{ c.text }}{% endif %}{% endfor %}"
     "{% endif %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+GEMMA_SPECIAL = ("<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
+GEMMA_VISION = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{% if m.content is string %}{{ m.content }}"
+    "{% else %}{% for c in m.content %}{% if c.type == 'image' %}<start_of_image>{% else %}{{ c.text }}{% endif %}"
+    "{% endfor %}{% endif %}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 SPLIT = r"\p{N}|[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 CORPUS = (
@@ -92,64 +114,107 @@ def text_shape(vocabulary: int, tok: Any) -> dict[str, Any]:
     }
 
 
-def parts(family: str) -> tuple[Any, Any, Any, Family]:
-    """Model, tokenizer, image processor and family file."""
-    torch.manual_seed(0)
-    processor: Any = None
-    rules = Family()
-    if family in ("llama", "llava"):
-        special = ("<s>", "</s>", "<pad>") + (("<image>",) if family == "llava" else ())
-        tok = tokenizer(special, "</s>", "<pad>", LLAVA_TEMPLATE, "<s>")
-        shape = text_shape(len(tok), tok)
-        if family == "llama":
-            model: Any = LlamaForCausalLM(LlamaConfig(**shape))
-        else:
-            vision = CLIPVisionConfig(
+def text_model(family: str) -> tuple[Any, Any]:
+    """Model and tokenizer of a text-only family."""
+    if family in ("llama", "opt"):
+        tok = tokenizer(("<s>", "</s>", "<pad>"), "</s>", "<pad>", LLAVA_TEMPLATE, "<s>")
+    elif family == "gemma3_text":
+        tok = tokenizer(GEMMA_SPECIAL, "<end_of_turn>", "<pad>", GEMMA_TEMPLATE, "<bos>")
+    else:
+        tok = tokenizer(QWEN_SPECIAL, "<|im_end|>", "<|endoftext|>", QWEN_TEMPLATE)
+    shape = text_shape(len(tok), tok)
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**shape)), tok
+    if family == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16)), tok
+    if family == "gemma3_text":
+        return Gemma3ForCausalLM(gemma_text(shape | {"final_logit_softcapping": 5.0})), tok
+    if family == "opt":  # also Galactica's architecture
+        del shape["intermediate_size"], shape["num_key_value_heads"]
+        return OPTForCausalLM(OPTConfig(**shape, ffn_dim=128, word_embed_proj_dim=32)), tok
+    # the second of its two layers sees a window, as in Qwen2's long-context variants
+    window = (
+        {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1} if family == "qwen2_window" else {}
+    )
+    return Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True, **window)), tok
+
+
+def gemma_text(shape: dict[str, Any]) -> Gemma3TextConfig:
+    """Both kinds of layers, with a window shorter than the prompts."""
+    kinds = ["sliding_attention", "full_attention"]
+    return Gemma3TextConfig(**shape, head_dim=16, layer_types=kinds, sliding_window=12)
+
+
+def image_model(family: str) -> tuple[Any, Any, Any, Family]:
+    """Model, tokenizer, image processor and family file of a family that sees."""
+    if family == "llava":
+        tok = tokenizer(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", LLAVA_TEMPLATE, "<s>")
+        vision = CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=56,
+            patch_size=14,
+        )
+        config = LlavaConfig(
+            vision_config=vision,
+            text_config=LlamaConfig(**text_shape(len(tok), tok)),
+            image_token_index=tok.convert_tokens_to_ids("<image>"),
+            image_seq_length=16,
+        )
+        processor: Any = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+        return LlavaForConditionalGeneration(config), tok, processor, Llava()
+    if family == "gemma3":
+        tok = tokenizer(GEMMA_SPECIAL + GEMMA_VISION, "<end_of_turn>", "<pad>", GEMMA_TEMPLATE, "<bos>")
+        config = Gemma3Config(
+            text_config=gemma_text(text_shape(len(tok), tok)),
+            vision_config=SiglipVisionConfig(
                 hidden_size=32,
                 intermediate_size=64,
                 num_hidden_layers=2,
                 num_attention_heads=2,
                 image_size=56,
                 patch_size=14,
-            )
-            image = tok.convert_tokens_to_ids("<image>")
-            model = LlavaForConditionalGeneration(
-                LlavaConfig(
-                    vision_config=vision,
-                    text_config=LlamaConfig(**shape),
-                    image_token_index=image,
-                    image_seq_length=16,
-                )
-            )
-            processor = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
-            rules = Llava()
-    else:
-        special = QWEN_SPECIAL + (QWEN_VISION if family == "qwen2_5_vl" else ())
-        tok = tokenizer(special, "<|im_end|>", "<|endoftext|>", QWEN_TEMPLATE)
-        shape = text_shape(len(tok), tok)
-        if family == "qwen2":
-            model = Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
-        else:
-            shape["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
-            vision = {
-                "depth": 2,
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_heads": 2,
-                "patch_size": 14,
-                "out_hidden_size": 64,
-                "fullatt_block_indexes": [1],
-                "window_size": 56,
-            }
-            names = {"image": "<|image_pad|>", "video": "<|video_pad|>"} | {
-                f"vision_{end}": f"<|vision_{end}|>" for end in ("start", "end")
-            }
-            ids = {f"{key}_token_id": tok.convert_tokens_to_ids(token) for key, token in names.items()}
-            model = Qwen2_5_VLForConditionalGeneration(
-                Qwen2_5_VLConfig(text_config=shape, vision_config=vision, tie_word_embeddings=False, **ids)
-            )
-            processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112})
-            rules = Qwen25VL()
+            ),
+            mm_tokens_per_image=4,
+            image_token_index=tok.convert_tokens_to_ids("<image_soft_token>"),
+            boi_token_index=tok.convert_tokens_to_ids("<start_of_image>"),
+            eoi_token_index=tok.convert_tokens_to_ids("<end_of_image>"),
+        )
+        processor = Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
+        return Gemma3ForConditionalGeneration(config), tok, processor, Gemma3()
+    tok = tokenizer(QWEN_SPECIAL + QWEN_VISION, "<|im_end|>", "<|endoftext|>", QWEN_TEMPLATE)
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>"} | {
+        f"vision_{end}": f"<|vision_{end}|>" for end in ("start", "end")
+    }
+    ids = {f"{key}_token_id": tok.convert_tokens_to_ids(token) for key, token in names.items()}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    tower = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
+    if family == "qwen3_vl":
+        rope["mrope_interleaved"] = True
+        text = text_shape(len(tok), tok) | {"head_dim": 16, "rope_parameters": rope}
+        vision_config = tower | {"patch_size": 16, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+        model: Any = Qwen3VLForConditionalGeneration(
+            Qwen3VLConfig(text_config=text, vision_config=vision_config, tie_word_embeddings=False, **ids)
+        )
+        size = {"shortest_edge": 64 * 64, "longest_edge": 128 * 128}
+        return model, tok, Qwen2VLImageProcessorPil(patch_size=16, size=size), Qwen3VL()
+    text = text_shape(len(tok), tok) | {"rope_parameters": rope}
+    vision_config = tower | {"patch_size": 14, "fullatt_block_indexes": [1], "window_size": 56}
+    model = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision_config, tie_word_embeddings=False, **ids)
+    )
+    size = {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
+    return model, tok, Qwen2VLImageProcessorPil(size=size), Qwen25VL()
+
+
+def parts(family: str) -> tuple[Any, Any, Any, Family]:
+    """Model, tokenizer, image processor and family file."""
+    torch.manual_seed(0)
+    model, tok, processor, rules = (
+        image_model(family) if family in IMAGE_FAMILIES else (*text_model(family), None, Family())
+    )
     with torch.no_grad():  # the default initialisation is nearly uniform: too flat for a comparison to say much
         for parameter in model.parameters():
             if parameter.ndim >= 2:

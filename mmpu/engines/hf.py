@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
-from mmpu.packing import Encoded, Tree, pack, share, within_budget
+from mmpu.packing import Encoded, Tree, share, within_budget
 from mmpu.student import Student
 
 
@@ -73,7 +73,7 @@ class HF(Engine):
         with self._inference():
             default = 2048 if self.student.device.type == "cpu" else 32768
             for chunk in within_budget(trees, lambda tree: tree.tokens, self.tokens_per_pass or default):
-                packed = pack(chunk, self.student.pad).to(self.student.device)
+                packed = self.student.pack(chunk).to(self.student.device)
                 logits = self.student.logits(self.student.hidden(packed)[packed.end_M])
                 logp = logits.log_softmax(1).double()
                 mass = torch.stack([logp[:, i].exp().sum(1) for i in ids], 1).tolist()

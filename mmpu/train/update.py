@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmpu.core import Batch, Method, Quantities, Row, UserError
-from mmpu.packing import Tree, pack, within_budget
+from mmpu.packing import Tree, within_budget
 from mmpu.student import Student
 
 
@@ -192,7 +192,7 @@ class Updater:
 
     def _logp(self, model: Any, trees: list[Tree], batch: Batch) -> Tensor:
         """(rows of `trees`, T) log-probabilities, zero at padding."""
-        packed = pack(trees, self.student.pad)
+        packed = self.student.pack(trees)
         logp_N: Tensor = model(packed)
         rows = sum(len(tree.branches) for tree in trees)
         index = (packed.branch_N.to(logp_N.device), packed.step_N.to(logp_N.device))

@@ -99,6 +99,8 @@ class Sampling:
             )
         if self.max_tokens < 1:
             raise UserError(f"sampling.max_tokens must be at least 1, got {self.max_tokens}")
+        if not all(self.stop):
+            raise UserError("sampling.stop holds an empty string, which would end every response before it begins")
 
     @property
     def plain(self) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmpu.core import Choice, Response, Sampling
+from mmpu.core import Choice, Failed, Response, Sampling
 from mmpu.engines.hf import HF, draw
 from mmpu.packing import Tree, pack
 from mmpu.student import Student
-from tiny import FAMILIES, IMAGE_FAMILIES, picture, sample, samples, shared_student
+from tiny import FAMILIES, IMAGE_FAMILIES, picture, sample, samples, shared_student, student
 
 
 def generate(model: Student, *args: object, **knobs: object) -> list[tuple[Response, ...]]:
@@ -93,6 +93,28 @@ def test_the_length_limit_leaves_a_response_unfinished() -> None:
     (responses,) = generate(shared_student("qwen2"), [sample("x")], 8, max_tokens=3)
     for response in responses:
         assert response.finished == ((response.tokens or ())[-1] in shared_student("qwen2").eos)
+
+
+def test_a_prompt_that_does_not_fit_fails_alone() -> None:
+    prompts = [sample("a"), sample("long", "0 1 2 " * 1000), sample("c")]
+    found = HF(shared_student("qwen2")).generate(prompts, 2, Sampling(max_tokens=4))
+    chosen = HF(shared_student("qwen2")).choose(prompts, ["yes"])
+    for answers in (found, chosen):
+        assert [isinstance(a, Failed) for a in answers] == [False, True, False]
+        assert "'long'" in answers[1].reason  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "opt"])
+def test_a_response_stops_at_the_end_of_the_context(family: str) -> None:
+    """OPT's learned positions end there; reading on would fail."""
+    model = student(family)
+    short, long = sample("a", "0 1"), sample("b", "yes no maybe " * 3)
+    model.encoder.limit = len(model.encode(long).ids) + 5
+    (a, b) = generate(model, [short, long], 3, max_tokens=40, seed=2)
+    assert max(len(r.tokens or ()) for r in b) == 5
+    assert all(len(r.tokens or ()) == 5 or r.finished for r in b)
+    assert max(len(r.tokens or ()) for r in a) > 5
+    assert [r.tokens for r in generate(model, [short], 3, max_tokens=40, seed=2)[0]] == [r.tokens for r in a]
 
 
 def test_greedy_is_the_argmax() -> None:

@@ -217,8 +217,10 @@ def parts(family: str) -> tuple[Any, Any, Any, Family]:
     )
     with torch.no_grad():  # the default initialisation is nearly uniform: too flat for a comparison to say much
         for parameter in model.parameters():
-            if parameter.ndim >= 2:
+            if parameter.ndim >= 2 and parameter.any():
                 parameter.mul_(4.0)
+            elif parameter.ndim >= 2:  # Gemma's projector starts at zero, blind
+                parameter.normal_(std=0.2)
     model.generation_config = GenerationConfig(eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
     return model.eval(), tok, processor, rules
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
-from mmpu.packing import Encoded, Tree, share, within_budget
+from mmpu.encoding import TooLong
+from mmpu.packing import Encoded, Tree, share, visible, within_budget
 from mmpu.student import Student
 
 
@@ -46,30 +47,32 @@ class HF(Engine):
         self.student.model.train(training)
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        encoded = [self.student.encode(sample) for sample in samples]
-        results: list[tuple[Response, ...] | Failed] = [()] * len(samples)
-        by_length = sorted(range(len(samples)), key=lambda i: len(encoded[i].ids))
+        """A response that reaches the end of the model's context is left unfinished there; a prompt that does not fit
+        fails."""
+        encoded = [self._encode(sample) for sample in samples]
+        results: list[tuple[Response, ...] | Failed] = [e if isinstance(e, Failed) else () for e in encoded]
+        fits = [(i, e) for i, e in enumerate(encoded) if isinstance(e, Encoded)]
+        by_length = sorted(fits, key=lambda pair: len(pair[1].ids))
         per_call = max(1, self.rows // n)
         with self._inference():
             for start in range(0, len(by_length), per_call):
                 chosen = by_length[start : start + per_call]
                 run = _Decoding(self.student, n, sampling)
                 responses = run(
-                    [encoded[i] for i in chosen],
-                    [_stream(sampling.seed, samples[i].id, k) for i in chosen for k in range(n)],
+                    [prompt for _, prompt in chosen],
+                    [_stream(sampling.seed, samples[i].id, k) for i, _ in chosen for k in range(n)],
                 )
-                for place, i in enumerate(chosen):
+                for place, (i, _) in enumerate(chosen):
                     results[i] = tuple(responses[place * n : (place + 1) * n])
         return results
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         ids = [self.student.option_ids(option) for option in options]
-        encoded = [self.student.encode(sample) for sample in samples]
+        encoded = [self._encode(sample) for sample in samples]
         # Short answers are often sampled twice; the same question is asked once.
-        place = {key: n for n, key in enumerate(dict.fromkeys((e.ids, e.images) for e in encoded))}
-        distinct = {(e.ids, e.images): e for e in encoded}
-        trees = [Tree(trunk, tuple(branches)) for trunk, branches in share([distinct[key] for key in place])]
-        choices: list[Choice | Failed] = []
+        distinct = {(e.ids, e.images): e for e in encoded if isinstance(e, Encoded)}
+        trees = [Tree(trunk, tuple(branches)) for trunk, branches in share(list(distinct.values()))]
+        choices: list[Choice] = []
         with self._inference():
             default = 2048 if self.student.device.type == "cpu" else 32768
             for chunk in within_budget(trees, lambda tree: tree.tokens, self.tokens_per_pass or default):
@@ -78,7 +81,14 @@ class HF(Engine):
                 logp = logits.log_softmax(1).double()
                 mass = torch.stack([logp[:, i].exp().sum(1) for i in ids], 1).tolist()
                 choices += [Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass]
-        return [choices[place[e.ids, e.images]] for e in encoded]
+        found = dict(zip(distinct, choices, strict=True))
+        return [e if isinstance(e, Failed) else found[e.ids, e.images] for e in encoded]
+
+    def _encode(self, sample: Sample) -> Encoded | Failed:
+        try:
+            return self.student.encode(sample)
+        except TooLong as error:
+            return Failed(str(error))
 
 
 def _stream(seed: int, sample_id: str, index: int) -> np.random.Generator:
@@ -109,12 +119,13 @@ class _Decoding:
         hidden, mask, position = self._prefill(prompts, cache)
         if self.n > 1:
             cache.batch_repeat_interleave(self.n)
+        room = [max((student.encoder.limit or 2**62) - len(p.ids), 1) for p in prompts for _ in range(self.n)]
         for step in range(self.sampling.max_tokens):
             uniform = torch.tensor([streams[row].random() for row in alive], dtype=torch.float64, device=device)
             token, logp = draw(student.logits(hidden), uniform, self.sampling)
             still: list[int] = []
             for place, (row, t, lp) in enumerate(zip(alive, token.tolist(), logp.tolist(), strict=True)):
-                if finished[row]:
+                if finished[row] or step >= room[row]:
                     continue  # ended, but the batch was not worth shrinking for it
                 self.tokens[row].append(t)
                 self.logp[row].append(lp)
@@ -122,7 +133,7 @@ class _Decoding:
                 if text is not None:
                     cut[row] = text
                 finished[row] = t in student.eos or text is not None
-                if not finished[row]:
+                if not finished[row] and step + 1 < room[row]:
                     still.append(place)
             if not still or step + 1 == self.sampling.max_tokens:
                 break
@@ -142,21 +153,28 @@ class _Decoding:
         ids = torch.full((len(prompts), length), self.student.pad)
         mask = torch.zeros(len(prompts), length, dtype=torch.long)
         positions = torch.zeros(axes, len(prompts), length, dtype=torch.long)
+        blocks = torch.full((len(prompts), length), -1)
         for i, prompt in enumerate(prompts):
             start = length - len(prompt.ids)
             ids[i, start:] = torch.tensor(prompt.ids)
             mask[i, start:] = 1
             positions[:, i, start:] = prompt.positions_RL
+            if prompt.blocks is not None:
+                blocks[i, start:] = prompt.blocks
         keys = sorted({key for p in prompts for key in p.media})
         media = {key: torch.cat([p.media[key] for p in prompts if key in p.media]) for key in keys}
-        device = self.student.device
-        out = self.student.backbone(
+        student, device = self.student, self.student.device
+        attention: Any = mask.to(device)
+        if (blocks >= 0).any():
+            depth = torch.where(mask > 0, mask.cumsum(1) - 1, -1)
+            attention = student.mask(visible(mask - 1, blocks).to(device), depth.to(device))
+        out = student.backbone(
             input_ids=ids.to(device),
-            attention_mask=mask.to(device),
+            attention_mask=attention,
             position_ids=(positions[0] if axes == 1 else positions).to(device),
             past_key_values=cache,
             use_cache=True,
-            **self.student.cast(media),
+            **student.cast(media),
         )
         following = torch.tensor([p.next_position for p in prompts])
         self.axes = axes

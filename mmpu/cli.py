@@ -140,6 +140,32 @@ def export(run: str, folder: Path) -> None:
     click.echo(f"written to {folder}")
 
 
+@main.command()
+@click.argument("model")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]…")
+def doctor(model: str, options: tuple[str, ...]) -> None:
+    """Check with numbers that MODEL is computed right: template, images, padding, sampling, shared trunks, adapters.
+
+    KEY=VALUE are those of `student:` in a config, such as dtype=bfloat16 or template=completion.
+    """
+    _quiet()
+    from mmpu import doctor as checks
+    from mmpu.config import build, override
+    from mmpu.loading import StudentConfig
+
+    config = build(StudentConfig, override({"model": model}, options), "student")
+    failed = 0
+    for check in checks.examine(config):
+        measured = "" if check.value is None else f"{check.value:.1e}"
+        limit = "" if check.limit is None else f"≤ {check.limit:.0e}"
+        verdict = " " if check.limit is None and check.value is None else "✓" if check.passed else "✗"
+        failed += not check.passed
+        click.echo(f"{verdict} {check.name:<27} {measured:>8} {limit:<8} {check.note}")
+    if failed:
+        click.echo(f"{failed} checks failed: do not train {model} with these options", err=True)
+        sys.exit(1)
+
+
 def _list(kind: str) -> None:
     from mmpu import plugins
     from mmpu.config import load_yaml

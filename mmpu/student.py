@@ -26,6 +26,12 @@ HEAD_CHUNK = 2**22
 """Logits held at once: completion tokens × vocabulary."""
 
 
+EXACT = frozenset(
+    ("qwen2", "qwen3", "llama", "opt", "gemma3_text", "llava", "qwen2_5_vl", "qwen3_vl", "gemma3"),
+)
+"""Architectures whose shared trunks the tests hold against the plain forward; others are tried when loaded."""
+
+
 class Student(nn.Module):
     """A trainable model with its tokenizer, its images and its frozen starting weights.
 
@@ -65,7 +71,12 @@ class Student(nn.Module):
             UserError: the model cannot be found or has no chat template.
         """
         parts = load_parts(config)
-        return cls(parts.model, parts.tokenizer, config, parts.image_processor, parts.family).eval()
+        student = cls(parts.model, parts.tokenizer, config, parts.image_processor, parts.family).eval()
+        if parts.model.config.model_type not in EXACT:
+            from mmpu.doctor import can_share
+
+            student.sharing = can_share(student)
+        return student
 
     @property
     def base(self) -> Any:
@@ -199,7 +210,7 @@ class Student(nn.Module):
         axes = pack.positions_RSL.shape[0]
         out = self.backbone(
             input_ids=pack.ids_SL,
-            attention_mask=self.mask(pack.allow_SLL, pack.depth_SL),
+            attention_mask=self.mask(pack.allow_SLL, pack.depth_SL) if self.sharing else (pack.depth_SL >= 0).long(),
             position_ids=pack.positions_RSL[0] if axes == 1 else pack.positions_RSL,
             use_cache=False,
             **self.cast(pack.media),

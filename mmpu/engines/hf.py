@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
 from mmpu.encoding import TooLong
 from mmpu.packing import Encoded, Tree, share, visible, within_budget
 from mmpu.student import Student
@@ -118,7 +118,7 @@ class _Decoding:
         cache = DynamicCache(config=student.base.config.get_text_config())
         hidden, mask, position = self._prefill(prompts, cache)
         if self.n > 1:
-            cache.batch_repeat_interleave(self.n)
+            self._repeat(cache)
         room = [max((student.encoder.limit or 2**62) - len(p.ids), 1) for p in prompts for _ in range(self.n)]
         for step in range(self.sampling.max_tokens):
             uniform = torch.tensor([streams[row].random() for row in alive], dtype=torch.float64, device=device)
@@ -183,6 +183,15 @@ class _Decoding:
             mask.to(device).repeat_interleave(self.n, 0),
             following.to(device).repeat_interleave(self.n),
         )
+
+    def _repeat(self, cache: Any) -> None:
+        try:
+            cache.batch_repeat_interleave(self.n)
+        except AttributeError as error:
+            raise UserError(
+                f"{self.student.config.model} keeps a recurrent state, which transformers cannot copy to {self.n} "
+                "responses; sample it with the vllm engine"
+            ) from error
 
     def _step(self, token: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
         position_ids = position[:, None]

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from mmpu.core import Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
 from mmpu.loading import Lora, StudentConfig
+from mmpu.media import load_image
 from mmpu.packing import Tree, pack, share
 from mmpu.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
@@ -230,3 +231,48 @@ def test_sampling_bans_placeholders() -> None:
     model = shared_student("qwen2_5_vl")
     drawn = HF(model).generate([sample("x", "yes", picture())], 64, Sampling(max_tokens=32, temperature=5.0))
     assert not {t for r in drawn[0] for t in r.tokens} & set(model.banned)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_resizing_agrees_with_qwen_vl_utils(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("qwen_vl_utils", reason="the extra qwen-vl is not installed", exc_type=ImportError)
+    processor = shared_student(family).image_processor
+    rules = shared_student(family).family
+    for width, height in ((84, 56), (300, 40), (31, 517), (640, 480), (20, 20)):
+        image = load_image(picture(width, height))
+        theirs = rules.features(processor, image)
+        with monkeypatch.context() as patched:
+            patched.setattr("mmpu.students.qwen2_5_vl._fetch_image", lambda: None)
+            ours = rules.features(processor, image)
+        assert theirs["image_grid_thw"].tolist() == ours["image_grid_thw"].tolist()
+        torch.testing.assert_close(theirs["pixel_values"], ours["pixel_values"], atol=0, rtol=0)
+        assert len(ours["pixel_values"]) == ours["image_grid_thw"].prod()
+
+
+def test_a_quantised_base_needs_an_adapter_and_a_gpu() -> None:
+    with pytest.raises(UserError, match=r"set student\.lora"):
+        StudentConfig("tiny-text", quantize="4bit")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="needs a CUDA device"):
+            Student.load(StudentConfig("tiny-text", quantize="4bit", lora=Lora()))
+
+
+def test_dropout_of_the_published_config_is_off(tmp_path: Path) -> None:
+    """OPT's files ask for dropout 0.1; a dropped unit would make two forwards of one response differ."""
+    model = student("opt")
+    model.base.config.dropout = 0.3
+    model.save(tmp_path / "model")
+    loaded = Student.load(StudentConfig(str(tmp_path / "model"), device="cpu")).train()
+    tree = Tree(loaded.encode(sample("a")), ((9, 10, 11),))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(loaded.pack([tree])), loaded(loaded.pack([tree])), atol=0, rtol=0)
+
+
+def test_a_model_without_an_end_of_sequence_says_so() -> None:
+    model = student("qwen2")
+    model.tokenizer.eos_token = None
+    model.base.generation_config.eos_token_id = None
+    with pytest.raises(UserError, match="no end-of-sequence token"):
+        model.response_ids(Response("yes"))
+    model.base.generation_config.eos_token_id = [7, 9]
+    assert model.response_ids(Response("yes"))[-1] == 7

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mmpu.students import Family
@@ -14,6 +16,13 @@ from mmpu.students import Family
 class Qwen25VL(Family):
     image_token = "<|image_pad|>"
     never_sampled = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+
+    def features(self, processor: Any, picture: Image.Image) -> Mapping[str, Tensor]:
+        fetch = _fetch_image()
+        if fetch is not None:
+            bounds = {"min_pixels": processor.size["shortest_edge"], "max_pixels": processor.size["longest_edge"]}
+            picture = fetch({"image": picture, **bounds}, image_patch_size=processor.patch_size)
+        return super().features(processor, picture)
 
     def image_length(self, config: Any, features: Mapping[str, Tensor]) -> int:
         merge = config.vision_config.spatial_merge_size**2
@@ -27,3 +36,13 @@ class Qwen25VL(Family):
             ids[None], mm_token_type_ids=kind[None], image_grid_thw=media["image_grid_thw"]
         )
         return positions[:, 0]
+
+
+@cache
+def _fetch_image() -> Callable[..., Image.Image] | None:
+    """Qwen's own resizing, where its package and torchvision are installed; the image processor's agrees with it."""
+    try:
+        from qwen_vl_utils import fetch_image  # pyright: ignore
+    except ImportError:
+        return None
+    return fetch_image  # pyright: ignore

@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from mmpu.attention import Layout, layout
+
 T = TypeVar("T")
 
 
@@ -57,10 +59,13 @@ class Pack:
 
     ids_SL: Tensor
     positions_RSL: Tensor
-    allow_SLL: Tensor
-    """True where a query (row) may look at a key (column)."""
+    segment_SL: Tensor
+    """0 in the trunk, k in branch k, -1 at padding."""
+    block_SL: Tensor
+    """A number per image whose tokens see each other in both directions; -1 elsewhere."""
     depth_SL: Tensor
     """How many tokens stand before this one in its own sequence; -1 at padding."""
+    tree: Layout
     media: Mapping[str, Tensor]
     source_N: Tensor
     """For each branch token, the hidden state that predicts it: the trunk's last for a branch's first token."""
@@ -74,11 +79,12 @@ class Pack:
 
     def to(self, device: torch.device) -> Pack:
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors, media={k: v.to(device) for k, v in self.media.items()})
+        media = {k: v.to(device) for k, v in self.media.items()}
+        return replace(self, **tensors, media=media, tree=self.tree.to(device))
 
 
 def pack(trees: Sequence[Tree], pad: int) -> Pack:
-    """Lays out trees as one right-padded batch. Pad queries look at themselves only, which keeps softmax finite."""
+    """Lays out trees as one right-padded batch."""
     length = max(tree.tokens for tree in trees)
     axes = max(tree.trunk.positions_RL.shape[0] for tree in trees)
     ids = torch.full((len(trees), length), pad)
@@ -114,14 +120,16 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
                 step_of += range(len(branch))
             end.append(base + (stop - 1 if branch else trunk_length - 1))
             at = stop
-    allow = visible(segment, block)
+    tree = layout([len(t.trunk.ids) for t in trees], [[len(b) for b in t.branches] for t in trees], length)
     keys = {key for tree in trees for key in tree.trunk.media}
     media = {k: torch.cat([t.trunk.media[k] for t in trees if k in t.trunk.media]) for k in sorted(keys)}
     return Pack(
         ids,
         positions,
-        allow,
+        segment,
+        block,
         depth,
+        tree,
         media,
         *(torch.tensor(v, dtype=torch.long) for v in (source, target, branch_of, step_of, end)),
     )
@@ -130,17 +138,19 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
 def visible(segment_SL: Tensor, block_SL: Tensor) -> Tensor:
     """Who sees whom, (S, L, L): what stands before in the trunk and in one's own branch, and one's own image block.
 
+    Padding looks at itself only, which keeps softmax finite.
+
     Args:
         segment_SL: -1 at padding, 0 in the trunk, k in branch k.
         block_SL: A number per image block, -1 elsewhere.
     """
-    length = segment_SL.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    length, device = segment_SL.shape[1], segment_SL.device
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     same = segment_SL[:, :, None] == segment_SL[:, None, :]
     allow = (same | (segment_SL == 0)[:, None, :]) & causal
     if (block_SL >= 0).any():
         allow |= (block_SL[:, :, None] == block_SL[:, None, :]) & (block_SL >= 0)[:, :, None]
-    return torch.where((segment_SL >= 0)[:, :, None], allow, torch.eye(length, dtype=torch.bool))
+    return torch.where((segment_SL >= 0)[:, :, None], allow, torch.eye(length, dtype=torch.bool, device=device))
 
 
 def alone(tree: Tree) -> list[Tree]:

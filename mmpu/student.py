@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmpu import attention
 from mmpu.core import Response, Sample, UserError
 from mmpu.encoding import Encoder
 from mmpu.loading import StudentConfig, load_parts
-from mmpu.packing import Encoded, Pack, Tree, alone, pack
+from mmpu.packing import Encoded, Pack, Tree, alone, pack, visible
 from mmpu.students import Family
 
 HEAD_CHUNK = 2**22
@@ -57,6 +58,8 @@ class Student(nn.Module):
         self.encoder = Encoder(config, model.config, model, tokenizer, image_processor, self.family)
         self.sharing = True
         """Whether branches may share a trunk; False computes every response in a sequence of its own."""
+        if config.attention == "sdpa":
+            attention.install(model)
         self._frozen: list[Any] = []  # a list hides the copy from parameters() and state_dict()
         banned = cast(list[int], tokenizer.convert_tokens_to_ids(list(self.family.never_sampled)))
         self.banned = tuple(b for b in banned if b is not None and b != tokenizer.unk_token_id)  # pyright: ignore[reportUnnecessaryComparison]
@@ -210,15 +213,28 @@ class Student(nn.Module):
         axes = pack.positions_RSL.shape[0]
         out = self.backbone(
             input_ids=pack.ids_SL,
-            attention_mask=self.mask(pack.allow_SLL, pack.depth_SL) if self.sharing else (pack.depth_SL >= 0).long(),
             position_ids=pack.positions_RSL[0] if axes == 1 else pack.positions_RSL,
             use_cache=False,
+            **self._attention(pack),
             **self.cast(pack.media),
         )
         return out.last_hidden_state.flatten(0, 1)
 
+    def _attention(self, pack: Pack) -> dict[str, Any]:
+        """How layers attend in a pack: plainly, over trunks and branches, or through a dense mask where some tokens
+        see less than all before them, or more."""
+        if not self.sharing:
+            return {"attention_mask": (pack.depth_SL >= 0).long()}
+        config = self.base.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        plain = bool((pack.block_SL < 0).all()) and not (window and int(pack.depth_SL.max()) >= window)
+        if plain and config._attn_implementation == attention.NAME:
+            # A ready-made mask keeps transformers from building its own; the layers go by the tree.
+            return {"attention_mask": pack.ids_SL.new_ones(1, 1, 1, 1, dtype=torch.bool), "tree": pack.tree}
+        return {"attention_mask": self.mask(visible(pack.segment_SL, pack.block_SL), pack.depth_SL)}
+
     def mask(self, allow_SLL: Tensor, depth_SL: Tensor) -> Tensor | dict[str, Tensor]:
-        """The attention mask as transformers takes it, one per kind of layer where some see a sliding window only."""
+        """A dense mask as transformers takes it, one per kind of layer where some see a sliding window only."""
         config = self.base.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])

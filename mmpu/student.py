@@ -81,6 +81,10 @@ class Student(nn.Module):
         self.image_processor = image_processor
         self.family = family or Family()
         self.model = model
+        self.version = 0
+        """Counts the changes of the weights. An engine that holds a copy of them compares it with its copy's."""
+        self.stage_version = 0
+        """The version that the stage started from: what «adapter off» means."""
         self._frozen: list[Any] = []  # a list hides the copy from parameters() and state_dict()
         self._encoded: dict[object, Encoded] = {}
         self._begun: dict[object, Tensor] = {}
@@ -168,6 +172,8 @@ class Student(nn.Module):
                 self._frozen.append(copy.deepcopy(self.model).eval())
             (self.model if self.config.train_vision else self._language_model()).requires_grad_(True)
             self.base.get_output_embeddings().requires_grad_(True)
+        self.version += 1
+        self.stage_version = self.version
 
     def _language_model(self) -> Any:
         backbone = getattr(self.base, self.base.base_model_prefix)
@@ -208,6 +214,7 @@ class Student(nn.Module):
         features = [self._features(image, sample.id) for image in sample.images]
         text = self._render(sample)
         marker = self.family.image_token
+        counts: list[int] = []
         if marker is not None:
             pieces = text.split(marker)
             if len(pieces) != len(features) + 1:
@@ -238,7 +245,7 @@ class Student(nn.Module):
             placeholder = self.tokenizer.convert_tokens_to_ids(marker)
             end = int((sequence == placeholder).nonzero().max()) + 1
         positions = self._positions(sequence, end, tensors, fingerprints)
-        return Encoded(tuple(ids), positions, tensors, fingerprints, end)
+        return Encoded(tuple(ids), positions, tensors, fingerprints, end, tuple(counts))
 
     def _positions(
         self, ids: Tensor, image_end: int, tensors: Mapping[str, Tensor], fingerprints: tuple[str, ...]
@@ -365,12 +372,24 @@ class Student(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes the weights: a small adapter under LoRA, else a folder that transformers loads as it is."""
+        if self.config.lora:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.model.save_pretrained(str(folder))
+        else:
+            self.save_base(folder)
+
+    def save_base(self, folder: Path) -> None:
+        """Writes the model without its adapter, with tokenizer and image processor."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(str(folder))
-        if not self.config.lora:
-            self.tokenizer.save_pretrained(str(folder))
-            if self.image_processor is not None:
-                self.image_processor.save_pretrained(str(folder))
+        weights = {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in self.base.state_dict().items()
+            if ".lora_" not in name
+        }
+        self.base.save_pretrained(str(folder), state_dict=weights)
+        self.tokenizer.save_pretrained(str(folder))
+        if self.image_processor is not None:
+            self.image_processor.save_pretrained(str(folder))
 
 
 def resolve_model(name: str) -> tuple[str, list[Path]]:

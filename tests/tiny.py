@@ -83,8 +83,8 @@ def text_shape(vocabulary: int, tok: Any) -> dict[str, Any]:
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
         "max_position_embeddings": 2048,
         "bos_token_id": tok.bos_token_id,
         "eos_token_id": tok.eos_token_id,
@@ -130,7 +130,7 @@ def parts(family: str) -> tuple[Any, Any, Any, Family]:
         if family == "qwen2":
             model = Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
         else:
-            shape["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+            shape["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
             vision = {
                 "depth": 2,
                 "hidden_size": 32,

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -179,6 +180,13 @@ def picture(width: int = 84, height: int = 56, colour: str = "red") -> str:
     image = Image.new("RGB", (width, height), (230, 230, 220))
     ImageDraw.Draw(image).rectangle((8, 8, width // 2, height // 2), fill=colour)
     return data_uri(image)
+
+
+@functools.cache
+def noise(width: int = 177, height: int = 131) -> str:
+    """A picture without a smooth spot, on which image libraries resize differently."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return data_uri(Image.fromarray(pixels))
 
 
 def sample(name: str, question: str = "What colour is the shape?", *images: str) -> Sample:

@@ -107,6 +107,11 @@ class Sampling:
         """True if tokens come from the model's own distribution, unscaled and untruncated."""
         return self.temperature == 1 and self.top_p == 1 and self.top_k == 0 and self.min_p == 0
 
+    def before_stop(self, text: str) -> str | None:
+        """The text before its first stop string; None if there is none in it."""
+        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        return text[: min(found)] if found else None
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -235,6 +240,9 @@ class Engine(ABC):
     @abstractmethod
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         """The distribution of the next token over `options`; a token counts if its stripped text is the option."""
+
+    def close(self) -> None:  # noqa: B027
+        """Gives back what the engine holds beyond this process's memory."""
 
 
 class Scorer(ABC):

@@ -67,7 +67,8 @@ class Encoder:
 
     def _encode(self, sample: Sample) -> Encoded:
         features = [self.features(image, sample.id) for image in sample.images]
-        text = self._placed(self.render(sample), features, sample.id)
+        counts = tuple(self.family.image_length(self.shape, f) for f in features)
+        text = self._placed(self.render(sample), counts, sample.id)
         whole = self.config.template == "completion"
         ids = cast(list[int], self.tokenizer(text, add_special_tokens=whole)["input_ids"])
         if not ids:
@@ -86,20 +87,20 @@ class Encoder:
             placeholder = self.tokenizer.convert_tokens_to_ids(self.family.image_token)
             end = int((sequence == placeholder).nonzero().max()) + 1
         positions = self._positions(sequence, end, tensors, fingerprints)
-        return Encoded(tuple(ids), positions, tensors, fingerprints, end, self.family.blocks(self.shape, sequence))
+        blocks = self.family.blocks(self.shape, sequence)
+        return Encoded(tuple(ids), positions, tensors, fingerprints, end, counts, blocks)
 
-    def _placed(self, text: str, features: Sequence[Mapping[str, Tensor]], sample_id: str) -> str:
-        """The text with every image marker replaced by as many placeholders as the image has features."""
+    def _placed(self, text: str, counts: Sequence[int], sample_id: str) -> str:
+        """The text with every image marker replaced by as many placeholders as its image has features."""
         marker = self.family.marker
         if marker is None:
             return text
         first, *pieces = text.split(marker)
-        if len(pieces) != len(features):
+        if len(pieces) != len(counts):
             raise UserError(
                 f"sample {sample_id!r}: the chat template of {self.config.model} wrote {len(pieces)} image "
-                f"placeholders for {len(features)} images; its template does not fit the model"
+                f"placeholders for {len(counts)} images; its template does not fit the model"
             )
-        counts = [self.family.image_length(self.shape, f) for f in features]
         return first + "".join(self.family.placed(n) + piece for n, piece in zip(counts, pieces, strict=True))
 
     def _positions(

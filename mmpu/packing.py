@@ -33,6 +33,8 @@ class Encoded:
     """Fingerprints of the images, in order: two prompts share a trunk only if these agree."""
     image_end: int = 0
     """Index behind the last placeholder; from there on positions count up by one."""
+    image_lengths: tuple[int, ...] = ()
+    """Placeholder tokens of each image, in order."""
     blocks: Tensor | None = None
     """Where tokens of an image see each other in both directions: a number per image, -1 elsewhere, (length,)."""
 

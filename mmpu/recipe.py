@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -39,6 +40,8 @@ class RunConfig:
     """A task's name, or a mapping with `name` and keys of the task to replace, such as `data`."""
     stages: tuple[StageConfig, ...]
     """In order; each starts from the weights of the one before."""
+    rollout: str | dict[str, Any] = "hf"
+    """The engine that samples the student's candidates: `hf`, in process, `vllm` or `vllm_server`."""
     teacher: str | dict[str, Any] | None = None
     """The engine that gives anchors, asked once per prompt."""
     seed: int = 0
@@ -89,6 +92,7 @@ def train(config: str, assignments: Sequence[str] = ()) -> Path:
 
         teacher = Cached(teacher, store, ledger, "teacher")
     plan = [_parts(stage, tasks) for stage in run.stages]  # every mistake shows before anything is trained
+    _sampler(run, tasks, cast("Student", None), folder)
     for stage, (method, _) in zip(run.stages, plan, strict=True):
         _check(stage, method, teacher, tasks)
     if accelerator.is_main_process:
@@ -98,16 +102,20 @@ def train(config: str, assignments: Sequence[str] = ()) -> Path:
         accelerator.init_trackers("mmpu", {"run": run.run, "seed": run.seed})
 
     student: Student | None = None
-    for index, (stage, (method, scorer)) in enumerate(zip(run.stages, plan, strict=True)):
-        place = folder / f"{index}-{stage.name}"
-        if (place / "student.json").exists():
-            continue
-        if student is None:
-            student = _student_at(run, folder, index)
-        _train_stage(run, stage, method, scorer, student, teacher, tasks, place, ledger, accelerator)
-        if accelerator.is_main_process:
-            _finish(run, place, student)
-        accelerator.wait_for_everyone()
+    sampler: Engine | None = None
+    with contextlib.ExitStack() as held:
+        for index, (stage, (method, scorer)) in enumerate(zip(run.stages, plan, strict=True)):
+            place = folder / f"{index}-{stage.name}"
+            if (place / "student.json").exists():
+                continue
+            if student is None or sampler is None:
+                student = _student_at(run, folder, index)
+                sampler = _sampler(run, tasks, student, folder)
+                held.callback(sampler.close)
+            _train_stage(run, stage, method, scorer, student, sampler, teacher, tasks, place, ledger, accelerator)
+            if accelerator.is_main_process:
+                _finish(run, place, student)
+            accelerator.wait_for_everyone()
     if run.trackers:
         accelerator.end_training()
     return folder
@@ -119,6 +127,7 @@ def _train_stage(
     method: Method,
     scorer_spec: Any,
     student: Student,
+    sampler: Engine,
     teacher: Engine | None,
     task: YamlTask,
     place: Path,
@@ -142,7 +151,7 @@ def _train_stage(
             f"stage {stage.name}: this method compares with the sampler's log-probabilities and needs plain sampling "
             "(temperature 1, no top_p, top_k, min_p)"
         )
-    rollout = Rollout(method, scorer, HF(student), teacher, stage.k, sampling, ledger)
+    rollout = Rollout(method, scorer, sampler, teacher, stage.k, sampling, ledger)
     record = Record(place.parent, accelerator, ledger, task)
     loop.run(loop.Stage(stage, place, task.samples(stage.split), task, rollout, student, accelerator, run.seed), record)
 
@@ -154,6 +163,15 @@ def _parts(stage: StageConfig, task: YamlTask) -> tuple[Method, Any]:
     if stage.scorer is not None:  # built again with the student once there is one
         _scorer(stage.scorer, task, cast(Engine, None))
     return method, stage.scorer
+
+
+def _sampler(run: RunConfig, task: YamlTask, student: Student, folder: Path) -> Engine:
+    """The engine of rollouts; it lives as long as the run, so that stages share what is slow to start."""
+    name, _ = component(run.rollout, "rollout")
+    cls = plugins.find_class("engines", name, Engine)
+    if "student" not in {field.name for field in dataclasses.fields(cast(Any, cls))}:
+        raise UserError(f"rollout: {name} does not sample the student's own tokens; use hf, vllm or vllm_server")
+    return _engine(run.rollout, task, "rollout", student=student, folder=folder / ".rollout")
 
 
 def _scorer(spec: Any, task: YamlTask, engine: Engine) -> Scorer:
@@ -383,11 +401,11 @@ def _task(spec: str | Mapping[str, Any]) -> YamlTask:
     return load_task(name, **overrides)
 
 
-def _engine(spec: str | Mapping[str, Any], task: YamlTask, where: str) -> Engine:
+def _engine(spec: str | Mapping[str, Any], task: YamlTask, where: str, **wired: object) -> Engine:
     """An engine from its spec; a relative `path` that is not there is looked for beside the task."""
     name, values = component(spec, where)
     path = values.get("path")
     if isinstance(path, str) and not Path(path).exists():
         beside = [folder / path for folder in (task.folder, task.path.parent) if (folder / path).exists()]
         values["path"] = str(beside[0]) if beside else path
-    return build(plugins.find_class("engines", name, Engine), values, f"{where} {name}", {"task": task})
+    return build(plugins.find_class("engines", name, Engine), values, f"{where} {name}", {"task": task, **wired})

@@ -60,6 +60,10 @@ class Student(nn.Module):
         """Whether branches may share a trunk; False computes every response in a sequence of its own."""
         if config.attention == "sdpa":
             attention.install(model)
+        self.version = 0
+        """Counts the changes of the weights. An engine that holds a copy of them compares it with its copy's."""
+        self.stage_version = 0
+        """The version that the stage started from: what «adapter off» means."""
         self._frozen: list[Any] = []  # a list hides the copy from parameters() and state_dict()
         banned = cast(list[int], tokenizer.convert_tokens_to_ids(list(self.family.never_sampled)))
         self.banned = tuple(b for b in banned if b is not None and b != tokenizer.unk_token_id)  # pyright: ignore[reportUnnecessaryComparison]
@@ -147,6 +151,8 @@ class Student(nn.Module):
                 self._frozen.append(copy.deepcopy(self.model).eval())
             (self.model if self.config.train_vision else self._language_model()).requires_grad_(True)
             self.base.get_output_embeddings().requires_grad_(True)
+        self.version += 1
+        self.stage_version = self.version
 
     def _language_model(self) -> Any:
         backbone = getattr(self.base, self.base.base_model_prefix)
@@ -279,9 +285,21 @@ class Student(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes the weights: a small adapter under LoRA, else a folder that transformers loads as it is."""
+        if self.config.lora:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.model.save_pretrained(str(folder))
+        else:
+            self.save_base(folder)
+
+    def save_base(self, folder: Path) -> None:
+        """Writes the model without its adapter, with tokenizer and image processor."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(str(folder))
-        if not self.config.lora:
-            self.tokenizer.save_pretrained(str(folder))
-            if self.image_processor is not None:
-                self.image_processor.save_pretrained(str(folder))
+        weights = {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in self.base.state_dict().items()
+            if ".lora_" not in name
+        }
+        self.base.save_pretrained(str(folder), state_dict=weights)
+        self.tokenizer.save_pretrained(str(folder))
+        if self.image_processor is not None:
+            self.image_processor.save_pretrained(str(folder))

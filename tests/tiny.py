@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -105,8 +106,8 @@ def text_shape(vocabulary: int, tok: Any) -> dict[str, Any]:
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
         "max_position_embeddings": 2048,
         "bos_token_id": tok.bos_token_id,
         "eos_token_id": tok.eos_token_id,
@@ -126,7 +127,7 @@ def text_model(family: str) -> tuple[Any, Any]:
     if family == "llama":
         return LlamaForCausalLM(LlamaConfig(**shape)), tok
     if family == "qwen3":
-        return Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16)), tok
+        return Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=32)), tok
     if family == "gemma3_text":
         return Gemma3ForCausalLM(gemma_text(shape | {"final_logit_softcapping": 5.0})), tok
     if family == "opt":  # also Galactica's architecture
@@ -142,7 +143,7 @@ def text_model(family: str) -> tuple[Any, Any]:
 def gemma_text(shape: dict[str, Any]) -> Gemma3TextConfig:
     """Both kinds of layers, with a window shorter than the prompts."""
     kinds = ["sliding_attention", "full_attention"]
-    return Gemma3TextConfig(**shape, head_dim=16, layer_types=kinds, sliding_window=12)
+    return Gemma3TextConfig(**shape, head_dim=32, layer_types=kinds, sliding_window=12)
 
 
 def image_model(family: str) -> tuple[Any, Any, Any, Family]:
@@ -189,11 +190,11 @@ def image_model(family: str) -> tuple[Any, Any, Any, Family]:
         f"vision_{end}": f"<|vision_{end}|>" for end in ("start", "end")
     }
     ids = {f"{key}_token_id": tok.convert_tokens_to_ids(token) for key, token in names.items()}
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
     tower = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
     if family == "qwen3_vl":
         rope["mrope_interleaved"] = True
-        text = text_shape(len(tok), tok) | {"head_dim": 16, "rope_parameters": rope}
+        text = text_shape(len(tok), tok) | {"head_dim": 32, "rope_parameters": rope}
         vision_config = tower | {"patch_size": 16, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
         model: Any = Qwen3VLForConditionalGeneration(
             Qwen3VLConfig(text_config=text, vision_config=vision_config, tie_word_embeddings=False, **ids)
@@ -246,6 +247,13 @@ def picture(width: int = 84, height: int = 56, colour: str = "red") -> str:
     image = Image.new("RGB", (width, height), (230, 230, 220))
     ImageDraw.Draw(image).rectangle((8, 8, width // 2, height // 2), fill=colour)
     return data_uri(image)
+
+
+@functools.cache
+def noise(width: int = 177, height: int = 131) -> str:
+    """A picture without a smooth spot, on which image libraries resize differently."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return data_uri(Image.fromarray(pixels))
 
 
 def sample(name: str, question: str = "What colour is the shape?", *images: str) -> Sample:

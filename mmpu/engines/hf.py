@@ -206,11 +206,7 @@ class _Decoding:
 
     def _stopped(self, row: int) -> str | None:
         """The text before a stop string, if the row has reached one."""
-        if not self.sampling.stop:
-            return None
-        text = self.student.decode(self.tokens[row])
-        found = [at for stop in self.sampling.stop if (at := text.find(stop)) >= 0]
-        return text[: min(found)] if found else None
+        return self.sampling.before_stop(self.student.decode(self.tokens[row])) if self.sampling.stop else None
 
     def _response(self, row: int, finished: bool, cut: str | None) -> Response:
         tokens = self.tokens[row]

@@ -78,6 +78,7 @@ def restore(folder: Path, student: Student, optimizer: Any) -> State | None:
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(weights[name])
+    student.version += 1
     optimizer.load_state_dict(torch.load(newest / "optimizer.pt", map_location=student.device, weights_only=True))
     return json.loads((newest / "state.json").read_text())
 

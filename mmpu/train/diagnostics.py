@@ -23,7 +23,10 @@ def describe(groups: Sequence[Group], rows: Sequence[Sequence[Row]], task: Task)
         result |= {
             "length": _mean([len(r.tokens or ()) for _, r in responses]),
             "truncated": _mean([not r.finished for _, r in responses]),
-            "duplicates": _mean([1 - len({r.tokens for r in g.responses}) / len(g.responses) for g in groups]),
+            "duplicates": _mean(
+                [1 - len({r.tokens for r in g.responses}) / len(g.responses) for g in groups if g.responses]
+            ),
+            "unsampled_groups": _mean([not g.responses for g in groups]),
         }
         grades = [task.grade(group.sample, r.text) for group, r in responses]
         known = [g for g in grades if g is not None]

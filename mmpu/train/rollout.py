@@ -51,14 +51,26 @@ class Rollout:
         return [Group(s, anchor=a[0].text) for s, a in zip(samples, answers, strict=True) if isinstance(a, tuple)]
 
     def sampled(self, groups: Sequence[Group], seed: int) -> list[Group]:
-        """Groups with K candidates of the student; responses without a token are left out."""
+        """Groups with K candidates of the student; responses without a token are left out.
+
+        A prompt that the engine could not serve keeps an empty group, which trains nothing and is counted.
+
+        Raises:
+            UserError: the engine could serve none of them.
+        """
         if "responses" not in self.needs:
             return list(groups)
         drawn = self.student.generate([group.sample for group in groups], self.k, replace(self.sampling, seed=seed))
+        failed = [(g.sample.id, d.reason) for g, d in zip(groups, drawn, strict=True) if isinstance(d, Failed)]
+        if failed and len(failed) == len(groups):
+            raise UserError(f"sampling failed for all {len(groups)} prompts; first, {failed[0][0]!r}: {failed[0][1]}")
+        if failed:
+            self.ledger.add(student_failures=len(failed))
         result: list[Group] = []
         for group, responses in zip(groups, drawn, strict=True):
             if isinstance(responses, Failed):
-                raise UserError(f"sampling failed for {group.sample.id!r}: {responses.reason}")
+                result.append(group)
+                continue
             self.ledger.add(
                 student_samples=len(responses), student_tokens_generated=sum(len(r.tokens or ()) for r in responses)
             )

@@ -93,6 +93,7 @@ class Updater:
         norm = float(clipped)
         if math.isfinite(norm):
             self.optimizer.step()
+            self.student.version += 1
         else:
             sums["refused"] = 1.0 / self.accelerator.num_processes
         self.optimizer.zero_grad(set_to_none=True)

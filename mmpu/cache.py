@@ -38,7 +38,7 @@ def prune_and_show(path: Path, model: str | None, older_than: str | None, keep: 
         f"{h.model:<{width}}  {h.answers:>9,}  {readable(h.bytes):>9}  {_day(h.oldest)}  {_day(h.newest)}"
         for h in shown
     ]
-    lines.append(f"{path}: {readable(path.stat().st_size)} on disk")
+    lines.append(f"{path}: {readable(store.bytes)} on disk")
     return "\n".join(lines)
 
 

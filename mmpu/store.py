@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sqlite3
 import time
+import uuid
 import weakref
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
@@ -50,7 +52,8 @@ class Store:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            # The garbage collector may close it from any thread; use stays with one.
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             weakref.finalize(self, self._db.close)
             self._use_wal()
             self._make_tables()
@@ -111,12 +114,18 @@ class Store:
     def claim(self, keys: Iterable[str], owner: str, seconds: float) -> set[str]:
         """Those of `keys` that `owner` now has for itself, for as long as it renews the claim.
 
-        Who holds a claim asks; others wait for the answer. The claims of a process that died lapse.
+        Who holds a claim asks; others wait for the answer. The claims of a process that died on this machine are void
+        at once, those of any other lapse.
+
+        Args:
+            owner: From `new_owner`.
         """
         mine: set[str] = set()
         now = time.time()
         with self._writing():
             self._db.execute("DELETE FROM owners WHERE until < ?", (now,))
+            owners: list[tuple[str]] = self._db.execute("SELECT owner FROM owners").fetchall()
+            self._db.executemany("DELETE FROM owners WHERE owner = ?", [row for row in owners if _died(row[0])])
             self._db.execute("DELETE FROM claims WHERE owner NOT IN (SELECT owner FROM owners)")
             self._db.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (owner, now + seconds))
             for key in keys:
@@ -138,6 +147,12 @@ class Store:
                 self._db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
             else:
                 self._db.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", [(key, owner) for key in keys])
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on the disk."""
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def holdings(self) -> list[Holding]:
         """What there is of each model, the largest first."""
@@ -177,6 +192,32 @@ class Store:
         except sqlite3.Error as error:
             raise UserError(f"the answers are deleted, but {self.path} did not shrink: {error}") from None
         return deleted
+
+
+def new_owner() -> str:
+    """A name for a claimant by which others on this machine can tell whether its process still lives."""
+    return f"{_place()}:{os.getpid()}:{uuid.uuid4().hex}"
+
+
+def _place() -> str:
+    """Where a process number means something: a machine, and on it a namespace."""
+    try:
+        return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _died(owner: str) -> bool:
+    place, pid, _ = owner.rsplit(":", 2)
+    if place != _place() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(pid), 0)  # signal 0 only looks
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's, alive
+        return False
+    return False
 
 
 class Ledger:

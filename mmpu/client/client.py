@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import os
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from mmpu.client.pool import Pool
 from mmpu.core import UserError
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse
+    from aiohttp import ClientConnectorError, ClientResponse
 
 Reply = dict[str, Any]
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
@@ -104,11 +105,11 @@ class Client:
             ) as response:
                 raw = await _bounded(response)
         except TimeoutError:
-            reason = f"no answer within {clock() - started:.3g} s"
+            reason = f"no answer within {clock() - started:.1f} s"
             endpoint.failed(clock(), reason)
             raise Trouble(reason) from None
         except aiohttp.ClientConnectorError as error:
-            endpoint.failed(clock(), reason := f"cannot connect ({error.os_error.strerror or 'no such host'})")
+            endpoint.failed(clock(), reason := f"cannot connect ({_why(error)})")
             raise Trouble(reason) from None
         except (aiohttp.ClientError, OSError) as error:
             endpoint.failed(clock(), reason := f"the connection was lost ({type(error).__name__})")
@@ -145,6 +146,12 @@ class Client:
         if len(self._key) >= 4:
             plain = plain.replace(self._key, "[key]")
         return " ".join(plain[: 4 * most].split())[:most]
+
+
+def _why(error: ClientConnectorError) -> str:
+    # The text of the error itself names the address.
+    number = getattr(getattr(error, "_os_error", None), "errno", None)
+    return os.strerror(number) if isinstance(number, int) and number > 0 else type(error).__name__
 
 
 async def _bounded(response: ClientResponse) -> bytes:

@@ -2,7 +2,8 @@
 processes.
 
 An answer is kept the moment it comes. Who is about to ask claims the questions first, so of two processes with the
-same question one asks and the other waits; the claims of a process that died lapse after `lease` seconds.
+same question one asks and the other waits; the claims of a process that died are void at once if it ran on this
+machine, else after `lease` seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, digest, in_order
 from mmpu.media import named, prompt_key
-from mmpu.store import Ledger, Store
+from mmpu.store import Ledger, Store, new_owner
 
 POLL = 0.1
 """Seconds between two looks for what another process is asking for."""
@@ -104,7 +104,7 @@ class Cached(Engine):
 
     def _serve(self, questions: Mapping[str, _Question], ask: Ask) -> Iterator[tuple[int, tuple[object, ...] | Failed]]:
         """The kept form of every place's answer: from the store, or asked for, or waited for."""
-        owner = uuid.uuid4().hex
+        owner = new_owner()
         pending = dict(questions)
         yield from self._stored(pending)
         if not pending:

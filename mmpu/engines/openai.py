@@ -132,9 +132,14 @@ class OpenAI(Engine):
             return weigh(top, options)
 
         async def ask(exchange: Exchange, sample: Sample) -> Choice:
-            if told[False] >= ENOUGH and not told[True]:
-                raise Refused(f"{NO_LOGPROBS} to {told[False]} calls before; it seems to ignore `logprobs`")
-            choice = await exchange.post(self._body(sample, fields, exchange.counts), read)
+            body = self._body(sample, fields, exchange.counts)
+
+            async def build() -> bytes:  # when there is a place for it, and the calls before have been heard
+                if told[False] >= ENOUGH and not told[True]:
+                    raise Refused(f"{NO_LOGPROBS} to {told[False]} calls before; it seems to ignore `logprobs`")
+                return await body()
+
+            choice = await exchange.post(build, read)
             if choice.bounded:
                 exchange.counts["bounded_choices"] += 1
             return choice

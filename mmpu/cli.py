@@ -28,6 +28,9 @@ class _Main(click.Group):
             sys.exit(130)
 
 
+_allow_urls = click.option("--allow-urls", is_flag=True, help="Fetch images that the task names by URL.")
+
+
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(__version__, prog_name="mmpu")
@@ -39,12 +42,13 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]…")
-def train(config: str, overrides: tuple[str, ...]) -> None:
+@_allow_urls
+def train(config: str, overrides: tuple[str, ...], allow_urls: bool) -> None:
     """Train the stages of CONFIG, a name or a YAML file. The same command resumes an interrupted run."""
     _quiet()
     from mmpu import recipe
 
-    folder = recipe.train(config, overrides)
+    folder = recipe.train(config, (*overrides, "allow_urls=true") if allow_urls else overrides)
     click.echo(f"{folder}: done. Next: mmpu eval {folder} --task … --judge … --baseline {folder}/0-…")
 
 
@@ -55,12 +59,13 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @click.option("--baseline", required=True, help="A system's label, a run, a model, or a .jsonl of answers.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
-@click.option("--judge-url", help="OpenAI-compatible endpoint of the judge, up to /v1.")
+@click.option("--judge-url", envvar="MMPU_JUDGE_URL", help="OpenAI-compatible endpoint of the judge, up to /v1.")
 @click.option("--data", help="Folder that the task's files are in.")
 @click.option("--out", default="leaderboards", show_default=True, help="Where boards, answers and verdicts go.")
 @click.option("--temperature", type=float, help="Sampling temperature; default: the task's.")
 @click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@_allow_urls
 def evaluate(
     systems: tuple[str, ...],
     task: str,
@@ -74,6 +79,7 @@ def evaluate(
     temperature: float | None,
     max_tokens: int | None,
     seed: int,
+    allow_urls: bool,
 ) -> None:
     """Let systems answer a task, judge them against the baseline, and publish the board."""
     _quiet()
@@ -90,12 +96,62 @@ def evaluate(
             limit,
             judge_url,
             data,
+            allow_urls,
             out,
             {k: v for k, v in sampling.items() if v is not None},
         )
     )
     _show(board)
     click.echo(f"written to {Path(out) / f'{board.task}.{board.judge}.json'}")
+
+
+@main.command()
+@click.argument("task")
+@click.argument("settings", nargs=-1, metavar="[KEY.SUB=VALUE]…")
+@click.option("--engine", required=True, help="Engine name (openai, hf, replay, …) or YAML file; its keys follow TASK.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSONL file that `replay` reads.")
+@click.option("--split", default="train", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
+@click.option("--n", type=click.IntRange(min=1), default=1, show_default=True, help="Answers per prompt.")
+@click.option("--temperature", type=float, help="Sampling temperature; default: the task's, as for what follows.")
+@click.option("--top-p", type=float)
+@click.option("--max-tokens", type=int)
+@click.option("--seed", type=int)
+@click.option(
+    "--store", type=click.Path(path_type=Path), help="Where answers are kept; default: store.sqlite by --out."
+)
+@click.option("--data", help="Folder that the task's files are in.")
+@click.option("--dry-run", is_flag=True, help="Show calls, tokens and cost, and ask nothing.")
+@_allow_urls
+def generate(**options: Any) -> None:
+    """Collect an engine's answers to TASK: a teacher's anchors, or a baseline's outputs. The same command resumes."""
+    _quiet()
+    from mmpu import recipe
+    from mmpu.generate import run
+
+    given = ("temperature", "top_p", "max_tokens", "seed")
+    sampling = {name: value for name in given if (value := options.pop(name)) is not None}
+    collection = recipe.collection(recipe.GenerateOptions(sampling=sampling, **options))
+    if options["dry_run"]:
+        click.echo(collection.preview())
+        return
+    report = run(collection)
+    click.echo(report.text)
+    if report.failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("store", default="runs/store.sqlite", type=click.Path(path_type=Path))
+@click.option("--model", help="Of this model only, named as in the table.")
+@click.option("--older-than", metavar="AGE", help="Delete answers older than 12h, 30d, 8w.")
+@click.option("--keep", metavar="SIZE", help="Delete the oldest answers beyond 500MB, 2GB.")
+@click.option("--all", "everything", is_flag=True, help="Delete all answers.")
+def cache(store: Path, model: str | None, older_than: str | None, keep: str | None, everything: bool) -> None:
+    """Show what the answers in STORE take, and delete some."""
+    from mmpu import cache as caches
+
+    click.echo(caches.prune_and_show(store, model, older_than, keep, everything))
 
 
 @main.command()

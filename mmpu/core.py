@@ -16,13 +16,14 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 NAN = float("nan")
 
 
@@ -132,6 +133,8 @@ class Choice:
 
     probs: Mapping[str, float]
     outside: float
+    bounded: frozenset[str] = frozenset()
+    """Options that an endpoint's list of likeliest tokens did not show: theirs is an upper bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,23 @@ class Failed:
     """What an engine returns for an item it could not serve; the rest of the call is unaffected."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What came of one sample of a call, as soon as it came."""
+
+    index: int
+    """The sample's place in the call."""
+    value: T | Failed
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What it took, for the ledger: `requests`, `tokens_in`, `tokens_out`, …"""
+
+
+def in_order(answers: Iterable[Answer[T]], count: int) -> list[T | Failed]:
+    """The values of `count` answers that came in any order."""
+    found = {answer.index: answer.value for answer in answers}
+    return [found[index] for index in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +248,9 @@ class Grader(ABC):
 class Engine(ABC):
     """Every word that a model says comes out of one of these two calls."""
 
+    piece: ClassVar[int] = 64
+    """Samples asked for at a time where answers are wanted as they come, by an engine that answers in one piece."""
+
     @property
     @abstractmethod
     def identity(self) -> str:
@@ -243,6 +266,23 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Gives back what the engine holds beyond this process's memory."""
+
+    def answers(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> Iterator[Answer[tuple[Response, ...]]]:
+        """`generate`, each answer as it comes, in any order. Who keeps answers keeps them from here.
+
+        An engine that answers in one piece is asked for `piece` samples at a time: what a crash can lose.
+        """
+        for start in range(0, len(samples), self.piece):
+            for index, value in enumerate(self.generate(samples[start : start + self.piece], n, sampling), start):
+                drawn = () if isinstance(value, Failed) else value
+                tokens = sum(len(response.tokens or ()) for response in drawn)
+                yield Answer(index, value, {"tokens_out": tokens} if tokens else {})
+
+    def choices(self, samples: Sequence[Sample], options: Sequence[str]) -> Iterator[Answer[Choice]]:
+        """`choose`, each choice as it comes, in any order."""
+        for start in range(0, len(samples), self.piece):
+            for index, value in enumerate(self.choose(samples[start : start + self.piece], options), start):
+                yield Answer(index, value)
 
 
 class Scorer(ABC):

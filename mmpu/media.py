@@ -7,16 +7,18 @@ read from the header and checked before a pixel is decoded, so a decompression b
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
+import math
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from mmpu.core import Message, UserError
+from mmpu.core import Message, Sample, UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +29,10 @@ MAX_PIXELS = 50_000_000
 """Largest picture that is decoded."""
 MAX_ASPECT = 200
 """Longest side over shortest; beyond it image processors refuse or produce nonsense."""
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+"""How the files begin that endpoints read."""
 
 
 def image_bytes(data: str) -> bytes:
@@ -43,7 +49,7 @@ def image_bytes(data: str) -> bytes:
         except ValueError as error:
             raise UserError(f"image {name}: not base64 ({error})") from None
     if data.startswith(("http://", "https://")):
-        raise UserError(f"image {name}: URLs are not fetched; download the file and give its path")
+        raise UserError(f"image {name}: URLs are only fetched with --allow-urls; or download it and give its path")
     path = Path(data)
     member = ""
     archive = next((p for p in path.parents if p.suffix == ".zip" and p.is_file()), None)
@@ -69,39 +75,150 @@ def _archive(path: str) -> zipfile.ZipFile:
 
 def load_image(data: str) -> Image:
     """An RGB image, upright by its EXIF orientation; transparency is laid on white."""
+    return _decode(image_bytes(data), data if len(data) < 120 else f"{data[:60]}…")[0]
+
+
+def _decode(raw: bytes, name: str) -> tuple[Image, bool]:
+    """The picture in a file, and whether any reader would see the same one."""
     import warnings
 
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
-    name = data if len(data) < 120 else f"{data[:60]}…"
-    raw = image_bytes(data)
     try:
         with warnings.catch_warnings():
             # Pillow warns near its own bomb limit; ours is lower and an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(raw))
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UserError(f"image {name}: {width}×{height} pixels, more than {MAX_PIXELS:,}; shrink it")
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise UserError(f"image {name}: {width}×{height} is too elongated; crop it")
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):  # Pillow would clip to 8 bits, not scale
-            image = image.point(lambda value: value / 256).convert("L")
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            rgba = image.convert("RGBA")
-            image = Image.new("RGB", rgba.size, (255, 255, 255))
-            image.paste(rgba, mask=rgba.getchannel("A"))
-        return image.convert("RGB")
+        return normalised(image, name), _plain(image)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"image {name}: not readable as a picture ({error}); replace or remove it") from None
 
 
+def _plain(image: Image) -> bool:
+    return image.getexif().get(ORIENTATION, 1) == 1 and not _transparent(image) and not image.mode.startswith("I;16")
+
+
+def _transparent(image: Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def normalised(image: Image, name: str) -> Image:
+    """A picture as models see it: within our bounds, upright, RGB, on white. The bounds are checked before decoding.
+
+    Raises:
+        UserError: it is too large or too elongated.
+        OSError: it cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UserError(f"image {name}: {width}×{height} pixels, more than {MAX_PIXELS:,}; shrink it")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UserError(f"image {name}: {width}×{height} is too elongated; crop it")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would clip to 8 bits, not scale
+        image = image.point(lambda value: value / 256).convert("L")
+    if _transparent(image):
+        rgba = image.convert("RGBA")
+        image = Image.new("RGB", rgba.size, (255, 255, 255))
+        image.paste(rgba, mask=rgba.getchannel("A"))
+    return image.convert("RGB")
+
+
+def pixels(data: str) -> int:
+    """Width times height as the file's header says; nothing is decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        width, height = Image.open(io.BytesIO(image_bytes(data))).size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return 0  # whoever loads it says what is wrong
+    return width * height
+
+
 def data_uri(image: Image) -> str:
     """A picture as a lossless PNG data URI."""
+    return _uri("png", _encoded(normalised(image, "in memory"), "PNG"))
+
+
+def named_picture(value: object, where: str) -> object:
+    """A picture as a row may hold it, PIL's or an undecoded one of the datasets library, as something that a part can
+    name; anything else as it is.
+
+    Raises:
+        UserError: names `where`.
+    """
+    fields = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+    if set(fields) == {"bytes", "path"}:
+        raw = fields["bytes"]
+        return fields["path"] if raw is None else _uri(_kind(raw) or "unknown", raw)
+    if type(value).__module__.startswith("PIL."):
+        try:
+            return data_uri(cast("Image", value))
+        except (UserError, OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"{where}: not usable as a picture ({error})") from None
+    return value
+
+
+def _kind(raw: bytes) -> str | None:
+    return next((name for start, name in SIGNATURES.items() if raw.startswith(start)), None)
+
+
+def inline_uri(data: str, most: int) -> tuple[str, bool]:
+    """An image part as a data URI that every endpoint reads alike, of at most `most` bytes before base64.
+
+    The file itself where it will do; else a PNG; else a JPEG of quality 90, scaled down as far as needed.
+
+    Returns:
+        The URI, and whether the picture lost something.
+    """
+    return _inline_uri(data, most, _stamp(data))
+
+
+@lru_cache(maxsize=16)
+def _inline_uri(data: str, most: int, stamp: tuple[int, int] | None) -> tuple[str, bool]:
+    raw = image_bytes(data)
+    image, plain = _decode(raw, data if len(data) < 120 else f"{data[:60]}…")
+    kind = _kind(raw)
+    if kind and plain and len(raw) <= most:
+        return _uri(kind, raw), False
+    if len(png := _encoded(image, "PNG")) <= most:
+        return _uri("png", png), False
+    while len(jpeg := _encoded(image, "JPEG", quality=90)) > most:
+        scale = min(0.9, math.sqrt(most / len(jpeg)))
+        image = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+    return _uri("jpeg", jpeg), True
+
+
+def _encoded(image: Image, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=False)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def _uri(kind: str, raw: bytes) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(raw).decode()
+
+
+@contextlib.contextmanager
+def named(sample: Sample) -> Generator[None]:
+    """Puts a sample's id in front of what is wrong with its images."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"sample {sample.id!r}: {error}") from None
+
+
+def _stamp(data: str) -> tuple[int, int] | None:
+    """Changes when a file does; None for what is inline or inside an archive."""
+    if data.startswith("data:"):
+        return None
+    try:
+        stat = Path(data).stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 @lru_cache(maxsize=65536)
@@ -111,13 +228,7 @@ def _fingerprint(data: str, stamp: tuple[int, int] | None) -> str:
 
 def fingerprint(data: str) -> str:
     """The content hash of an image file; re-read only if the file changed."""
-    if data.startswith("data:"):
-        return _fingerprint(data, None)
-    try:
-        stat = Path(data).stat()
-    except OSError:
-        return _fingerprint(data, None)
-    return _fingerprint(data, (stat.st_mtime_ns, stat.st_size))
+    return _fingerprint(data, _stamp(data))
 
 
 def prompt_key(prompt: Iterable[Message]) -> list[object]:

@@ -19,6 +19,7 @@ from mmpu.task import YamlTask, load_task
 
 if TYPE_CHECKING:
     from mmpu.evaluate import Contender
+    from mmpu.generate import Collection
     from mmpu.leaderboard import Board
     from mmpu.loading import StudentConfig
     from mmpu.student import Student
@@ -44,6 +45,8 @@ class RunConfig:
     """The engine that samples the student's candidates: `hf`, in process, `vllm` or `vllm_server`."""
     teacher: str | dict[str, Any] | None = None
     """The engine that gives anchors, asked once per prompt."""
+    allow_urls: bool = False
+    """Fetch images that the task's rows name by URL."""
     seed: int = 0
     store: str | None = None
     """The file of answers paid for; None is `store.sqlite` beside the run's folder, shared by the runs there."""
@@ -79,18 +82,19 @@ def train(config: str, assignments: Sequence[str] = ()) -> Path:
     from accelerate.utils import set_seed
 
     folder = Path(run.run).expanduser()
-    tasks = _task(run.task)
+    tasks = _task(run.task, run.allow_urls)
     accelerator = Accelerator(
         cpu=run.student.device == "cpu", log_with=list(run.trackers) or None, project_dir=str(folder)
     )
     set_seed(run.seed)
     ledger = Ledger(folder / ("ledger.json" if accelerator.is_main_process else ".ledger.json"))
     store = Store(Path(run.store).expanduser() if run.store else folder.parent / "store.sqlite")
-    teacher = _engine(run.teacher, tasks, "teacher") if run.teacher else None
-    if teacher:
+    teacher: Engine | None = None
+    if run.teacher:
         from mmpu.engines.cached import Cached
 
-        teacher = Cached(teacher, store, ledger, "teacher")
+        asked, version = _asked(run.teacher, tasks, "teacher")
+        teacher = Cached(asked, store, ledger, "teacher", version)
     plan = [_parts(stage, tasks) for stage in run.stages]  # every mistake shows before anything is trained
     _sampler(run, tasks, cast("Student", None), folder)
     for stage, (method, _) in zip(run.stages, plan, strict=True):
@@ -277,6 +281,7 @@ class EvalOptions:
     limit: int | None = None
     judge_url: str | None = None
     data: str | None = None
+    allow_urls: bool = False
     folder: str = "leaderboards"
     sampling: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -285,7 +290,7 @@ def evaluate(options: EvalOptions) -> Board:
     """Runs an evaluation and returns the published board."""
     from mmpu import evaluate as evaluation
 
-    task = load_task(options.task, **({"data": options.data} if options.data else {}))
+    task = _task({"name": options.task, **({"data": options.data} if options.data else {})}, options.allow_urls)
     judge = load_judge(options.judge, task, options.judge_url)
     split = f"{options.split}[:{options.limit}]" if options.limit else options.split
     task.samples(split)
@@ -298,6 +303,46 @@ def evaluate(options: EvalOptions) -> Board:
     contenders = [_contender(label, target) for label, target in named.items()]
     return evaluation.evaluate(
         contenders, _named(options.baseline)[0], task, judge, split, sampling, Path(options.folder)
+    )
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What `mmpu generate` was asked for."""
+
+    task: str
+    engine: str
+    """An engine's name, or a YAML file with its keys."""
+    settings: tuple[str, ...]
+    """Keys of the engine, such as `model=Qwen/Qwen3-32B`."""
+    out: Path
+    split: str = "train"
+    limit: int | None = None
+    n: int = 1
+    sampling: dict[str, Any] = field(default_factory=dict[str, Any])
+    store: Path | None = None
+    data: str | None = None
+    allow_urls: bool = False
+    dry_run: bool = False
+
+
+def collection(options: GenerateOptions) -> Collection:
+    """What `mmpu generate` is to collect; a dry run leaves no file behind."""
+    from mmpu.engines.cached import Cached
+    from mmpu.generate import Collection
+
+    task = _task({"name": options.task, **({"data": options.data} if options.data else {})}, options.allow_urls)
+    samples = task.samples(options.split)[: options.limit]
+    sampling = build(Sampling, {**to_values(task.config.sampling), **options.sampling}, "sampling")
+    file = Path(options.engine)
+    spec = load_yaml(file) if file.suffix in (".yaml", ".yml") else {"name": options.engine}
+    engine, version = _asked(override(spec, options.settings), task, "engine")
+    store = options.store or options.out.parent / "store.sqlite"
+    if options.dry_run and not store.exists():
+        store = Path(":memory:")
+    ledger = Ledger(options.out.with_suffix(".ledger.json"))
+    return Collection(
+        samples, options.n, sampling, Cached(engine, Store(store), ledger, "engine", version), options.out
     )
 
 
@@ -317,15 +362,13 @@ def load_judge(name: str, task: YamlTask, url: str | None = None) -> Judge:
     values = load_yaml(path)
     own = build(JudgeConfig, {k: values.pop(k) for k in ("about", "kind") if k in values}, str(path))
     cls = plugins.find_class("judge", own.kind, Judge)
-    provided: dict[str, object] = {"task": task}
+    provided: dict[str, object] = {"task": task, **wired}
     if "engine" in values:
         spec: Any = values.pop("engine")
         engine_name, engine_values = component(spec, f"{path}: engine")
         if url:
             engine_values["url"] = url
-        engine = _engine({"name": engine_name, **engine_values}, task, f"{path}: engine")
-        getattr(engine, "endpoint", None)  # raises now if there is none
-        provided["engine"] = engine
+        provided["engine"] = _engine({"name": engine_name, **engine_values}, task, f"{path}: engine")
     if "prompt" in values:
         values["prompt"] = str(path.parent / str(values["prompt"]))
     return build(cls, {"name": path.stem, **values}, str(path), provided)
@@ -396,16 +439,36 @@ def _hash_files(paths: Sequence[Path]) -> str:
 # shared
 
 
-def _task(spec: str | Mapping[str, Any]) -> YamlTask:
+def _task(spec: str | Mapping[str, Any], allow_urls: bool = False) -> YamlTask:
     name, overrides = component(spec, "task")
-    return load_task(name, **overrides)
+    return load_task(name, allow_urls=allow_urls, **overrides)
 
 
 def _engine(spec: str | Mapping[str, Any], task: YamlTask, where: str, **wired: object) -> Engine:
     """An engine from its spec; a relative `path` that is not there is looked for beside the task."""
+    if isinstance(spec, Mapping) and "engine" in spec and "name" not in spec:  # `teacher: {engine: openai, …}`
+        spec = {"name": spec["engine"], **{k: v for k, v in spec.items() if k != "engine"}}
     name, values = component(spec, where)
     path = values.get("path")
     if isinstance(path, str) and not Path(path).exists():
         beside = [folder / path for folder in (task.folder, task.path.parent) if (folder / path).exists()]
         values["path"] = str(beside[0]) if beside else path
-    return build(plugins.find_class("engines", name, Engine), values, f"{where} {name}", {"task": task, **wired})
+    provided: dict[str, object] = {"task": task, **wired}
+    if "fallback" in values:
+        provided["fallback"] = _engine(values.pop("fallback"), task, f"{where} {name}.fallback")
+    engine = build(plugins.find_class("engines", name, Engine), values, f"{where} {name}", provided)
+    getattr(engine, "endpoints", None)  # raises now if there is none
+    return engine
+
+
+def _asked(spec: str | Mapping[str, Any], task: YamlTask, where: str) -> tuple[Engine, str]:
+    """An engine to keep the answers of, and what they depend on besides its identity: a run's or model's weights."""
+    name, values = component(spec, where) if isinstance(spec, str) or "name" in spec else ("", {})
+    if name != "hf":
+        return _engine(spec, task, where), ""
+    if set(values) != {"model"}:
+        raise UserError(
+            f"{where} hf: takes one key, `model`, a run, a stage or a model; got {', '.join(values) or 'none'}"
+        )
+    contender = _contender(name, str(values["model"]))
+    return contender.engine, contender.weights

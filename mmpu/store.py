@@ -1,7 +1,10 @@
-"""What was paid for is kept: answers of engines by content, and a ledger of what was asked.
+"""What was paid for is kept: answers of engines by content, who is about to ask for which, and a ledger of what was
+asked.
 
 The store is one SQLite file in WAL mode: safe under kill −9 and under several processes. An answer is keyed by
-everything it depends on: engine identity, prompt with its images' content, sampling, and how many were asked for.
+everything it depends on: engine identity, prompt with its images' content, sampling, and its index. Writes reach the
+file at once and the disk when the system writes it back, so a power cut may cost the last seconds' answers, and no
+more.
 """
 
 from __future__ import annotations
@@ -9,27 +12,51 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sqlite3
 import time
+import uuid
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmpu.core import UserError
 
+SCHEMA = 1
+TABLES = """
+CREATE TABLE IF NOT EXISTS answers
+    (key TEXT PRIMARY KEY, model TEXT NOT NULL, created REAL NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a store holds of one model."""
+
+    model: str
+    answers: int
+    bytes: int
+    oldest: float
+    """Seconds since the epoch, like `newest`."""
+    newest: float
+
 
 class Store:
-    """A persistent mapping from content keys to JSON values."""
+    """A persistent mapping from content keys to JSON values, with claims on keys that are being asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            # The garbage collector may close it from any thread; use stays with one.
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             weakref.finalize(self, self._db.close)
             self._use_wal()
-            self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            self._make_tables()
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"cannot open the store {path}: {error}") from None
 
@@ -39,11 +66,34 @@ class Store:
         while True:
             try:
                 self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = NORMAL")
                 return
             except sqlite3.OperationalError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
+
+    def _make_tables(self) -> None:
+        with self._writing():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            (tables,) = self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            if version != SCHEMA and (version or tables):
+                raise UserError(f"the store {self.path} is of another version of mmpu; choose another file or move it")
+            for statement in filter(str.strip, TABLES.split(";")):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Generator[None]:
+        """A transaction that ends in all or nothing."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            with self._db:
+                yield
+        except sqlite3.Error as error:
+            raise UserError(
+                f"cannot write to the store {self.path}: {error}; what was stored before is intact"
+            ) from None
 
     def get(self, keys: Iterable[str]) -> dict[str, object]:
         """The stored values of those keys that have one."""
@@ -54,17 +104,120 @@ class Store:
                 found[key] = json.loads(row[0])
         return found
 
-    def put(self, values: Mapping[str, object]) -> None:
+    def put(self, values: Mapping[str, object], model: str = "") -> None:
         """Stores all of `values` or, if the disk is full, none. The first answer under a key stays."""
-        rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values.items()]
+        now = time.time()
+        rows = [(key, model, now, json.dumps(value, ensure_ascii=False)) for key, value in values.items()]
+        with self._writing():
+            self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows)
+
+    def claim(self, keys: Iterable[str], owner: str, seconds: float) -> set[str]:
+        """Those of `keys` that `owner` now has for itself, for as long as it renews the claim.
+
+        Who holds a claim asks; others wait for the answer. The claims of a process that died on this machine are void
+        at once, those of any other lapse.
+
+        Args:
+            owner: From `new_owner`.
+        """
+        mine: set[str] = set()
+        now = time.time()
+        with self._writing():
+            self._db.execute("DELETE FROM owners WHERE until < ?", (now,))
+            owners: list[tuple[str]] = self._db.execute("SELECT owner FROM owners").fetchall()
+            self._db.executemany("DELETE FROM owners WHERE owner = ?", [row for row in owners if _died(row[0])])
+            self._db.execute("DELETE FROM claims WHERE owner NOT IN (SELECT owner FROM owners)")
+            self._db.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (owner, now + seconds))
+            for key in keys:
+                self._db.execute("INSERT OR IGNORE INTO claims VALUES (?, ?)", (key, owner))
+                (holder,) = self._db.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
+                if holder == owner:
+                    mine.add(key)
+        return mine
+
+    def renew(self, owner: str, seconds: float) -> None:
+        with self._writing():
+            self._db.execute("UPDATE owners SET until = ? WHERE owner = ?", (time.time() + seconds, owner))
+
+    def release(self, owner: str, keys: Iterable[str] | None = None) -> None:
+        """Gives up claims; without `keys`, all of the owner's."""
+        with self._writing():
+            if keys is None:
+                self._db.execute("DELETE FROM owners WHERE owner = ?", (owner,))
+                self._db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
+            else:
+                self._db.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", [(key, owner) for key in keys])
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on the disk."""
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def holdings(self) -> list[Holding]:
+        """What there is of each model, the largest first."""
+        rows = self._db.execute(
+            "SELECT model, COUNT(*), SUM(LENGTH(CAST(value AS BLOB)) + LENGTH(key)), MIN(created), MAX(created) "
+            "FROM answers GROUP BY model ORDER BY 3 DESC, 1"
+        )
+        return [Holding(*row) for row in rows]
+
+    def prune(self, *, before: float | None = None, most_bytes: int | None = None, model: str | None = None) -> int:
+        """Deletes answers, of one model if it is named, and gives the space back to the disk.
+
+        Args:
+            before: Delete what was stored before this time, in seconds since the epoch.
+            most_bytes: Then delete the oldest until no more than this is left.
+
+        Returns:
+            How many were deleted.
+        """
+        chosen = ("model = ?", [model]) if model is not None else ("1", [])
+        with self._writing():
+            deleted = 0
+            if before is not None:
+                deleted += self._db.execute(
+                    f"DELETE FROM answers WHERE {chosen[0]} AND created < ?", [*chosen[1], before]
+                ).rowcount
+            if most_bytes is not None:
+                deleted += self._db.execute(
+                    "DELETE FROM answers WHERE key IN (SELECT key FROM (SELECT key, SUM(LENGTH(CAST(value AS BLOB)) + "
+                    f"LENGTH(key)) OVER (ORDER BY created DESC, key) AS total FROM answers WHERE {chosen[0]}) "
+                    "WHERE total > ?)",
+                    [*chosen[1], most_bytes],
+                ).rowcount
         try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            raise UserError(
-                f"cannot write to the store {self.path}: {error}; what was stored before is intact"
-            ) from None
+            raise UserError(f"the answers are deleted, but {self.path} did not shrink: {error}") from None
+        return deleted
+
+
+def new_owner() -> str:
+    """A name for a claimant by which others on this machine can tell whether its process still lives."""
+    return f"{_place()}:{os.getpid()}:{uuid.uuid4().hex}"
+
+
+def _place() -> str:
+    """Where a process number means something: a machine, and on it a namespace."""
+    try:
+        return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _died(owner: str) -> bool:
+    place, pid, _ = owner.rsplit(":", 2)
+    if place != _place() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(pid), 0)  # signal 0 only looks
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's, alive
+        return False
+    return False
 
 
 class Ledger:

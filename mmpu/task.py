@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from mmpu import plugins
 from mmpu.config import Values, build, component, load_yaml
 from mmpu.core import Grader, Message, Part, Sample, Sampling, Task, UserError
+from mmpu.media import named_picture
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -81,10 +82,11 @@ class TaskConfig:
 class YamlTask(Task):
     """A task as its YAML says."""
 
-    def __init__(self, name: str, path: Path, config: TaskConfig) -> None:
+    def __init__(self, name: str, path: Path, config: TaskConfig, *, allow_urls: bool = False) -> None:
         self.name = name
         self.path = path
         self.config = config
+        self.allow_urls = allow_urls
         self.folder = Path(config.data).expanduser().resolve() if config.data else path.parent
         self._grader = _grader(config, path)
         self._samples: dict[str, tuple[Sample, ...]] = {}
@@ -96,7 +98,12 @@ class YamlTask(Task):
             UserError: unknown or empty split, unreadable file, malformed row, missing field, duplicate id.
         """
         if split not in self._samples:
-            self._samples[split] = tuple(self._load(split))
+            samples = self._load(split)
+            if self.allow_urls:
+                from mmpu.download import local
+
+                samples = local(samples)
+            self._samples[split] = tuple(samples)
         return self._samples[split]
 
     def grade(self, sample: Sample, text: str) -> float | None:
@@ -161,7 +168,7 @@ class YamlTask(Task):
             raise UserError(f"{self.path}: `prompt` has no turn")
 
         def make(number: int, row: Values, file: Path) -> Sample:
-            row = {k: _uri_if_picture(v) for k, v in row.items()}
+            row = {k: named_picture(v, f"{file}, row {number}, field {k!r}") for k, v in row.items()}
             row.setdefault("split", split)
 
             def render(template: str, what: str) -> str:
@@ -209,11 +216,16 @@ class YamlTask(Task):
         return Part(kind, value)
 
 
-def load_task(name: str, **overrides: object) -> YamlTask:
-    """The task `name` (or of a YAML's path); `overrides` replace keys of the YAML, such as `data`."""
+def load_task(name: str, *, allow_urls: bool = False, **overrides: object) -> YamlTask:
+    """The task `name` (or of a YAML's path).
+
+    Args:
+        allow_urls: Fetch images that rows name by URL. Not a key of the YAML: who runs a task decides, not its author.
+        overrides: Replace keys of the YAML, such as `data`.
+    """
     path = plugins.find_data("tasks", name)
     config = build(TaskConfig, {**load_yaml(path), **overrides}, str(path))
-    return YamlTask(path.stem, path, config)
+    return YamlTask(path.stem, path, config, allow_urls=allow_urls)
 
 
 def _grader(config: TaskConfig, path: Path) -> Grader | None:
@@ -255,14 +267,6 @@ def _render(template: str, row: Values, where: str) -> str:
         return _compiled[template].render(row)
     except (TemplateError, TypeError) as error:
         raise UserError(f"{where}: {error}; the row has: {', '.join(map(str, row))}") from None
-
-
-def _uri_if_picture(value: object) -> object:
-    if type(value).__module__.startswith("PIL."):
-        from mmpu.media import data_uri
-
-        return data_uri(cast(Any, value))
-    return value
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from endpoint import Endpoint
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +22,15 @@ ROOT = Path(__file__).parent.parent
 def _no_plugins_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MMPU_PATH", "MMPU_JUDGE_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    # The client waits half a second and more before it asks again.
+    monkeypatch.setattr("mmpu.client.endpoint.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("mmpu.client.endpoint.LONGEST_WAIT", 0.02)
+    with Endpoint().serving() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,14 @@ USES = {
     "packing": "",
     "plugins": "core",
     "media": "core",
+    "download": "core media",
     "store": "core",
+    "cache": "core plugins store",
+    "client": "core",
+    "generate": "core engines media store",
     "prompts": "core",
     "config": "core plugins",
-    "task": "core plugins config media",
+    "task": "core plugins config download media",
     "leaderboard": "core statistics store",
     "evaluate": "core leaderboard media statistics store task",
     "judge": "core prompts",
@@ -32,7 +36,7 @@ USES = {
     "methods": "core losses",
     "students": "core media",
     "student": "core media packing plugins students",
-    "engines": "core media packing store student",
+    "engines": "client core media packing store student",
     "train": "core packing statistics store student",
     "recipe": EVERYTHING,
     "cli": EVERYTHING,
@@ -41,6 +45,7 @@ USES = {
 
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
+    *("cache", "client", "download", "generate"),
     *("judge", "graders", "recipe", "cli"),
     *("engines.cached", "engines.openai", "engines.reference", "engines.replay"),
 }
@@ -144,4 +149,4 @@ def test_help_and_listings_load_next_to_nothing(command: list[str]) -> None:
     assert done.stdout.strip()
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "click" in loaded, "importtime was not read"
-    assert not {*HEAVY, "pydantic", "numpy", "PIL", "openai", "jinja2", "rich"} & loaded
+    assert not {*HEAVY, "pydantic", "numpy", "PIL", "aiohttp", "jinja2", "rich"} & loaded

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
 
+from endpoint import Endpoint, Reply, question, said
 from mmpu.core import Choice, Engine, Failed, Message, Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.cached import Cached
 from mmpu.engines.reference import Reference
@@ -73,7 +76,9 @@ def test_recorded_answers_are_found_by_id_then_by_prompt(tmp_path: Path) -> None
         ([{"id": "a"}], "line 1: needs `id` or `prompt`, and `output`, a text"),
         ([{"output": "x"}], "line 1: needs `id` or `prompt`"),
         ([{"id": "a", "output": 3}], "line 1: needs `id` or `prompt`, and `output`, a text"),
-        (["[1, 2]"], "line 1: needs `id` or `prompt`"),
+        (["[1, 2]"], "line 1: not a JSON object"),
+        ([{"id": "a", "outputs": []}], "line 1: needs `id` or `prompt`, and `output`, a text, or `outputs`, a list"),
+        ([{"id": "a", "outputs": ["x"], "finished": [True, False]}], "line 1: `finished` has not as many entries"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, rows: list[Any], message: str) -> None:
@@ -84,8 +89,8 @@ def test_a_broken_line_is_named(tmp_path: Path, rows: list[Any], message: str) -
 
 def test_what_replay_cannot_do_it_says(tmp_path: Path) -> None:
     engine = recorded(tmp_path, {"id": "a", "output": "x"}, {"id": "a", "output": "x"})
-    with pytest.raises(UserError, match=r"one recorded answer per prompt in .*, 3 were asked for"):
-        engine.generate([Sample("a", user("q"))], 3, GREEDY)
+    (found,) = texts(engine.generate([Sample("a", user("q"))], 3, GREEDY))
+    assert found == f"{tmp_path}/answers.jsonl has 1 answers for sample 'a', 3 were asked for"
     with pytest.raises(UserError, match="cannot weigh options"):
         engine.choose([Sample("a", user("q"))], ("A", "B"))
     with pytest.raises(UserError, match=r"cannot read the recorded answers .*gone\.jsonl"):
@@ -120,6 +125,7 @@ class Counting(Engine):
 
     name: str = "counting"
     calls: list[str] = field(default_factory=list)
+    piece: ClassVar[int] = 2
 
     @property
     def identity(self) -> str:
@@ -135,12 +141,19 @@ class Counting(Engine):
         ]
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        return [Failed("does not weigh") for _ in samples]
+        self.calls.extend(s.prompt[-1].text for s in samples)
+        share = 1 / len(options)
+        return [
+            Failed("too hard")
+            if "hard" in s.prompt[-1].text
+            else Choice(dict.fromkeys(options, share), 0.0, frozenset(options[:1]))
+            for s in samples
+        ]
 
 
 @pytest.fixture
 def cached(tmp_path: Path) -> Cached:
-    return Cached(Counting(), Store(tmp_path / "s.sqlite"), Ledger(tmp_path / "ledger.json"), "teacher", chunk=2)
+    return Cached(Counting(), Store(tmp_path / "s.sqlite"), Ledger(tmp_path / "ledger.json"), "teacher")
 
 
 def calls(cached: Cached) -> list[str]:
@@ -158,7 +171,7 @@ def test_a_question_is_asked_once(cached: Cached) -> None:
     assert texts(first) == [["A"], ["B"], ["A"], ["C"]]
     assert texts(again) == [["C"], ["A"], ["NEW"]]
     assert calls(cached) == ["a", "b", "c", "new"]
-    assert cached.ledger.counts == {"teacher_calls": 4, "teacher_cache_hits": 3}
+    assert cached.ledger.counts == {"teacher_calls": 4, "teacher_cache_hits": 3, "teacher_tokens_out": 8}
 
 
 def test_a_stored_answer_is_the_answer_to_the_last_bit(cached: Cached, tmp_path: Path) -> None:
@@ -209,7 +222,8 @@ def test_failures_are_counted_and_asked_again(cached: Cached) -> None:
     for _ in range(2):
         assert texts(cached.generate(prompts("hard", "easy"), 1, GREEDY)) == ["too hard", ["EASY"]]
     assert calls(cached) == ["hard", "easy", "hard"]
-    assert cached.ledger.counts == {"teacher_calls": 3, "teacher_failures": 2, "teacher_cache_hits": 1}
+    counts = {"teacher_calls": 3, "teacher_failures": 2, "teacher_cache_hits": 1, "teacher_tokens_out": 2}
+    assert cached.ledger.counts == counts
 
 
 @dataclass(frozen=True)
@@ -255,9 +269,145 @@ def test_a_second_process_asks_nothing_again(tmp_path: Path) -> None:
     for _ in range(3):
         command = [sys.executable, "-c", SECOND, str(tmp_path)]
         assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "x y\n"
-    assert Ledger(tmp_path / "ledger.json").counts == {"teacher_calls": 2, "teacher_cache_hits": 4}
+    assert Ledger(tmp_path / "ledger.json").counts == {
+        "teacher_calls": 2,
+        "teacher_cache_hits": 4,
+        "teacher_replayed": 2,
+    }
 
 
-def test_options_are_weighed_by_the_engine_itself(cached: Cached) -> None:
-    assert cached.choose(prompts("q"), ("A", "B")) == [Failed("does not weigh")]
-    assert cached.identity == "counting"
+def test_choices_are_kept_too(cached: Cached) -> None:
+    for _ in range(2):
+        found = cached.choose(prompts("a", "hard", "a"), ("A", "B"))
+        assert found == [
+            Choice({"A": 0.5, "B": 0.5}, 0.0, frozenset("A")),
+            Failed("too hard"),
+            Choice({"A": 0.5, "B": 0.5}, 0.0, frozenset("A")),
+        ]
+    cached.choose(prompts("a"), ("A", "B", "T"))
+    assert calls(cached) == ["a", "hard", "hard", "a"]
+
+
+def test_more_answers_to_a_known_prompt_cost_only_the_rest(cached: Cached) -> None:
+    (two,) = cached.generate(prompts("a"), 2, GREEDY)
+    assert isinstance(cached.engine, Counting)
+    (five,) = cached.generate(prompts("a"), 5, GREEDY)
+    (one,) = cached.generate(prompts("a"), 1, GREEDY)
+    assert isinstance(five, tuple)
+    assert isinstance(two, tuple)
+    assert (five[:2], one, len(five)) == (two, two[:1], 5)
+    assert cached.ledger.counts["teacher_tokens_out"] == 2 * 5, "two, then three"
+
+
+def test_answers_of_other_weights_are_other_answers(cached: Cached) -> None:
+    for version in ("", "abc", "abc", "def"):
+        replace(cached, version=version).generate(prompts("a"), 1, GREEDY)
+    assert calls(cached) == ["a", "a", "a"]
+
+
+def test_a_broken_picture_is_named_with_its_sample(cached: Cached) -> None:
+    with pytest.raises(UserError, match=r"sample 's9': image nowhere\.png: no such file"):
+        cached.generate([Sample("s9", user("q", Part("image", "nowhere.png")))], 1, GREEDY)
+
+
+def test_a_fallback_is_asked_for_what_was_not_recorded(tmp_path: Path) -> None:
+    strict = recorded(tmp_path, {"id": "s0", "output": "x"}, {"id": "s2", "outputs": ["y", "z"]})
+    fallback = Counting()
+    engine = replace(strict, fallback=fallback)
+    asked = prompts("a", "b", "c", "hard")
+    assert texts(engine.generate(asked, 1, GREEDY)) == [["x"], ["B"], ["y"], "too hard"]
+    assert texts(engine.generate(asked, 2, GREEDY)) == [["A", "A"], ["B", "B"], ["y", "z"], "too hard"]
+    assert fallback.calls == ["b", "hard", "a", "b", "hard"]
+    assert engine.identity not in (strict.identity, fallback.identity)
+    assert isinstance(engine.choose(asked, ("A",))[0], Choice)
+
+
+def test_recorded_answers_know_which_the_limit_cut(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "output": "x", "finished": False},
+        {"id": "b", "outputs": ["x", "y"], "finished": [True, False]},
+    ]
+    one, two = recorded(tmp_path, *rows).generate([Sample(i, user("q")) for i in "ab"], 1, GREEDY)
+    assert (one, two) == ((Response("x", finished=False),), (Response("x"),))
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# several processes, one store
+
+ASKER = """
+import sys
+from pathlib import Path
+from mmpu.core import Sample, Sampling, user
+from mmpu.engines.cached import Cached
+from mmpu.engines.openai import OpenAI
+from mmpu.store import Ledger, Store
+
+folder, url, name, lease = Path(sys.argv[1]), *sys.argv[2:]
+ledger = Ledger(folder / f"{name}.json")
+engine = Cached(OpenAI("tiny", url, concurrency=4), Store(folder / "s.sqlite"), ledger, "teacher", lease=float(lease))
+samples = [Sample(f"s{i}", user(f"Q{i}?")) for i in range(40)]
+print("ready", flush=True)
+sys.stdin.readline()
+for answer in engine.answers(samples, 1, Sampling()):
+    print(answer.index, answer.value[0].text, flush=True)
+ledger.save()
+"""
+
+
+def asker(folder: Path, endpoint: Endpoint, name: str, lease: float) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ASKER, str(folder), endpoint.url, name, str(lease)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def slowly(number: int, body: dict[str, Any]) -> Reply:
+    time.sleep(0.02)
+    return said(f"{question(body)} {number}")
+
+
+def test_two_processes_at_once_ask_each_prompt_once(tmp_path: Path, endpoint: Endpoint) -> None:
+    endpoint.answer = slowly
+    pair = [asker(tmp_path, endpoint, name, 30) for name in ("one", "two")]
+    for process in pair:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    heard = [sorted(process.communicate()[0].splitlines()) for process in pair]
+    assert heard[0] == heard[1]
+    assert len(heard[0]) == 40
+    assert len({question(body) for body in endpoint.bodies}) == len(endpoint.bodies) == 40
+    counts = [Ledger(tmp_path / f"{name}.json").counts for name in ("one", "two")]
+    assert sum(c["teacher_calls"] for c in counts) == 40
+    assert sum(c["teacher_cache_hits"] for c in counts) == 40
+
+
+@pytest.mark.parametrize(("stop", "lease"), [(signal.SIGKILL, 600.0), (signal.SIGSTOP, 1.0)])
+def test_what_a_dead_or_stuck_process_claimed_is_asked_by_another(
+    tmp_path: Path, endpoint: Endpoint, stop: signal.Signals, lease: float
+) -> None:
+    endpoint.answer = slowly
+    with asker(tmp_path, endpoint, "one", lease) as first:
+        assert first.stdin
+        assert first.stdout
+        first.stdin.write("\n")
+        first.stdin.flush()
+        heard = [first.stdout.readline() for _ in range(10)]
+        first.send_signal(stop)
+        time.sleep(0.3)  # what is on its way arrives at the endpoint
+        asked = len(endpoint.bodies)
+        assert asked < 40
+        output, _ = asker(tmp_path, endpoint, "two", 30).communicate("\n")
+        first.kill()
+    assert set(heard) <= set(output.splitlines(keepends=True)), "what was heard was kept"
+    assert len(output.splitlines()) == 40
+    again = [question(body) for body in endpoint.bodies[asked:]]
+    assert len(again) == len(set(again))
+    assert not {f"Q{line.split()[0]}?" for line in heard} & set(again), "nothing kept is asked again"
+    assert len(endpoint.bodies) < 40 + 16, "only what was on its way is asked twice"

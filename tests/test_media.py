@@ -94,7 +94,7 @@ def test_a_transparent_palette_is_laid_on_white() -> None:
     [
         ("nowhere/7.png", "image nowhere/7.png: no such file"),
         ("", "no such file"),
-        ("https://example.org/7.png", "URLs are not fetched; download the file"),
+        ("https://example.org/7.png", "URLs are only fetched with --allow-urls"),
         ("data:image/png,abc", "only base64 data URIs are read"),
         ("data:image/png;base64,*", "not base64"),
         ("data:image/png;base64,é===", "not base64"),

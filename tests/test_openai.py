@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,92 +14,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from endpoint import DROP, Endpoint, Reply, error, question, said, samples, weighed
 from mmpu.cli import main
+from mmpu.client.endpoint import PATIENCE
 from mmpu.core import Choice, Failed, Message, Part, Response, Sample, Sampling, UserError, user
-from mmpu.engines.openai import OpenAI
+from mmpu.engines.openai import ENOUGH, OpenAI
 from mmpu.judge.pairwise import OPTIONS
 from mmpu.media import load_image
-
-Reply = tuple[int, dict[str, str], object]
-
-
-class Endpoint:
-    """An OpenAI-compatible server on this machine that answers as a test says, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.answer: Callable[[int, dict[str, Any]], Reply] = lambda _n, _body: said("hello")
-        self.bodies: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.busy = self.most_busy = 0
-        lock = threading.Lock()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    endpoint.bodies.append(body)
-                    endpoint.keys.append(self.headers["Authorization"])
-                    number = len(endpoint.bodies)
-                    endpoint.busy += 1
-                    endpoint.most_busy = max(endpoint.most_busy, endpoint.busy)
-                status, headers, content = endpoint.answer(number, body)
-                with lock:
-                    endpoint.busy -= 1
-                raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in {"Content-Type": "application/json", **headers}.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                with contextlib.suppress(ConnectionError):  # who waits for an answer may give up
-                    self.wfile.write(raw)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = False  # closing waits for them
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def engine(self, **keys: Any) -> OpenAI:
-        return OpenAI("tiny", self.url, **{"retries": 2, **keys})
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    # The client waits half a second and more before it asks again.
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01, raising=False)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02, raising=False)
-    found = Endpoint()
-    thread = threading.Thread(target=found.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-    thread.join()
-
-
-def said(*texts: str, reason: str = "stop", logprobs: object = None) -> Reply:
-    choices = [
-        {"index": i, "finish_reason": reason, "message": {"role": "assistant", "content": t}, "logprobs": logprobs}
-        for i, t in enumerate(texts)
-    ]
-    return 200, {}, {"id": "x", "object": "chat.completion", "created": 0, "model": "tiny", "choices": choices}
-
-
-def weighed(probs: dict[str, float]) -> Reply:
-    top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in probs.items()]
-    return said("A", logprobs={"content": [{**top[0], "top_logprobs": top}]})
-
-
-def error(status: int, **headers: str) -> Reply:
-    return status, headers, {"error": {"message": f"trouble {status}", "type": "x", "code": None}}
-
-
-def samples(count: int) -> list[Sample]:
-    return [Sample(f"s{i}", user(f"Q{i}?")) for i in range(count)]
-
 
 # -----------------------------------------------------------------------------------------------------------------
 # what is sent and read
@@ -156,7 +73,8 @@ def test_options_are_read_from_the_log_probabilities(endpoint: Endpoint) -> None
     endpoint.answer = lambda *_: weighed({"A": 0.5, " A": 0.125, "B": 0.25, "Apple": 0.0625})
     (choice,) = endpoint.engine().choose(samples(1), OPTIONS)
     assert isinstance(choice, Choice)
-    assert choice.probs == pytest.approx({"A": 0.625, "B": 0.25, "T": 0.0})
+    assert choice.probs == pytest.approx({"A": 0.625, "B": 0.25, "T": 0.0625}), "T is at most as likely as the last"
+    assert choice.bounded == {"T"}
     assert choice.outside == pytest.approx(0.125)
     body = endpoint.bodies[0]
     assert (body["logprobs"], body["top_logprobs"], body["max_tokens"], body["temperature"]) == (True, 20, 1, 0)
@@ -203,7 +121,7 @@ def test_the_identity_names_the_model_not_the_machine(endpoint: Endpoint) -> Non
 
 
 def test_a_busy_endpoint_is_asked_again_when_it_says(endpoint: Endpoint) -> None:
-    endpoint.answer = lambda n, _: error(429, **{"Retry-After": "0.01"}) if n <= 2 else said("at last")
+    endpoint.answer = lambda n, _: error(429, Retry_After="0.01") if n <= 2 else said("at last")
     assert endpoint.engine().generate(samples(1), 1, Sampling()) == [(Response("at last"),)]
     assert len(endpoint.bodies) == 3
 
@@ -230,7 +148,7 @@ def test_no_server_is_a_reason(endpoint: Endpoint) -> None:
     engine = OpenAI("tiny", "http://127.0.0.1:9/v1", retries=1)
     (found,) = engine.choose(samples(1), OPTIONS)
     assert isinstance(found, Failed)
-    assert found.reason.startswith("APIConnectionError")
+    assert found.reason == "cannot connect (Connection refused) (attempt 2 of 2)"
 
 
 def test_an_endpoint_that_never_answers_runs_into_the_timeout(endpoint: Endpoint) -> None:
@@ -246,7 +164,7 @@ def test_an_endpoint_that_never_answers_runs_into_the_timeout(endpoint: Endpoint
     finally:
         release.set()
     assert isinstance(found, Failed)
-    assert found.reason.startswith("APITimeoutError")
+    assert found.reason == "no answer within 0.2 s (attempt 1 of 1)"
 
 
 GARBAGE: list[Reply] = [
@@ -282,17 +200,286 @@ def test_garbage_is_a_failure_with_a_reason(endpoint: Endpoint, garbage: Reply) 
             assert item.reason
 
 
-def test_an_endpoint_without_log_probabilities_says_so(endpoint: Endpoint) -> None:
+def test_an_endpoint_that_ignores_logprobs_is_noticed_and_not_paid_further(endpoint: Endpoint) -> None:
     endpoint.answer = lambda *_: said("A")
-    (found,) = endpoint.engine().choose(samples(1), OPTIONS)
-    assert isinstance(found, Failed)
-    assert "the endpoint returned no log-probabilities" in found.reason
+    found = endpoint.engine(concurrency=1).choose(samples(20), OPTIONS)
+    assert [f.reason for f in found if isinstance(f, Failed)] == [
+        *["the endpoint returned no log-probabilities"] * ENOUGH,
+        *[f"the endpoint returned no log-probabilities to {ENOUGH} calls before; it seems to ignore `logprobs`"] * 12,
+    ]
+    assert len(endpoint.bodies) == ENOUGH
 
 
-def test_fewer_answers_than_asked_for_are_no_answer(endpoint: Endpoint) -> None:
-    (found,) = endpoint.engine().generate(samples(1), 2, Sampling())
+def test_log_probabilities_that_are_missing_once_are_asked_for_again(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda n, _: said("A") if n == 2 else weighed({"A": 0.75, "B": 0.25})
+    found = endpoint.engine(concurrency=1).choose(samples(3), OPTIONS)
+    assert all(isinstance(f, Choice) for f in found)
+    assert len(endpoint.bodies) == 4
+
+
+@pytest.mark.parametrize(
+    ("shown", "probs", "bounded"),
+    [
+        ({"Yes": 0.9, "no": 0.05, "Maybe": 0.01}, {"Yes": 0.9, "No": 0.01}, {"No"}),
+        ({"Yes": 0.95}, {"Yes": 0.95, "No": 0.05}, {"No"}),  # no likelier than what is left
+        ({"Yes": 0.7, " No": 0.2, "No ": 0.05}, {"Yes": 0.7, "No": 0.25}, set()),
+        ({"Maybe": 0.9}, {"Yes": 0.0, "No": 0.0}, set()),
+    ],
+)
+def test_an_option_that_is_not_shown_gets_its_upper_bound_and_a_mark(
+    endpoint: Endpoint, shown: dict[str, float], probs: dict[str, float], bounded: set[str]
+) -> None:
+    endpoint.answer = lambda *_: weighed(shown)
+    (answer,) = endpoint.engine().choices(samples(1), ("Yes", "No"))
+    assert isinstance(answer.value, Choice)
+    assert answer.value.probs == pytest.approx(probs)
+    assert answer.value.bounded == bounded
+    assert answer.counts.get("bounded_choices", 0) == bool(bounded)
+
+
+def test_an_endpoint_that_ignores_n_is_asked_for_the_rest_singly(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda _, body: said(f"{question(body)} {body['seed']}", usage={"completion_tokens": 3})
+    first, _ = sorted(endpoint.engine().answers(samples(2), 3, Sampling(seed=7)), key=lambda a: a.index)
+    assert first.value == (Response("Q0? 7"), Response("Q0? 8"), Response("Q0? 9")), "the same seed would say the same"
+    assert first.counts == {"requests": 3, "asked_singly": 2, "tokens_out": 9}
+    assert sorted(body["n"] for body in endpoint.bodies) == [1, 1, 1, 1, 3, 3]
+
+
+def test_more_answers_than_asked_for_are_no_answer(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda *_: said("a", "b")
+    (found,) = endpoint.engine(retries=0).generate(samples(1), 1, Sampling())
+    assert found == Failed("asked for 1 answers, got 2 (attempt 1 of 1)")
+
+
+def test_a_prompt_that_is_too_long_fails_alone_with_the_server_s_reason(endpoint: Endpoint) -> None:
+    too_long = error(400, "This model's maximum context length is 32 tokens, 40 were requested")
+    endpoint.answer = lambda _, body: too_long if "Q1" in question(body) else said("fine")
+    found = endpoint.engine().generate(samples(3), 1, Sampling())
+    assert found[1] == Failed("HTTP 400: This model's maximum context length is 32 tokens, 40 were requested")
+    assert found[0] == found[2] == (Response("fine"),)
+    assert len(endpoint.bodies) == 3, "asking again would not help"
+
+
+def test_a_wait_beyond_the_deadline_is_not_waited(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda *_: error(429, Retry_After="3600")
+    started = time.monotonic()
+    (found,) = endpoint.engine(deadline=5).generate(samples(1), 1, Sampling())
+    assert time.monotonic() - started < 5
     assert isinstance(found, Failed)
-    assert "asked for 2 answers, got 1" in found.reason
+    assert "HTTP 429" in found.reason
+    assert "after the deadline of 5 s" in found.reason
+
+
+def test_the_deadline_holds_over_all_attempts(endpoint: Endpoint) -> None:
+    release = threading.Event()
+
+    def hang(*_: object) -> Reply:
+        release.wait(20)
+        return said("late")
+
+    endpoint.answer = hang
+    started = time.monotonic()
+    try:
+        found = endpoint.engine(timeout=0.2, deadline=0.7, retries=100).generate(samples(4), 1, Sampling())
+    finally:
+        release.set()
+    assert time.monotonic() - started < 5
+    assert all(isinstance(f, Failed) and "no answer within" in f.reason for f in found)
+
+
+def test_every_kind_of_trouble_at_once_loses_nothing(endpoint: Endpoint) -> None:
+    """A fifth of 2,000 calls fails: refused, broken, dropped, garbage; every item is answered or has its reason."""
+
+    def troubled(number: int, body: dict[str, Any]) -> Reply:
+        if "Q77?" in question(body):
+            return error(422, "not this one")
+        kinds: tuple[Reply, ...] = (error(429), error(500), DROP, (200, {}, b"<html>"), (200, {}, {"choices": []}))
+        return kinds[number // 5 % 5] if number % 5 == 0 else said(question(body).lower())
+
+    endpoint.answer = troubled
+    found = list(endpoint.engine(retries=8, concurrency=64).answers(samples(2000), 1, Sampling()))
+    assert sorted(a.index for a in found) == list(range(2000)), "each once"
+    values = {a.index: a.value for a in found}
+    assert values.pop(77) == Failed("HTTP 422: not this one")
+    assert values == {i: (Response(f"q{i}?"),) for i in values}
+    assert sum(a.counts["requests"] for a in found) == len(endpoint.bodies) > 2400
+
+
+def test_a_dead_endpoint_s_share_is_done_by_the_others(endpoint: Endpoint) -> None:
+    with Endpoint().serving() as other:
+        engine = OpenAI("tiny", urls=("http://127.0.0.1:9/v1", endpoint.url, other.url), retries=4, concurrency=6)
+        found = engine.generate(samples(200), 1, Sampling())
+    assert found == [(Response("hello"),)] * 200
+    assert min(len(endpoint.bodies), len(other.bodies)) > 40, "those alive share"
+
+
+def test_endpoints_come_as_a_list_or_with_commas_or_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ("http://a:1/v1", "https://b/v1")
+    assert OpenAI("m", urls=(*both, "http://a:1/v1/")).endpoints == both
+    assert OpenAI("m", "http://a:1/v1, https://b/v1").endpoints == both
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://a:1/v1,https://b/v1/")
+    assert OpenAI("m").endpoints == both
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"url": "localhost:8000"}, "is not an address; write it like"),
+        ({"url": "http://me:hunter2@host/v1"}, "the endpoint at host carries a password or a query"),
+        ({"url": "http://host/v1?api-key=hunter2"}, "the endpoint at host carries a password or a query"),
+        ({"url": "http://a/v1", "urls": ("http://b/v1",)}, "both `url` and `urls`"),
+    ],
+)
+def test_an_address_that_will_not_do_is_refused_without_repeating_its_key(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as found:
+        _ = OpenAI("m", **keys).endpoints
+    assert message in str(found.value)
+    assert "hunter2" not in str(found.value)
+
+
+def test_when_no_endpoint_is_left_the_rest_fails_at_once(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda *_: error(401, "who are you")
+    found = endpoint.engine(concurrency=4).generate(samples(500), 1, Sampling())
+    reasons = {f.reason for f in found if isinstance(f, Failed)}
+    assert reasons == {"HTTP 401: who are you", "no endpoint is left to ask: HTTP 401: who are you"}
+    assert len(endpoint.bodies) < 2 * PATIENCE + 4
+
+
+def test_an_endpoint_that_comes_back_is_used_again(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda n, _: error(500) if n <= 3 * PATIENCE else said("back")
+    found = endpoint.engine(retries=30, concurrency=8).generate(samples(40), 1, Sampling())
+    assert found == [(Response("back"),)] * 40
+
+
+def test_calls_in_flight_rise_while_latency_holds(endpoint: Endpoint) -> None:
+    def slow(*_: object) -> Reply:
+        time.sleep(0.2)
+        return said("x")
+
+    endpoint.answer = slow
+    endpoint.engine(concurrency=32).generate(samples(160), 1, Sampling())
+    assert endpoint.most_busy > 24
+
+
+def test_a_refusal_halves_the_calls_in_flight(endpoint: Endpoint) -> None:
+    """An endpoint that serves four at a time and refuses the rest ends up with few in flight, and all are answered."""
+    seen: list[int] = []
+
+    def small(number: int, _body: dict[str, Any]) -> Reply:
+        busy = endpoint.busy
+        seen.append(busy)
+        if busy > 4:
+            return error(503)
+        time.sleep(0.02)
+        return said("x")
+
+    endpoint.answer = small
+    found = endpoint.engine(concurrency=16, retries=50).generate(samples(150), 1, Sampling())
+    assert found == [(Response("x"),)] * 150
+    assert sum(busy > 8 for busy in seen[-100:]) == 0
+
+
+def test_the_key_is_in_no_reason(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_KEY", "sk-hunter2")
+    replies: list[Reply] = [
+        error(400, "bad key sk-hunter2"),
+        (200, {}, b"sk-hunter2 is no JSON"),
+        (200, {}, {"choices": [{"message": "sk-hunter2"}]}),
+    ]
+    endpoint.answer = lambda n, _: replies[n - 1]
+    for _ in replies:
+        (found,) = endpoint.engine(key_from="OTHER_KEY", retries=0).generate(samples(1), 1, Sampling())
+        assert isinstance(found, Failed)
+        assert "hunter2" not in found.reason
+    assert set(endpoint.keys) == {"Bearer sk-hunter2"}
+
+
+def test_a_redirect_is_not_followed_with_the_key(endpoint: Endpoint) -> None:
+    with Endpoint().serving() as other:
+        endpoint.answer = lambda *_: error(307, Location=f"{other.url}/chat/completions")
+        (found,) = endpoint.engine().generate(samples(1), 1, Sampling())
+    assert isinstance(found, Failed)
+    assert found.reason.startswith("HTTP 307")
+    assert other.bodies == []
+
+
+def test_answers_are_heard_as_they_come(endpoint: Endpoint) -> None:
+    release = threading.Event()
+
+    def answer(_: int, body: dict[str, Any]) -> Reply:
+        if "Q0" in question(body):
+            release.wait(20)
+        return said("x")
+
+    endpoint.answer = answer
+    heard = endpoint.engine().answers(samples(3), 1, Sampling())
+    assert {next(heard).index, next(heard).index} == {1, 2}
+    release.set()
+    assert next(heard).index == 0
+    assert list(heard) == []
+
+
+def test_who_stops_listening_stops_the_asking(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda *_: (time.sleep(0.02), said("x"))[1]
+    heard = endpoint.engine(concurrency=2).answers(samples(1000), 1, Sampling())
+    next(heard)
+    heard.close()  # type: ignore[attr-defined]
+    asked = len(endpoint.bodies)
+    time.sleep(0.1)
+    assert len(endpoint.bodies) <= asked + 2 < 20
+
+
+def test_a_field_may_be_left_out_of_the_request(endpoint: Endpoint) -> None:
+    engine = endpoint.engine(extra={"max_tokens": None, "max_completion_tokens": 9})
+    engine.generate(samples(1), 1, Sampling())
+    assert endpoint.bodies[0]["max_completion_tokens"] == 9
+    assert "max_tokens" not in endpoint.bodies[0]
+
+
+def test_tokens_are_counted_as_the_endpoint_reports_them(endpoint: Endpoint) -> None:
+    replies = [(200, {}, {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 1}})]
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    endpoint.answer = lambda n, _: replies[0] if n == 1 else said("x", usage=usage)
+    (answer,) = endpoint.engine().answers(samples(1), 1, Sampling())
+    assert answer.counts == {"requests": 2, "tokens_in": 10, "tokens_out": 3}, "what was thrown away was paid for too"
+
+
+def test_an_image_that_is_too_large_is_shrunk_and_counted(endpoint: Endpoint, tmp_path: Path) -> None:
+    Image.effect_noise((600, 400), 80).convert("RGB").save(tmp_path / "big.png")
+    shown = Sample("a", user(Part("image", str(tmp_path / "big.png")), "Colour?"))
+    (answer,) = endpoint.engine(max_image_bytes=20_000).answers([shown], 1, Sampling())
+    assert answer.counts == {"requests": 1, "images_shrunk": 1}
+    uri = endpoint.bodies[0]["messages"][0]["content"][0]["image_url"]["url"]
+    assert len(base64.b64decode(uri.partition(",")[2])) <= 20_000
+    width, height = load_image(uri).size
+    assert width / height == pytest.approx(1.5, abs=0.02)
+
+
+def test_a_rotated_picture_is_sent_upright(endpoint: Endpoint, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "r.jpg", exif=exif)
+    endpoint.engine().generate([Sample("a", user(Part("image", str(tmp_path / "r.jpg")), "?"))], 1, Sampling())
+    uri = endpoint.bodies[0]["messages"][0]["content"][0]["image_url"]["url"]
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as sent:
+        assert (sent.size, sent.getexif().get(0x0112, 1)) == ((10, 20), 1)
+
+
+def test_a_truncated_picture_is_named_with_its_sample(endpoint: Endpoint, tmp_path: Path) -> None:
+    Image.effect_noise((40, 40), 50).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-400])
+    asked = [*samples(3), Sample("train-7", user(Part("image", str(tmp_path / "cut.png")), "?"))]
+    with pytest.raises(UserError, match=r"sample 'train-7': image .*cut\.png: not readable as a picture"):
+        endpoint.engine().generate(asked, 1, Sampling())
+
+
+def test_it_works_where_an_event_loop_runs_already(endpoint: Endpoint) -> None:
+    import asyncio
+
+    async def notebook() -> list[tuple[Response, ...] | Failed]:
+        return endpoint.engine().generate(samples(2), 1, Sampling())
+
+    assert asyncio.run(notebook()) == [(Response("hello"),)] * 2
 
 
 # -----------------------------------------------------------------------------------------------------------------

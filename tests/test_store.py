@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmpu.core import UserError
-from mmpu.store import Ledger, Store, write_atomically
+from mmpu.store import Ledger, Store, new_owner, write_atomically
 
 ROOT = Path(__file__).parent.parent
 WRITER = """
@@ -107,11 +109,65 @@ def test_what_is_no_store_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_stores_all_or_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
     store.put({"before": 1})
-    store._db.execute("PRAGMA max_page_count = 8")
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages + 4}")
     with pytest.raises(UserError, match="database or disk is full; what was stored before is intact"):
         store.put({"small": 1, "large": "x" * 100_000})
     assert store.get(["before", "small", "large"]) == {"before": 1}
     store.put({"small": 1})
+
+
+def test_a_claim_is_one_owner_s_until_it_is_released_or_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.sqlite"
+    one, two = Store(path), Store(path)
+    now = 1000.0
+    monkeypatch.setattr("mmpu.store.time.time", lambda: now)
+    first, second = new_owner(), new_owner()
+    assert one.claim("abc", first, 30) == set("abc")
+    assert one.claim("abc", first, 30) == set("abc"), "its own"
+    assert two.claim("cd", second, 30) == {"d"}
+    one.release(first, "a")
+    assert two.claim("abc", second, 30) == {"a"}
+    now += 20
+    one.renew(first, 30)
+    now += 20
+    assert two.claim("abc", second, 30) == {"a"}, "renewed"
+    now += 31
+    assert one.claim("abcd", first, 30) == set("abcd"), "both lapsed"
+    one.release(first)
+    assert two.claim("abcd", second, 30) == set("abcd")
+
+
+def test_holdings_and_pruning_go_by_model_age_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.sqlite"
+    store = Store(path)
+    now = 0.0
+    monkeypatch.setattr("mmpu.store.time.time", lambda: now)
+    for day in range(10):
+        now = day * 86400.0
+        store.put({f"a{day}": "x" * 10_000}, "large")
+        store.put({f"b{day}": "x"}, "small")
+    large, small = store.holdings()
+    assert (large.model, large.answers, large.oldest, large.newest) == ("large", 10, 0, 9 * 86400)
+    assert large.bytes == 10 * (10_002 + 2)
+    assert (small.model, small.answers, small.bytes) == ("small", 10, 10 * (3 + 2))
+    before = store.bytes
+    assert store.prune(before=3 * 86400, model="large") == 3
+    assert store.prune(most_bytes=3 * 10_004, model="large") == 4
+    assert set(store.get([f"a{i}" for i in range(10)])) == {"a7", "a8", "a9"}, "the newest stay"
+    assert [h.answers for h in store.holdings()] == [3, 10]
+    assert store.bytes < before / 2, "the disk gets its space back"
+    assert store.prune(most_bytes=0) == 13
+    assert store.holdings() == []
+
+
+def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        other.commit()
+    with pytest.raises(UserError, match=r"s\.sqlite is of another version of mmpu; choose another file or move it"):
+        Store(path)
 
 
 def test_a_ledger_counts_over_restarts(tmp_path: Path) -> None:

@@ -1,15 +1,46 @@
 """Any engine with a store in front of it: the same question is asked once, over epochs, runs, restarts and
-processes."""
+processes.
+
+An answer is kept the moment it comes. Who is about to ask claims the questions first, so of two processes with the
+same question one asks and the other waits; the claims of a process that died are void at once if it ran on this
+machine, else after `lease` seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
-from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, digest
-from mmpu.media import prompt_key
-from mmpu.store import Ledger, Store
+from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, digest, in_order
+from mmpu.media import named, prompt_key
+from mmpu.store import Ledger, Store, new_owner
+
+POLL = 0.1
+"""Seconds between two looks for what another process is asking for."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A distinct prompt of a call."""
+
+    sample: Sample
+    keys: tuple[str, ...]
+    """One per answer wanted."""
+    places: list[int] = field(default_factory=list[int])
+    """The samples of the call that ask it."""
+
+    def known(self, store: Mapping[str, object]) -> int:
+        """How many answers, from the first on, there are."""
+        return next((k for k, key in enumerate(self.keys) if key not in store), len(self.keys))
+
+
+Ask = Callable[[Sequence[_Question], int], Iterator[Answer[tuple[object, ...]]]]
+"""Asks the engine questions of which so many answers are known for the further ones, in the form that is kept."""
 
 
 @dataclass(frozen=True)
@@ -18,56 +49,159 @@ class Cached(Engine):
     store: Store
     ledger: Ledger
     role: str
-    """Prefix of the ledger's counters: `teacher` counts teacher_calls, teacher_cache_hits, teacher_failures."""
-    chunk: int = 64
-    """Questions between two writes to the store: at most these are lost to a crash."""
+    """Prefix of the ledger's counters: `teacher` counts teacher_calls, teacher_cache_hits, teacher_failures, and what
+    the engine counts: teacher_requests, teacher_tokens_in, teacher_tokens_out."""
+    version: str = ""
+    """What answers depend on besides the engine's identity, such as a hash of weights."""
+    lease: float = 30.0
+    """Seconds after which the claims of a process that no longer renews them are anybody's."""
 
     @property
     def identity(self) -> str:
-        return self.engine.identity
+        return f"{self.engine.identity}:{self.version}" if self.version else self.engine.identity
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        keys = [
-            digest([self.identity, prompt_key(s.prompt), asdict(sampling), n, self._beyond_prompt(s)]) for s in samples
-        ]
-        known = self.store.get(keys)
-        missing = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in known}
-        self._count(cache_hits=len(samples) - len(missing))
-        failures: dict[str, Failed] = {}
-        pending = list(missing.items())
-        for start in range(0, len(pending), self.chunk):
-            part = pending[start : start + self.chunk]
-            fresh: dict[str, object] = {}
-            answers = self.engine.generate([sample for _, sample in part], n, sampling)
-            for (key, _), answer in zip(part, answers, strict=True):
-                if isinstance(answer, Failed):
-                    failures[key] = answer
-                else:
-                    fresh[key] = [asdict(response) for response in answer]
-            self.store.put(fresh)
-            known.update(fresh)
-            self._count(calls=len(part), failures=len(part) - len(fresh))
-        return [failures[key] if key in failures else _responses(known[key]) for key in keys]
+        return in_order(self.answers(samples, n, sampling), len(samples))
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        return self.engine.choose(samples, options)
+        return in_order(self.choices(samples, options), len(samples))
 
-    def _beyond_prompt(self, sample: Sample) -> list[str | None]:
+    def keys(self, samples: Sequence[Sample], sampling: Sampling) -> list[str]:
+        """What the answers to each sample are kept under, apart from their index."""
+        return self._keys(samples, asdict(sampling))
+
+    def missing(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[Sample]:
+        """The distinct prompts that are not answered in full yet."""
+        questions = _questions(samples, self.keys(samples, sampling), n)
+        known = self.store.get(key for q in questions.values() for key in q.keys)
+        return [q.sample for q in questions.values() if q.known(known) < n]
+
+    def answers(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> Iterator[Answer[tuple[Response, ...]]]:
+        questions = _questions(samples, self.keys(samples, sampling), n)
+
+        def ask(chosen: Sequence[_Question], have: int) -> Iterator[Answer[tuple[object, ...]]]:
+            # Engines give the k-th of n answers the seed plus k, so the rest is what it would have been.
+            rest = replace(sampling, seed=sampling.seed + have)
+            for answer in self.engine.answers([q.sample for q in chosen], n - have, rest):
+                value = answer.value
+                kept = value if isinstance(value, Failed) else tuple(asdict(response) for response in value)
+                yield Answer(answer.index, kept, answer.counts)
+
+        for index, value in self._serve(questions, ask):
+            yield Answer(index, value if isinstance(value, Failed) else tuple(map(_response, value)))
+
+    def choices(self, samples: Sequence[Sample], options: Sequence[str]) -> Iterator[Answer[Choice]]:
+        questions = _questions(samples, self._keys(samples, {"options": list(options)}), 1)
+
+        def ask(chosen: Sequence[_Question], have: int) -> Iterator[Answer[tuple[object, ...]]]:
+            for answer in self.engine.choices([q.sample for q in chosen], options):
+                value = answer.value
+                kept = value if isinstance(value, Failed) else (_plain(value),)
+                yield Answer(answer.index, kept, answer.counts)
+
+        for index, value in self._serve(questions, ask):
+            yield Answer(index, value if isinstance(value, Failed) else _choice(value[0]))
+
+    def _serve(self, questions: Mapping[str, _Question], ask: Ask) -> Iterator[tuple[int, tuple[object, ...] | Failed]]:
+        """The kept form of every place's answer: from the store, or asked for, or waited for."""
+        owner = new_owner()
+        pending = dict(questions)
+        yield from self._stored(pending)
+        if not pending:
+            return
+        with self._claiming(owner):
+            while pending:
+                mine = self.store.claim(pending, owner, self.lease)
+                yield from self._stored(pending)  # what came while we were not looking
+                by_number: defaultdict[int, list[str]] = defaultdict(list)
+                for key in [key for key in pending if key in mine]:
+                    by_number[pending[key].known(self.store.get(pending[key].keys))].append(key)
+                for have, keys in by_number.items():
+                    chosen = [pending[key] for key in keys]
+                    for answer in ask(chosen, have):
+                        key = keys[answer.index]
+                        yield from self._heard(pending.pop(key), have, answer)
+                        self.store.release(owner, [key])
+                if pending and not by_number:
+                    time.sleep(POLL)
+
+    def _stored(self, pending: dict[str, _Question]) -> Iterator[tuple[int, tuple[object, ...]]]:
+        """Takes out of `pending` what the store answers in full."""
+        known = self.store.get(key for question in pending.values() for key in question.keys)
+        for key, question in list(pending.items()):
+            if question.known(known) == len(question.keys):
+                del pending[key]
+                self._count(cache_hits=len(question.places))
+                for place in question.places:
+                    yield place, tuple(known[k] for k in question.keys)
+
+    def _heard(
+        self, question: _Question, have: int, answer: Answer[tuple[object, ...]]
+    ) -> Iterator[tuple[int, tuple[object, ...] | Failed]]:
+        """Keeps an answer, counts what it took, and hands it to every place that asked."""
+        value = answer.value
+        self._count(calls=1, cache_hits=len(question.places) - 1, **answer.counts)
+        if isinstance(value, Failed):
+            self._count(failures=1)
+        else:
+            self.store.put(dict(zip(question.keys[have:], value, strict=True)), self.identity)
+            kept = self.store.get(question.keys)  # with those from before, and the first if there were two
+            value = tuple(kept[key] for key in question.keys)
+        for place in question.places:
+            yield place, value
+
+    @contextlib.contextmanager
+    def _claiming(self, owner: str) -> Generator[None]:
+        """Renews the owner's claims for as long as it lasts, whatever the engine is busy with."""
+        stop = threading.Event()
+
+        def renew() -> None:
+            store = Store(self.store.path)  # a connection belongs to its thread
+            while not stop.wait(self.lease / 3):
+                with contextlib.suppress(UserError):  # a full disk shows where answers are written
+                    store.renew(owner, self.lease)
+
+        thread = threading.Thread(target=renew, name="mmpu-claims", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            self.store.release(owner)
+
+    def _keys(self, samples: Sequence[Sample], asked: Mapping[str, object]) -> list[str]:
         # Recorded answers are found by id as well as by prompt; every other engine sees the prompt only.
-        return [sample.id, sample.reference] if getattr(self.engine, "by_id", False) else []
+        by_id = getattr(self.engine, "by_id", False)
+        keys: list[str] = []
+        for sample in samples:
+            with named(sample):
+                beyond = [sample.id, sample.reference] if by_id else []
+                keys.append(digest([self.identity, prompt_key(sample.prompt), asked, beyond]))
+        return keys
 
     def _count(self, **counts: int) -> None:
         self.ledger.add(**{f"{self.role}_{name}": n for name, n in counts.items() if n})
 
 
-def _responses(value: object) -> tuple[Response, ...]:
-    rows = cast(list[dict[str, Any]], value)
-    return tuple(
-        Response(
-            row["text"],
-            None if row["tokens"] is None else tuple(row["tokens"]),
-            tuple(row["logp"]),
-            row["finished"],
-        )
-        for row in rows
-    )
+def _questions(samples: Sequence[Sample], keys: Sequence[str], n: int) -> dict[str, _Question]:
+    questions: dict[str, _Question] = {}
+    for place, (sample, key) in enumerate(zip(samples, keys, strict=True)):
+        question = questions.setdefault(key, _Question(sample, tuple(f"{key}.{k}" for k in range(n))))
+        question.places.append(place)
+    return questions
+
+
+def _response(kept: object) -> Response:
+    row = cast(dict[str, Any], kept)
+    tokens = None if row["tokens"] is None else tuple(row["tokens"])
+    return Response(row["text"], tokens, tuple(row["logp"]), row["finished"])
+
+
+def _plain(choice: Choice) -> dict[str, object]:
+    return {"probs": dict(choice.probs), "outside": choice.outside, "bounded": sorted(choice.bounded)}
+
+
+def _choice(kept: object) -> Choice:
+    row = cast(dict[str, Any], kept)
+    return Choice(row["probs"], row["outside"], frozenset(row["bounded"]))

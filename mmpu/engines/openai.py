@@ -1,157 +1,197 @@
-"""Any OpenAI-compatible endpoint: vLLM, SGLang, a hosted model. Images travel as data URIs.
+"""Any OpenAI-compatible endpoint: vLLM, SGLang, a hosted model. Images travel as data URIs of bounded size.
 
-The endpoint comes from the config or from `MMPU_JUDGE_URL` / `OPENAI_BASE_URL`, the key from `OPENAI_API_KEY` only.
+The endpoint comes from the config or from `OPENAI_BASE_URL`, the key from the environment only. Calls, retries and
+deadlines are `mmpu/client/`'s.
+
+Servers that drop part of a request without a word are noticed: missing choices of `n` are asked for singly, and
+`choose` fails with the reason where no log-probabilities come back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import math
+import json
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mmpu import media
-from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
+from mmpu.client.chat import drawing, messages, texts, top_logprobs, weigh
+from mmpu.client.client import Client, Reply, Terms, checked_url
+from mmpu.client.exchange import Exchange, Refused, Unusable
+from mmpu.client.thread import stream
+from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, in_order
 
 T = TypeVar("T")
-MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-"""What reading a reply raises if it is not what the protocol says: a proxy's error page, a list, a missing field."""
-SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+LIVE = 16
+"""Items begun but not done per call in flight; most of them wait to be asked again."""
+ENOUGH = 8
+"""Replies without log-probabilities, and none with, after which no more are paid for."""
+NO_LOGPROBS = "the endpoint returned no log-probabilities"
+
+
+@dataclass(frozen=True)
+class Price:
+    """Per million tokens, in any currency."""
+
+    input: float
+    output: float
 
 
 @dataclass(frozen=True)
 class OpenAI(Engine):
     model: str
     url: str | None = None
-    """Base URL up to and including /v1; None reads the environment."""
-    concurrency: int = 16
-    """Calls in flight."""
+    """Base URL up to and including /v1, or several separated by commas, which share the load; None reads the
+    environment."""
+    urls: tuple[str, ...] = ()
+    """The same as a list."""
+    key_from: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key."""
+    concurrency: int = 64
+    """Most calls in flight over all endpoints. What an endpoint gets rises while its latency holds."""
     timeout: float = 120.0
     """Seconds for one attempt."""
-    retries: int = 5
-    """Further attempts after 408, 409, 429, 5xx or a lost connection; Retry-After is honoured."""
+    deadline: float = 600.0
+    """Seconds for one item, from its first attempt on."""
+    retries: int = 6
+    """Further attempts at one request, after waits that double from half a second, or as Retry-After says."""
     top_logprobs: int = 20
+    max_image_bytes: int = 4 * 2**20
+    """Larger image files are sent as JPEG, scaled down as far as needed, and counted as `images_shrunk`."""
+    price: Price | None = None
+    """For previews of what a command will cost."""
     extra: dict[str, Any] | None = None
-    """Further fields of the request body, such as {chat_template_kwargs: {enable_thinking: false}}."""
+    """Further fields of the request body, such as {chat_template_kwargs: {enable_thinking: false}}; null leaves one of
+    ours out."""
+
+    def __post_init__(self) -> None:
+        if min(self.concurrency, self.top_logprobs) < 1 or min(self.timeout, self.deadline) <= 0 or self.retries < 0:
+            raise UserError(
+                f"engine openai, {self.model}: concurrency, top_logprobs, timeout and deadline must be positive, "
+                "retries not negative"
+            )
+        if self.max_image_bytes < 4096:
+            raise UserError(f"engine openai, {self.model}: max_image_bytes must be at least 4096")
 
     @property
     def identity(self) -> str:
         return f"openai:{self.model}:{sorted((self.extra or {}).items())}"
 
     @property
-    def endpoint(self) -> str:
-        """The base URL.
+    def endpoints(self) -> tuple[str, ...]:
+        """The base URLs.
 
         Raises:
-            UserError: none is configured.
+            UserError: none is configured, or one is no address.
         """
-        url = self.url or os.environ.get("MMPU_JUDGE_URL") or os.environ.get("OPENAI_BASE_URL")
-        if not url:
+        if self.url and self.urls:
+            raise UserError(f"engine openai, {self.model}: both `url` and `urls` are given; keep one")
+        urls = self.urls or tuple((self.url or os.environ.get("OPENAI_BASE_URL") or "").split(","))
+        found = tuple(dict.fromkeys(checked_url(url) for url in urls if url.strip()))
+        if not found:
             raise UserError(
                 f"no endpoint for {self.model}. Start one, for example\n"
                 f"    vllm serve {self.model} --port 8000\n"
-                "and pass it with --judge-url http://localhost:8000/v1 (or `url:` in the YAML, or MMPU_JUDGE_URL). A "
-                "key, where one is needed, is read from OPENAI_API_KEY"
+                "and name it: `url: http://localhost:8000/v1` in the engine's YAML, --judge-url for a judge, or "
+                f"OPENAI_BASE_URL. A key, where one is needed, is read from {self.key_from}"
             )
-        return url
+        return found
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        # Not of OpenAI's protocol, but of vLLM's and SGLang's; an endpoint that lacks them says so.
-        truncation = {k: v for k, v in (("top_k", sampling.top_k), ("min_p", sampling.min_p)) if v}
-
-        async def ask(client: Any, sample: Sample) -> tuple[Response, ...]:
-            reply = await client.chat.completions.create(
-                model=self.model,
-                messages=messages(sample),
-                n=n,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_tokens,
-                seed=sampling.seed,
-                stop=list(sampling.stop) or None,
-                extra_body={**truncation, **(self.extra or {})},
-            )
-            choices = reply.choices or []
-            if len(choices) != n or any(c.message.content is None for c in choices):
-                raise _Unusable(f"asked for {n} answers, got {len(choices)}, some of them perhaps empty")
-            return tuple(Response(c.message.content, finished=c.finish_reason != "length") for c in choices)
-
-        return self._gather(samples, ask)
+        return in_order(self.answers(samples, n, sampling), len(samples))
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        async def ask(client: Any, sample: Sample) -> Choice:
-            reply = await client.chat.completions.create(
-                model=self.model,
-                messages=messages(sample),
-                max_tokens=1,
-                temperature=0.0,
-                logprobs=True,
-                top_logprobs=self.top_logprobs,
-                extra_body=self.extra,
-            )
-            logprobs = reply.choices[0].logprobs if reply.choices else None
-            if not logprobs or not logprobs.content:
-                raise _Unusable("the endpoint returned no log-probabilities")
-            probs = dict.fromkeys(options, 0.0)
-            for entry in logprobs.content[0].top_logprobs:
-                if entry.token.strip() in probs:
-                    probs[entry.token.strip()] += math.exp(entry.logprob)
-            return Choice(probs, max(0.0, 1.0 - sum(probs.values())))
+        return in_order(self.choices(samples, options), len(samples))
+
+    def answers(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> Iterator[Answer[tuple[Response, ...]]]:
+        async def ask(exchange: Exchange, sample: Sample) -> tuple[Response, ...]:
+            def post(count: int, seed: int) -> Awaitable[tuple[Response, ...]]:
+                fields = {**drawing(sampling), "n": count, "seed": seed}
+                return exchange.post(self._body(sample, fields, exchange.counts), lambda reply: texts(reply, count))
+
+            found = await post(n, sampling.seed)
+            while len(found) < n:  # `n` was ignored, and the same seed would give the same answer again
+                exchange.counts["asked_singly"] += 1
+                found += await post(1, sampling.seed + len(found))
+            return found
 
         return self._gather(samples, ask)
 
-    def _gather(self, samples: Sequence[Sample], ask: Callable[[Any, Sample], Awaitable[T]]) -> list[T | Failed]:
-        """Asks for all samples, `concurrency` at a time; a call that fails for good fails alone."""
-        import openai
+    def choices(self, samples: Sequence[Sample], options: Sequence[str]) -> Iterator[Answer[Choice]]:
+        told: Counter[bool] = Counter()
+        fields = {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": self.top_logprobs}
 
-        async def run() -> list[T | Failed]:
-            gate = asyncio.Semaphore(self.concurrency)
-            async with openai.AsyncOpenAI(
-                base_url=self.endpoint,
-                api_key=os.environ.get("OPENAI_API_KEY") or "EMPTY",
-                timeout=self.timeout,
-                max_retries=self.retries,
-            ) as client:
+        def read(reply: Reply) -> Choice:
+            top = top_logprobs(reply)
+            told[bool(top)] += 1
+            if not top:
+                raise (Unusable if told[True] else Refused)(NO_LOGPROBS)
+            return weigh(top, options)
 
-                async def one(sample: Sample) -> T | Failed:
-                    async with gate:
-                        try:
-                            return await ask(client, sample)
-                        except (openai.OpenAIError, _Unusable, *MALFORMED) as error:
-                            return Failed(f"{type(error).__name__}: {str(error)[:300]}")
+        async def ask(exchange: Exchange, sample: Sample) -> Choice:
+            body = self._body(sample, fields, exchange.counts)
 
-                return await asyncio.gather(*(one(sample) for sample in samples))
+            async def build() -> bytes:  # when there is a place for it, and the calls before have been heard
+                if told[False] >= ENOUGH and not told[True]:
+                    raise Refused(f"{NO_LOGPROBS} to {told[False]} calls before; it seems to ignore `logprobs`")
+                return await body()
 
-        return asyncio.run(run())
+            choice = await exchange.post(build, read)
+            if choice.bounded:
+                exchange.counts["bounded_choices"] += 1
+            return choice
 
+        return self._gather(samples, ask)
 
-class _Unusable(Exception):
-    """A reply without what was asked for."""
+    def _gather(
+        self, samples: Sequence[Sample], ask: Callable[[Exchange, Sample], Awaitable[T]]
+    ) -> Iterator[Answer[T]]:
+        """Asks for all samples; one that fails for good fails alone."""
+        endpoints = self.endpoints
+        key = os.environ.get(self.key_from) or "EMPTY"
+        terms = Terms(self.concurrency, self.timeout, self.deadline, self.retries)
 
+        async def work(hand_over: Callable[[Answer[T]], None]) -> None:
+            room = asyncio.Semaphore(LIVE * self.concurrency)
+            async with Client(endpoints, key, terms) as client:
 
-def messages(sample: Sample) -> list[dict[str, Any]]:
-    """A prompt in the chat completions format."""
+                async def one(index: int, sample: Sample) -> None:
+                    exchange = Exchange(client)
+                    try:
+                        value: T | Failed = await ask(exchange, sample)
+                    except Refused as error:
+                        value = Failed(str(error))
+                    finally:
+                        room.release()
+                    hand_over(Answer(index, value, dict(exchange.counts)))
 
-    def part(kind: str, data: str) -> dict[str, Any]:
-        if kind == "text":
-            return {"type": "text", "text": data}
-        return {"type": "image_url", "image_url": {"url": data if data.startswith("data:") else _uri(data)}}
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        for index, sample in enumerate(samples):
+                            await room.acquire()
+                            tasks.create_task(one(index, sample))
+                except BaseExceptionGroup as group:  # a sample whose image is broken, say
+                    raise group.exceptions[0] from None
 
-    return [
-        {
-            "role": m.role,
-            "content": m.text if all(p.kind == "text" for p in m.parts) else [part(p.kind, p.data) for p in m.parts],
-        }
-        for m in sample.prompt
-    ]
+        return stream(work) if samples else iter(())
 
+    def _body(self, sample: Sample, fields: dict[str, Any], counts: Counter[str]) -> Callable[[], Awaitable[bytes]]:
+        async def build() -> bytes:
+            shown: dict[str, str] = {}
+            shrunk = 0
+            for image in dict.fromkeys(sample.images):
+                shown[image], lossy = await asyncio.to_thread(self._image, sample, image)
+                shrunk += lossy
+            if shrunk:
+                counts["images_shrunk"] = shrunk  # set, not added to: a body may be built more than once
+            body = {"model": self.model, "messages": messages(sample, shown), **fields, **(self.extra or {})}
+            return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
 
-def _uri(path: str) -> str:
-    raw = media.image_bytes(path)
-    kind = next((name for start, name in SIGNATURES.items() if raw.startswith(start)), None)
-    if kind is None:  # a format that endpoints may not know
-        return media.data_uri(media.load_image(path))
-    return f"data:image/{kind};base64," + base64.b64encode(raw).decode()
+        return build
+
+    def _image(self, sample: Sample, image: str) -> tuple[str, bool]:
+        with media.named(sample):
+            return media.inline_uri(image, self.max_image_bytes)

@@ -1,0 +1,7 @@
+"""One asynchronous client for OpenAI-compatible endpoints: many calls in flight over several endpoints, each item with
+its deadline, a reason for each that fails, and nothing lost.
+
+`endpoint.py` decides how much an endpoint is given to do, `pool.py` who gets the next free place, `client.py` makes a
+call, `exchange.py` decides when it is made again, `chat.py` reads and writes the format, `thread.py` lets synchronous
+code hear of answers as they come.
+"""

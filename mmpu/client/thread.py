@@ -1,0 +1,57 @@
+"""How synchronous code hears of answers as they come: the event loop runs in a thread of its own, so it goes on while
+an answer is written down, and works in a notebook, where a loop already runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None
+
+
+def stream(work: Callable[[Callable[[T], None]], Awaitable[None]]) -> Iterator[T]:
+    """What `work` hands to its argument, as it does; leaving the iteration early cancels it.
+
+    Raises:
+        Whatever `work` raises, after what was handed over before.
+    """
+    heard: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(_run(work, heard.put))
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            loop.run_until_complete(task)
+        except BaseException as raised:
+            error = raised
+        finally:
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+            heard.put(_End(error))
+
+    thread = threading.Thread(target=run, name="mmpu-client", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := heard.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+
+
+async def _run(work: Callable[[Callable[[T], None]], Awaitable[None]], hand_over: Callable[[T], None]) -> None:
+    await work(hand_over)

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmpu.core import Message, Part, Sample, UserError
 
-_TAG = re.compile(r"<(\s*/?\s*(?:question|reference|candidate|response_[ab]))", re.IGNORECASE)
+_TAG = re.compile(r"<(\s*/?\s*(?:question|reference|candidate|solution|response_[ab]))", re.IGNORECASE)
 
 
 @cache
@@ -60,3 +60,21 @@ def question(prompt: Sequence[Message]) -> str:
 def inert(text: str) -> str:
     """A text that cannot close or open our blocks."""
     return _TAG.sub(r"‹\1", text)
+
+
+def with_solution(sample: Sample, template: Path, solution: str | None, longest: int, what: str) -> Sample:
+    """The prompt of a teacher that is shown a solution: a template with `question` and `solution`.
+
+    Args:
+        longest: Characters of the solution; a longer one loses its beginning, never the question its end.
+        what: How an error names the solution, such as `reference`.
+
+    Raises:
+        UserError: there is no solution.
+    """
+    if solution is None or not solution.strip():
+        raise UserError(
+            f"sample {sample.id!r} has no {what} to show the teacher; without one it knows no more than the student. "
+            "Set `privileged: anchor` and a `teacher:`, or `privileged: reference` where the task has references"
+        )
+    return about(sample, template, solution=solution.strip()[-longest:])

@@ -16,7 +16,9 @@ EVERYTHING = "*"
 USES = {
     "core": "",
     "statistics": "",
-    "losses": "",
+    "losses": "core",
+    "divergence": "core",
+    "head": "divergence",
     "packing": "",
     "plugins": "core",
     "media": "core",
@@ -29,11 +31,13 @@ USES = {
     "judge": "core prompts",
     "graders": "core",
     "scorers": "core prompts",
-    "methods": "core losses",
+    "methods": "core divergence losses prompts",
     "students": "core media",
-    "student": "core media packing plugins students",
+    "student": "core head media packing plugins students",
     "engines": "core media packing store student",
-    "train": "core packing statistics store student",
+    "train": "core head losses packing statistics store student",
+    "wiring": "core config engines plugins store task",
+    "fit": "core wiring",
     "recipe": EVERYTHING,
     "cli": EVERYTHING,
 }
@@ -41,8 +45,8 @@ USES = {
 
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
-    *("judge", "graders", "recipe", "cli"),
-    *("engines.cached", "engines.openai", "engines.reference", "engines.replay"),
+    *("judge", "graders", "recipe", "cli", "wiring", "fit"),
+    *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""
 

@@ -168,6 +168,8 @@ class Row:
     """The prompt under which the method's teacher reads this response; None if it does not."""
     beats: tuple[int, ...] = ()
     """Rows of the same group, by index, that this one is preferred to."""
+    part: int = 0
+    """Part of the step whose loss this row counts in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +301,20 @@ class Scorer(ABC):
     def listwise(self) -> bool:
         """True if a response can only be scored beside others of its group."""
         return False
+
+    @property
+    def reads_labels(self) -> bool:
+        """True if scores depend on a sample's answer."""
+        return False
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Weights of the parts of a step whose losses are added; one part means one loss."""
+        return (1.0,)
+
+    def part(self, sample: Sample) -> int:
+        """The part that a sample's group belongs to, an index of `shares`."""
+        return 0
 
     def abstains(self, samples: Sequence[Sample]) -> str | None:
         """Why the scorer could only abstain on all of these prompts; None if it may score. Costs no model call."""

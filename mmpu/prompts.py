@@ -15,7 +15,7 @@ from typing import Any
 
 from mmpu.core import Message, Part, Sample, UserError
 
-_TAG = re.compile(r"<(\s*/?\s*(?:question|reference|candidate|solution|response_[ab]))", re.IGNORECASE)
+_TAG = re.compile(r"<(\s*/?\s*(?:question|reference|candidate|response_[ab]))", re.IGNORECASE)
 
 
 @cache
@@ -33,15 +33,15 @@ def template_of(path: Path) -> Any:
         raise UserError(f"cannot use the prompt {path}: {error}") from None
 
 
-def about(sample: Sample, template: Path, **quoted: str | None) -> Sample:
+def about(sample: Sample, template: Path, **quoted: str | Sequence[str] | None) -> Sample:
     """The same sample, its prompt replaced by one user turn: the images, then the template's text.
 
     Args:
-        quoted: Variables of the template besides `question`; made inert.
+        quoted: Variables of the template besides `question`, texts or lists of them; made inert.
     """
     from jinja2 import TemplateError
 
-    values = {name: None if text is None else inert(text.strip()) for name, text in quoted.items()}
+    values = {name: _inert(value) for name, value in quoted.items()}
     try:
         text = template_of(template).render(question=inert(question(sample.prompt)), **values)
     except TemplateError as error:
@@ -55,6 +55,12 @@ def question(prompt: Sequence[Message]) -> str:
     if len(prompt) == 1:
         return prompt[0].text.strip()
     return "\n".join(f"{message.role}: {message.text.strip()}" for message in prompt)
+
+
+def _inert(value: str | Sequence[str] | None) -> str | list[str] | None:
+    if value is None or isinstance(value, str):
+        return None if value is None else inert(value.strip())
+    return [inert(text.strip()) for text in value]
 
 
 def inert(text: str) -> str:

@@ -128,6 +128,7 @@ def run(stage: Stage, record: Record) -> None:
         accelerator,
         shadow,
         rollout.sampling.temperature,
+        rollout.scorer.shares if rollout.scorer else (1.0,),
     )
     state = checkpoint.restore(stage.folder, stage.student, optimizer, shadow) or alarms.START
     record.rewind(config.name, state["step"])

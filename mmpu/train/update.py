@@ -60,14 +60,21 @@ class Optim:
 
 
 Totals = tuple[float, float, float]
+NOTHING: Totals = (0.0, 0.0, 0.0)
+FLOAT = torch.float32
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A rollout on its way through its updates: pieces with what is known of them, and the step's denominators."""
 
-    pieces: list[Piece]
-    totals: Totals
+    parts: tuple[tuple[list[Piece], Totals, float], ...]
+    """Pieces of each part of the step, their denominators over all processes, and the part's share of the loss."""
+
+    @property
+    def empty(self) -> bool:
+        """True if no process has anything to learn from."""
+        return all(totals[0] == 0 for _, totals, _ in self.parts)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Updater:
         wrapped: The student as accelerate prepared it; gradients are synchronised through it.
         shadow: The method's second set of weights.
         temperature: At which responses were sampled; ratios and divergences are taken there too.
+        shares: Weights of the parts of a step, by the index that rows carry.
     """
 
     student: Student
@@ -88,6 +96,7 @@ class Updater:
     accelerator: Accelerator
     shadow: Shadow | None = None
     temperature: float = 1.0
+    shares: tuple[float, ...] = (1.0,)
 
     def __call__(
         self, groups: Sequence[Sequence[Row]], step: int, steps: int, mean_score: float = 0.0, kl: bool = False
@@ -111,38 +120,45 @@ class Updater:
     def prepare(self, groups: Sequence[Sequence[Row]], mean_score: float = 0.0, kl: bool = False) -> Prepared:
         """What stays the same over a rollout's updates: reference, teacher, old values, and weights made of them."""
         pieces = [Piece(self._measure.tree(rows), tuple(rows)) for rows in groups if rows]
+        parts = [
+            self._part([piece for piece in pieces if piece.rows[0].part == number], share, mean_score, kl)
+            for number, share in enumerate(self.shares)
+        ]
+        return Prepared(tuple(parts))
+
+    def _part(
+        self, pieces: list[Piece], share: float, mean_score: float, kl: bool
+    ) -> tuple[list[Piece], Totals, float]:
         totals = self._totals(pieces)
         if totals[0] == 0:
-            return Prepared([], totals)
+            return [], totals, share
         pieces = self._measure.known(pieces, kl)
         with torch.no_grad():
             batch = self._batch(pieces, totals, mean_score)
-            old = (
-                batch.old_logp_BT
-                if batch.old_logp_BT is not None
-                else torch.zeros_like(batch.mask_BT, dtype=torch.float32)
-            )
+            old = batch.old_logp_BT if batch.old_logp_BT is not None else torch.zeros_like(batch.mask_BT, dtype=FLOAT)
             weight_BT = self.method.prepare(self._quantities({"logp": old}, pieces, batch), batch, self._total)
         if weight_BT is None:
-            return Prepared(pieces, totals)
+            return pieces, totals, share
         lengths = [len(branch) for piece in pieces for branch in piece.tree.branches]
-        per_row = iter(weight[:length] for weight, length in zip(weight_BT, lengths, strict=True))
+        per_row = iter([weight[:length] for weight, length in zip(weight_BT, lengths, strict=True)])
         weighed = [replace(p, known={**p.known, "weight": [next(per_row) for _ in p.rows]}) for p in pieces]
-        return Prepared(weighed, totals)
+        return weighed, totals, share
 
     def update(self, prepared: Prepared, step: int, steps: int, mean_score: float = 0.0) -> dict[str, float]:
         """One optimiser step; a gradient that is not finite changes nothing and is reported as `refused`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.optim.rate(step, steps)
-        if prepared.totals[0] == 0:  # nothing to learn from in any process
+        if prepared.empty:
             return {"loss": 0.0}
         sums: dict[str, float] = {}
         self.wrapped.train()
-        passes = self._plan(prepared.pieces)
-        for index, chunk in enumerate(passes):
+        passes = [
+            (chunk, totals, share) for pieces, totals, share in prepared.parts for chunk in self._plan(pieces)
+        ] or [([], NOTHING, 0.0)]  # a process without rows takes part, since the others wait for its gradients
+        for index, (chunk, totals, share) in enumerate(passes):
             with self._synchronised(index + 1 == len(passes)):
-                for name, value in self._backward(chunk, prepared.totals, mean_score).items():
-                    sums[name] = sums.get(name, 0.0) + value
+                for name, value in self._backward(chunk, totals, share, mean_score).items():
+                    sums[name] = sums.get(name, 0.0) + share * value
         clipped: Any = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.optim.clip)
         norm = float(clipped)
         if math.isfinite(norm):
@@ -169,23 +185,20 @@ class Updater:
         return groups, rows, tokens
 
     def _plan(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
-        """Micro-batches of whole groups, similar sizes together; an oversize group is a micro-batch of its own.
-
-        A process without rows takes part with an empty micro-batch, since the others wait for its gradients.
-        """
+        """Micro-batches of whole groups, similar sizes together; an oversize group is a micro-batch of its own."""
         by_size = sorted(pieces, key=lambda piece: piece.tree.tokens)
-        return within_budget(by_size, lambda piece: piece.tree.tokens, self.optim.tokens_per_pass) or [[]]
+        return within_budget(by_size, lambda piece: piece.tree.tokens, self.optim.tokens_per_pass)
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
-    def _backward(self, chunk: Sequence[Piece], totals: Totals, mean_score: float) -> dict[str, float]:
+    def _backward(self, chunk: Sequence[Piece], totals: Totals, share: float, mean_score: float) -> dict[str, float]:
         if not chunk:
             zero = sum(p.sum() for p in self.student.parameters() if p.requires_grad) * 0.0
             self.accelerator.backward(zero)
             return {}
         batch = self._batch(chunk, totals, mean_score)
-        scale = self.accelerator.num_processes  # processes' gradients are averaged; ours must add up
+        scale = share * self.accelerator.num_processes  # processes' gradients are averaged; ours must add up
         trees = [piece.tree for piece in chunk]
         if len(trees) > 1 or trees[0].tokens <= self.optim.tokens_per_pass:
             rows = [row for piece in chunk for row in piece.rows]

@@ -16,12 +16,14 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mmpu.divergence import Divergence
 
 T = TypeVar("T")
 NAN = float("nan")
@@ -172,6 +174,10 @@ class Group:
     """One per response; NaN means the scorer abstained."""
     anchor_score: float = NAN
     """s* = g(x, a, a): the scorer's view of the anchor itself, under the same prompt and mode."""
+    context: Sample | None = None
+    """The prompt as the privileged teacher sees it."""
+    teacher_responses: tuple[Response, ...] = ()
+    """What the privileged teacher sampled under `context`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +189,35 @@ class Row:
     weight: float = 1.0
     """What the method wants of this row: the target probability D(k), an advantage, a sign."""
     group: int = 0
+    score: float = NAN
+    """The scorer's view of the response, where a loss needs more than the weight made of it."""
+    context: Sample | None = None
+    """The prompt under which the method's teacher reads this response; None if it does not."""
+    beats: tuple[int, ...] = ()
+    """Rows of the same group, by index, that this one is preferred to."""
+    part: int = 0
+    """Part of the step whose loss this row counts in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A second set of weights that a method keeps beside the student's: its teacher, or its sampler."""
+
+    kind: Literal["start", "live", "ema", "copy", "external"] = "start"
+    """`start`: the stage's start. `live`: the student itself, without gradient. `ema`: a moving average of it. `copy`:
+    the student as it was every so many steps. `external`: another model that can be loaded."""
+    rate: float = 0.0
+    """Of `ema`: share of the student taken over at each step."""
+    every: int = 0
+    """Of `copy`: steps between two copies."""
+    model: str = ""
+    """Of `external`."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "ema" and not 0 < self.rate <= 1:
+            raise UserError(f"an EMA teacher needs a rate above 0, at most 1; got {self.rate}")
+        if self.kind == "copy" and self.every < 1:
+            raise UserError(f"a copied teacher needs `every` of at least 1 step; got {self.every}")
 
 
 @dataclass(frozen=True)
@@ -202,6 +237,13 @@ class Batch:
     total_rows: float
     total_tokens: float
     """Global denominators, summed over micro-batches and processes."""
+    score_B: Tensor | None = None
+    context_B: Tensor | None = None
+    """True where the teacher reads the row."""
+    pairs_P2: Tensor | None = None
+    """Preferred and other row of each pair, by index in this batch; pairs of a group are adjacent."""
+    mean_score: float = 0.0
+    """Moving average of the scores of earlier steps."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +251,21 @@ class Quantities:
     """What a loss may look at: per-token quantities of the rows, never the model."""
 
     logp_BT: Tensor
-    """log p_theta, float32, zero at padding; the only tensor that carries a gradient."""
+    """log p_theta, float32, zero at padding; carries a gradient, as `divergence_BT` and `value_BT` do."""
     ref_logp_BT: Tensor | None = None
     """log p_ref of the stage's starting weights, for methods that need `reference`."""
+    divergence_BT: Tensor | None = None
+    """Between the teacher's and the student's next-token distributions, as `Method.divergence` says."""
+    value_BT: Tensor | None = None
+    """The value head's view of the state before each token."""
+    old_value_BT: Tensor | None = None
+    """The same before the rollout's first update."""
+    teacher_logp_BT: Tensor | None = None
+    """log p_teacher of the same tokens under the row's context."""
+    teacher_entropy_BT: Tensor | None = None
+    """Entropy of the teacher's full next-token distribution, nats."""
+    weight_BT: Tensor | None = None
+    """What `Method.prepare` made for the whole step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +347,29 @@ class Scorer(ABC):
         """What must be known of a group before scoring: "anchor" or nothing."""
         return frozenset()
 
+    @property
+    def listwise(self) -> bool:
+        """True if a response can only be scored beside others of its group."""
+        return False
+
+    @property
+    def reads_labels(self) -> bool:
+        """True if scores depend on a sample's answer."""
+        return False
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Weights of the parts of a step whose losses are added; one part means one loss."""
+        return (1.0,)
+
+    def part(self, sample: Sample) -> int:
+        """The part that a sample's group belongs to, an index of `shares`."""
+        return 0
+
+    def abstains(self, samples: Sequence[Sample]) -> str | None:
+        """Why the scorer could only abstain on all of these prompts; None if it may score. Costs no model call."""
+        return None
+
     @abstractmethod
     def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """One float per response of each group."""
@@ -303,15 +380,59 @@ class Method(ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Of "anchor", "responses", "scores", "anchor_score", "reference", "old_logp"."""
+        """What is made for the method, and no more.
+
+        Of a group: "anchor", "responses", "scores", "anchor_score", "context" (the privileged teacher's prompt, see
+        `context`), "teacher_responses". Of tokens: "reference", "old_logp", "teacher_logp", "teacher_entropy", "value".
+        """
         return frozenset()
 
-    listwise: ClassVar[bool] = False
-    """True if one response per prompt teaches nothing."""
+    @property
+    def listwise(self) -> bool:
+        """True if one response per prompt teaches nothing."""
+        return False
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """The second set of weights: who answers as `teacher_*` and `divergence`, and who samples if `offline`."""
+        return None
+
+    @property
+    def offline(self) -> bool:
+        """True if the shadow samples the candidates, not the student."""
+        return False
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """How `Quantities.divergence_BT` is measured; None if it is not needed."""
+        return None
+
+    @property
+    def refill(self) -> int:
+        """Generation batches a step may take until it is full of groups with something to teach; 0 trains on what
+        there is."""
+        return 0
+
+    def context(self, group: Group) -> Sample | None:
+        """The teacher's prompt, known before sampling. Pure.
+
+        Raises:
+            UserError: the sample lacks what the teacher should be shown.
+        """
+        return None
 
     @abstractmethod
     def supervise(self, group: Group) -> list[Row]:
         """The rows to train on; empty if the group has nothing to teach. Pure."""
+
+    def prepare(self, quantities: Quantities, batch: Batch, total: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Per-token weights (B, T) that depend on the whole step, made once per rollout, without gradient.
+
+        Args:
+            quantities: Of all rows of this process; `logp_BT` is the sampler's.
+            total: Sums a tensor over processes.
+        """
+        return None
 
     @abstractmethod
     def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

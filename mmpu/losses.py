@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from mmpu.core import Batch
+
+Total = Callable[[Tensor], Tensor]
+"""Sums a tensor over processes."""
+Aggregation = Literal["seq_mean_token_mean", "token_mean", "token_mean_micro", "fixed_len"]
 
 
 def seq_sum(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -58,3 +67,98 @@ def kl_per_token(form: str, logp: Tensor, ref_logp: Tensor) -> Tensor:
         k2 = r.square() / 2
         return k2 + (k3 - k2).detach()
     raise ValueError(f"no KL estimator {form!r}; there is: k1, k2, k3, k3+")
+
+
+def sigmoid_pair_loss(margin_P: Tensor) -> Tensor:
+    """−log σ(m) of each pair, (P,); its gradient by m is −σ(−m)."""
+    return -logsigmoid(margin_P)
+
+
+def clipped_surrogate(
+    ratio_BT: Tensor, advantage: Tensor, low: float, high: float, dual: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """−min(ρ A, clip(ρ, 1 − low, 1 + high) A), and where the clip took the gradient away.
+
+    Args:
+        advantage: (B, 1) or (B, T).
+        dual: Bounds the loss of negative advantages at −dual · A (dual-clip PPO); None leaves it unbounded.
+    """
+    advantage_BT = advantage.expand_as(ratio_BT)
+    plain_BT = ratio_BT * advantage_BT
+    clipped_BT = ratio_BT.clamp(1 - low, 1 + high) * advantage_BT
+    gain_BT = torch.minimum(plain_BT, clipped_BT)
+    cut_BT = clipped_BT < plain_BT
+    if dual is not None:
+        floor_BT = dual * advantage_BT
+        bounded_BT = (advantage_BT < 0) & (floor_BT > gain_BT)
+        gain_BT = torch.where(bounded_BT, floor_BT, gain_BT)
+        cut_BT = cut_BT | bounded_BT
+    return -gain_BT, cut_BT
+
+
+def group_advantages(scores_K: Tensor, std: str, eps: float = 1e-4, min_std: float = 0.0) -> Tensor:
+    """A_i = (r_i − mean r) / (std r + eps) over one group, (K,); exactly zero where all scores are equal.
+
+    Args:
+        std: `sample` (n − 1), `population` (n), or `none` and `batch`, which leave the difference as it is here.
+        min_std: Least divisor, against the noise of nearly equal scores.
+    """
+    centred_K = scores_K - scores_K.mean()
+    if std in ("none", "batch"):
+        return torch.where(scores_K.max() - scores_K.min() < 1e-8, torch.zeros_like(centred_K), centred_K)
+    spread = scores_K.std(correction=1 if std == "sample" else 0)
+    if spread < 1e-8:
+        return torch.zeros_like(centred_K)
+    return centred_K / (spread + eps).clamp(min=min_std)
+
+
+def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, discount: float, lam: float) -> Tensor:
+    """Generalised advantages A_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V_{t+1} − V_t, V = 0 after the last token, (B, T).
+
+    `value_BT` at t is the value of the state before token t; rows are right-padded.
+    """
+    value_BT, reward_BT = value_BT * mask_BT, reward_BT * mask_BT
+    following_BT = torch.cat([value_BT[:, 1:], torch.zeros_like(value_BT[:, :1])], 1)
+    delta_BT = reward_BT + discount * following_BT - value_BT
+    carried_B = torch.zeros_like(delta_BT[:, 0])
+    columns: list[Tensor] = []
+    for t in reversed(range(delta_BT.shape[1])):
+        carried_B = delta_BT[:, t] + discount * lam * carried_B
+        columns.append(carried_B)
+    return torch.stack(columns[::-1], 1) * mask_BT
+
+
+def overlong_penalty(length: int, longest: int, buffer: int, factor: float = 1.0) -> float:
+    """DAPO's soft punishment, 0 up to longest − buffer tokens, −factor at longest, linear between."""
+    return min(0.0, -(length - (longest - buffer)) / buffer) * factor
+
+
+def aggregate(loss_BT: Tensor, mask_BT: Tensor, how: Aggregation, batch: Batch, max_length: int = 0) -> Tensor:
+    """This batch's share of the step's loss.
+
+    `seq_mean_token_mean`: mean over rows of the mean over tokens (GRPO). `token_mean`: mean over all tokens of the step
+    (DAPO). `token_mean_micro`: over those of this batch, which then counts by its groups. `fixed_len`: every row
+    divided by `max_length` (Dr. GRPO).
+    """
+    if how == "seq_mean_token_mean":
+        return seq_mean(loss_BT, mask_BT).sum() / batch.total_rows
+    loss = (loss_BT * mask_BT).sum()
+    if how == "token_mean":
+        return loss / batch.total_tokens
+    if how == "fixed_len":
+        return loss / (batch.total_rows * max_length)
+    return loss / mask_BT.sum().clamp(min=1) * batch.groups / batch.total_groups
+
+
+def pair_weights(pairs_P2: Tensor, group_B: Tensor, groups: int) -> Tensor:
+    """1 / (pairs of the same group) for each pair, (P,)."""
+    group_P = group_B[pairs_P2[:, 0]]
+    size_G = group_sum(torch.ones_like(group_P, dtype=torch.float64), group_P, groups)
+    return 1 / size_G[group_P]
+
+
+def total_std(values_N: Tensor, total: Total) -> Tensor:
+    """Sample standard deviation over all processes' values, in two passes, so that no digits cancel."""
+    count = total(torch.tensor(float(len(values_N)), dtype=torch.float64, device=values_N.device))
+    mean = total(values_N.double().sum()) / count
+    return (total((values_N.double() - mean).square().sum()) / (count - 1).clamp(min=1)).sqrt().to(values_N)

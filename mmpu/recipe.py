@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mmpu import plugins
+from mmpu import fit, plugins, wiring
 from mmpu.config import Values, build, component, dump_yaml, load_yaml, override, to_values
-from mmpu.core import Engine, Judge, Method, Sampling, Scorer, UserError, digest
+from mmpu.core import Engine, Judge, Method, Sampling, UserError, digest
 from mmpu.store import Ledger, Store, write_atomically
 from mmpu.task import YamlTask, load_task
+from mmpu.wiring import engine as _engine
 
 if TYPE_CHECKING:
     from mmpu.evaluate import Contender
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mmpu.loading import StudentConfig
     from mmpu.student import Student
     from mmpu.train.loop import StageConfig
+    from mmpu.train.shadow import Shadow
 
 
 # -----------------------------------------------------------------------------------------------------------------
@@ -95,10 +97,15 @@ def train(config: str, assignments: Sequence[str] = ()) -> Path:
 
         asked, version = _asked(run.teacher, tasks, "teacher")
         teacher = Cached(asked, store, ledger, "teacher", version)
-    plan = [_parts(stage, tasks) for stage in run.stages]  # every mistake shows before anything is trained
-    _sampler(run, tasks, cast("Student", None), folder)
-    for stage, (method, _) in zip(run.stages, plan, strict=True):
-        _check(stage, method, teacher, tasks)
+    wired = wiring.Wired(tasks, ledger, store, teacher)
+    plan = [_method(stage) for stage in run.stages]  # every mistake shows before anything is trained
+    _sampler(run, plan, tasks, cast("Student", None), folder)
+    for stage, method in zip(run.stages, plan, strict=True):
+        fit.check(stage, method, wired, _sampling(stage, tasks))
+        if method.shadow is not None and method.shadow.kind == "external":
+            from mmpu.train.shadow import check_tokenizers
+
+            check_tokenizers(run.student.model, method.shadow.model)
     if accelerator.is_main_process:
         _claim(folder, run)
     accelerator.wait_for_everyone()
@@ -108,15 +115,15 @@ def train(config: str, assignments: Sequence[str] = ()) -> Path:
     student: Student | None = None
     sampler: Engine | None = None
     with contextlib.ExitStack() as held:
-        for index, (stage, (method, scorer)) in enumerate(zip(run.stages, plan, strict=True)):
+        for index, (stage, method) in enumerate(zip(run.stages, plan, strict=True)):
             place = folder / f"{index}-{stage.name}"
             if (place / "student.json").exists():
                 continue
             if student is None or sampler is None:
                 student = _student_at(run, folder, index)
-                sampler = _sampler(run, tasks, student, folder)
+                sampler = _sampler(run, plan, tasks, student, folder)
                 held.callback(sampler.close)
-            _train_stage(run, stage, method, scorer, student, sampler, teacher, tasks, place, ledger, accelerator)
+            _train_stage(run, stage, method, student, sampler, teacher, tasks, place, ledger, store, accelerator)
             if accelerator.is_main_process:
                 _finish(run, place, student)
             accelerator.wait_for_everyone()
@@ -129,13 +136,13 @@ def _train_stage(
     run: RunConfig,
     stage: StageConfig,
     method: Method,
-    scorer_spec: Any,
     student: Student,
     sampler: Engine,
     teacher: Engine | None,
     task: YamlTask,
     place: Path,
     ledger: Ledger,
+    store: Store,
     accelerator: Any,
 ) -> None:
     from mmpu.engines.hf import HF
@@ -144,64 +151,54 @@ def _train_stage(
     from mmpu.train.rollout import Rollout
 
     place.mkdir(parents=True, exist_ok=True)
-    needs_frozen = "reference" in method.needs or scorer_spec is not None
-    student.start_stage(reference=needs_frozen)
-    scorer = _scorer(scorer_spec, task, HF(student, "frozen")) if scorer_spec is not None else None
-    # Likelihoods are compared at temperature 1, so candidates come from the plain distribution unless the stage says
-    # otherwise.
-    sampling = stage.sampling or Sampling(max_tokens=task.config.sampling.max_tokens, stop=task.config.sampling.stop)
-    if "old_logp" in method.needs and not sampling.plain:
-        raise UserError(
-            f"stage {stage.name}: this method compares with the sampler's log-probabilities and needs plain sampling "
-            "(temperature 1, no top_p, top_k, min_p)"
-        )
-    rollout = Rollout(method, scorer, sampler, teacher, stage.k, sampling, ledger)
+    student.start_stage(loop.keeps_reference(stage, method), value="value" in method.needs)
+    shadow = _shadow(run, method, student)
+    scorer = None
+    if stage.scorer is not None:
+        wired = wiring.Wired(task, ledger, store, teacher, HF(student, "frozen"), HF(student))
+        scorer = wiring.scorer(stage.scorer, wired, f"stages.{stage.name}.scorer")
+    rollout = Rollout(method, scorer, sampler, teacher, stage.k, _sampling(stage, task), ledger, shadow)
     record = Record(place.parent, accelerator, ledger, task)
     loop.run(loop.Stage(stage, place, task.samples(stage.split), task, rollout, student, accelerator, run.seed), record)
 
 
-def _parts(stage: StageConfig, task: YamlTask) -> tuple[Method, Any]:
-    where = f"stages.{stage.name}"
-    name, values = component(stage.method, f"{where}.method")
-    method = build(plugins.find_class("methods", name, Method), values, f"{where}.method")
-    if stage.scorer is not None:  # built again with the student once there is one
-        _scorer(stage.scorer, task, cast(Engine, None))
-    return method, stage.scorer
+def _method(stage: StageConfig) -> Method:
+    where = f"stages.{stage.name}.method"
+    name, values = component(stage.method, where)
+    return build(plugins.find_class("methods", name, Method), values, where)
 
 
-def _sampler(run: RunConfig, task: YamlTask, student: Student, folder: Path) -> Engine:
+def _sampler(run: RunConfig, plan: Sequence[Method], task: YamlTask, student: Student, folder: Path) -> Engine:
     """The engine of rollouts; it lives as long as the run, so that stages share what is slow to start."""
     name, _ = component(run.rollout, "rollout")
     cls = plugins.find_class("engines", name, Engine)
     if "student" not in {field.name for field in dataclasses.fields(cast(Any, cls))}:
         raise UserError(f"rollout: {name} does not sample the student's own tokens; use hf, vllm or vllm_server")
+    if name != "hf" and any(method.offline or "teacher_responses" in method.needs for method in plan):
+        raise UserError(
+            f"rollout: a method here samples from a second set of weights, which {name} does not hold; use hf"
+        )
     return _engine(run.rollout, task, "rollout", student=student, folder=folder / ".rollout")
 
 
-def _scorer(spec: Any, task: YamlTask, engine: Engine) -> Scorer:
-    name, values = component(spec, "scorer")
-    cls = plugins.find_class("scorers", name, Scorer)
-    return build(cls, values, f"scorer {name}", {"engine": engine, "task": task})
+def _sampling(stage: StageConfig, task: YamlTask) -> Sampling:
+    """Likelihoods are compared at temperature 1, so candidates come from the plain distribution unless the stage says
+    otherwise."""
+    own = task.config.sampling
+    return stage.sampling or Sampling(max_tokens=own.max_tokens, stop=own.stop)
 
 
-def _check(stage: StageConfig, method: Method, teacher: Engine | None, task: YamlTask) -> None:
-    """Refuses combinations that could only fail later, or silently teach nothing."""
-    where = f"stage {stage.name!r}"
-    scored = "scores" in method.needs
-    if scored and stage.scorer is None:
-        raise UserError(f"{where}: its method needs scores; set `scorer:`, for example `scorer: self_eval`")
-    if not scored and stage.scorer is not None:
-        raise UserError(f"{where}: its method uses no scores; remove `scorer:`")
-    if method.listwise and stage.k < 2:
-        raise UserError(
-            f"{where}: k={stage.k}, and a listwise method learns from differences within a group; set k to 2 or "
-            "more, 8 is usual"
-        )
-    if "anchor" in method.needs and teacher is None:
-        raise UserError(f"{where}: its method needs anchors; set `teacher:` in the config")
-    if stage.prompts_per_step < 1 or (stage.steps is not None and stage.steps < 1) or stage.epochs <= 0:
-        raise UserError(f"{where}: prompts_per_step, steps and epochs must be positive")
-    task.samples(stage.split)
+def _shadow(run: RunConfig, method: Method, student: Student) -> Shadow | None:
+    from mmpu.student import Student
+    from mmpu.train.shadow import Shadow
+
+    if method.shadow is None:
+        return None
+    other = None
+    if method.shadow.kind == "external":
+        other = Student.load(dataclasses.replace(run.student, model=method.shadow.model, lora=None))
+        other.requires_grad_(False)
+    return Shadow(method.shadow, student, other)
 
 
 def _claim(folder: Path, run: RunConfig) -> None:
@@ -362,7 +359,7 @@ def load_judge(name: str, task: YamlTask, url: str | None = None) -> Judge:
     values = load_yaml(path)
     own = build(JudgeConfig, {k: values.pop(k) for k in ("about", "kind") if k in values}, str(path))
     cls = plugins.find_class("judge", own.kind, Judge)
-    provided: dict[str, object] = {"task": task, **wired}
+    provided: dict[str, object] = {"task": task}
     if "engine" in values:
         spec: Any = values.pop("engine")
         engine_name, engine_values = component(spec, f"{path}: engine")
@@ -442,23 +439,6 @@ def _hash_files(paths: Sequence[Path]) -> str:
 def _task(spec: str | Mapping[str, Any], allow_urls: bool = False) -> YamlTask:
     name, overrides = component(spec, "task")
     return load_task(name, allow_urls=allow_urls, **overrides)
-
-
-def _engine(spec: str | Mapping[str, Any], task: YamlTask, where: str, **wired: object) -> Engine:
-    """An engine from its spec; a relative `path` that is not there is looked for beside the task."""
-    if isinstance(spec, Mapping) and "engine" in spec and "name" not in spec:  # `teacher: {engine: openai, …}`
-        spec = {"name": spec["engine"], **{k: v for k, v in spec.items() if k != "engine"}}
-    name, values = component(spec, where)
-    path = values.get("path")
-    if isinstance(path, str) and not Path(path).exists():
-        beside = [folder / path for folder in (task.folder, task.path.parent) if (folder / path).exists()]
-        values["path"] = str(beside[0]) if beside else path
-    provided: dict[str, object] = {"task": task, **wired}
-    if "fallback" in values:
-        provided["fallback"] = _engine(values.pop("fallback"), task, f"{where} {name}.fallback")
-    engine = build(plugins.find_class("engines", name, Engine), values, f"{where} {name}", provided)
-    getattr(engine, "endpoints", None)  # raises now if there is none
-    return engine
 
 
 def _asked(spec: str | Mapping[str, Any], task: YamlTask, where: str) -> tuple[Engine, str]:

@@ -10,22 +10,18 @@ import contextlib
 import copy
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmpu import attention
 from mmpu.core import Response, Sample, UserError
 from mmpu.encoding import Encoder
+from mmpu.head import Ask, Head, Measured, measure
 from mmpu.loading import StudentConfig, load_parts
 from mmpu.packing import Encoded, Pack, Tree, alone, pack, visible
 from mmpu.students import Family
-
-HEAD_CHUNK = 2**22
-"""Logits held at once: completion tokens × vocabulary."""
-
 
 EXACT = frozenset(
     ("qwen2", "qwen3", "llama", "opt", "gemma3_text", "llava", "qwen2_5_vl", "qwen3_vl", "gemma3"),
@@ -64,6 +60,7 @@ class Student(nn.Module):
         """Counts the changes of the weights. An engine that holds a copy of them compares it with its copy's."""
         self.stage_version = 0
         """The version that the stage started from: what «adapter off» means."""
+        self.value: nn.Linear | None = None
         self._frozen: list[Any] = []  # a list hides the copy from parameters() and state_dict()
         banned = cast(list[int], tokenizer.convert_tokens_to_ids(list(self.family.never_sampled)))
         self.banned = tuple(b for b in banned if b is not None and b != tokenizer.unk_token_id)  # pyright: ignore[reportUnnecessaryComparison]
@@ -121,8 +118,11 @@ class Student(nn.Module):
 
     # ------------------------------------------------------------------------------------------------------- training
 
-    def start_stage(self, reference: bool) -> None:
+    def start_stage(self, reference: bool, value: bool = False) -> None:
         """Makes the present weights the frozen ones and the model trainable.
+
+        Args:
+            value: Add a value head, linear on the last hidden state, zero at first, float32.
 
         With LoRA a fresh adapter is added to the merged weights, so «adapter off» means this stage's start, not the
         hub's base.
@@ -151,6 +151,11 @@ class Student(nn.Module):
                 self._frozen.append(copy.deepcopy(self.model).eval())
             (self.model if self.config.train_vision else self._language_model()).requires_grad_(True)
             self.base.get_output_embeddings().requires_grad_(True)
+        self.value = None
+        if value:
+            self.value = nn.Linear(self.head.weight_VH.shape[1], 1, device=self.device)
+            nn.init.zeros_(self.value.weight)
+            nn.init.zeros_(self.value.bias)
         self.version += 1
         self.stage_version = self.version
 
@@ -200,15 +205,16 @@ class Student(nn.Module):
         """The model below its head: last hidden states, and the cache if one was passed."""
         return getattr(self.base, self.base.base_model_prefix)(**inputs)
 
+    @property
+    def head(self) -> Head:
+        """The projection to logits, with its live weights."""
+        linear = self.base.get_output_embeddings()
+        softcap = getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
+        return Head(linear.weight, linear.bias, self.banned, softcap)
+
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """(N, V) in float32, minus infinity at tokens that only prompts may hold."""
-        logits = self.base.get_output_embeddings()(hidden_NH).float()
-        cap = getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
-        if cap:
-            logits = torch.tanh(logits / cap) * cap
-        if self.banned:
-            logits[:, list(self.banned)] = float("-inf")
-        return logits
+        return self.head.logits(hidden_NH)
 
     def pack(self, trees: Sequence[Tree]) -> Pack:
         """Trees laid out for this model; the order of branches is kept."""
@@ -260,26 +266,21 @@ class Student(nn.Module):
         """Image tensors on the model's device and, where they are real numbers, in its dtype."""
         return {k: v.to(self.device, self.base.dtype if v.is_floating_point() else None) for k, v in inputs.items()}
 
-    def forward(self, pack: Pack) -> Tensor:
-        """log p(token) of every branch token of the pack, (N,) in float32, at temperature 1.
-
-        Logits are made for a chunk of tokens at a time and made again in the backward pass; nothing of size tokens ×
-        vocabulary is held.
-        """
+    @overload
+    def forward(self, pack: Pack) -> Tensor: ...
+    @overload
+    def forward(self, pack: Pack, ask: Ask) -> Measured: ...
+    def forward(self, pack: Pack, ask: Ask | None = None) -> Tensor | Measured:
+        """log p(token) of every branch token of the pack, (N,) in float32, at temperature 1; with `ask` a mapping of
+        `logp` and whatever else is asked for."""
+        wanted = ask or Ask()
         pack = pack.to(self.device)
         hidden_NH = self.hidden(pack)[pack.source_N]
-        chunk = max(1, HEAD_CHUNK // self.base.get_output_embeddings().weight.shape[0])
-        pieces = [
-            cast(Tensor, checkpoint(self._token_logp, h, t, use_reentrant=False))
-            if torch.is_grad_enabled() and hidden_NH.shape[0] > chunk
-            else self._token_logp(h, t)
-            for h, t in zip(hidden_NH.split(chunk), pack.target_N.split(chunk), strict=True)
-        ]
-        return torch.cat(pieces)
-
-    def _token_logp(self, hidden_NH: Tensor, target_N: Tensor) -> Tensor:
-        logits = self.logits(hidden_NH)
-        return logits.gather(1, target_N[:, None])[:, 0] - logits.logsumexp(1)
+        found = measure(self.head, hidden_NH, pack.target_N, wanted)
+        if wanted.value:
+            assert self.value is not None, "start_stage(value=True) comes first"
+            found["value"] = self.value(hidden_NH.to(self.value.weight.dtype))[:, 0]
+        return found if ask else found["logp"]
 
     # ---------------------------------------------------------------------------------------------------------- saving
 

@@ -16,8 +16,10 @@ EVERYTHING = "*"
 USES = {
     "core": "",
     "statistics": "",
-    "losses": "",
-    "packing": "",
+    "losses": "core",
+    "divergence": "core",
+    "head": "divergence",
+    "packing": "attention",
     "plugins": "core",
     "media": "core",
     "download": "core media",
@@ -33,11 +35,17 @@ USES = {
     "judge": "core prompts",
     "graders": "core",
     "scorers": "core prompts",
-    "methods": "core losses",
+    "methods": "core divergence losses prompts",
     "students": "core media",
-    "student": "core media packing plugins students",
-    "engines": "client core media packing store student",
-    "train": "core packing statistics store student",
+    "attention": "",
+    "loading": "core plugins students",
+    "encoding": "core loading media packing students",
+    "student": "attention core doctor encoding head loading packing students",
+    "doctor": "core engines loading media packing student",
+    "engines": "client core encoding loading media packing store student",
+    "train": "core head losses packing statistics store student",
+    "wiring": "core config engines plugins store task",
+    "fit": "core wiring",
     "recipe": EVERYTHING,
     "cli": EVERYTHING,
 }
@@ -48,6 +56,8 @@ LIGHT = {
     *("cache", "client", "download", "generate"),
     *("judge", "graders", "recipe", "cli"),
     *("engines.cached", "engines.openai", "engines.reference", "engines.replay"),
+    *("judge", "graders", "recipe", "cli", "wiring", "fit"),
+    *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""
 

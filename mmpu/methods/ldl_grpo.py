@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,11 +37,13 @@ class LDLGRPO(Method):
     skip_flat_groups: bool = False
     """Leave out groups whose scores are all equal; no difference under `ratio`."""
 
-    listwise: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if self.label_tau <= 0 or self.gamma < 0 or self.beta < 0:
             raise UserError(f"ldl_grpo needs label_tau > 0, gamma >= 0 and beta >= 0, got {self}")
+
+    @property
+    def listwise(self) -> bool:
+        return True
 
     @property
     def needs(self) -> frozenset[str]:
@@ -95,7 +97,7 @@ class LDLGRPO(Method):
             "entropy_q": -(q_B * log_q_B.detach()).sum() / batch.total_groups,
             "max_q": top_q_G.sum() / batch.total_groups,
         }
-        if quantities.ref_logp_BT is not None:
+        if self.kl != "none" and quantities.ref_logp_BT is not None:
             size_G = group_sum(torch.ones_like(d_B), batch.group_B, batch.groups)
 
             def mean_over_candidates(per_token_BT: Tensor) -> Tensor:
@@ -103,9 +105,6 @@ class LDLGRPO(Method):
                 per_row_B = reduce(per_token_BT, mask_BT)
                 return (per_row_B / size_G[batch.group_B]).sum() / batch.total_groups
 
-            if self.kl != "none":
-                kl = mean_over_candidates(kl_per_token(self.kl, logp_BT, quantities.ref_logp_BT))
-                loss = loss + self.beta * kl
-            k3_BT = kl_per_token("k3", logp_BT.detach(), quantities.ref_logp_BT)
-            metrics["kl_ref"] = mean_over_candidates(k3_BT)
+            kl = mean_over_candidates(kl_per_token(self.kl, logp_BT, quantities.ref_logp_BT))
+            loss = loss + self.beta * kl
         return loss, metrics

@@ -46,10 +46,20 @@ class SelfEval(Scorer):
     """A Jinja file with `question`, `anchor`, `candidate`, `ask` and `cue`; default: self_eval.txt beside this file."""
     min_mass: float = 0.5
     """Least probability on the options for a reading to count."""
+    weights: Literal["frozen", "live"] = "frozen"
+    """Who grades: the stage's start, or the student as it is now, which may learn to please itself."""
+    live: Engine | None = None
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"anchor"}) if self.anchor else frozenset()
+
+    @property
+    def _grader(self) -> Engine:
+        if self.weights == "frozen":
+            return self.engine
+        assert self.live is not None, "`weights: live` is wired by the recipe"
+        return self.live
 
     def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """An empty response is worth 0 without a call; one that cannot be read abstains."""
@@ -91,13 +101,13 @@ class SelfEval(Scorer):
         prompts = [self._prompt(group, response, mode) for group, response in asked]
         return [
             value(dict(choice.probs)) if isinstance(choice, Choice) and 1 - choice.outside >= self.min_mass else NAN
-            for choice in self.engine.choose(prompts, options)
+            for choice in self._grader.choose(prompts, options)
         ]
 
     def _generate(self, asked: list[tuple[Group, Response]]) -> list[float]:
         def read(asked: list[tuple[Group, Response]], temperature: float) -> list[float]:
             prompts = [self._prompt(group, response, "generate") for group, response in asked]
-            answers = self.engine.generate(prompts, 1, Sampling(temperature=temperature, max_tokens=8))
+            answers = self._grader.generate(prompts, 1, Sampling(temperature=temperature, max_tokens=8))
             return [parse_score(a[0].text) if isinstance(a, tuple) else NAN for a in answers]
 
         return self._fill(read(asked, 0.0), asked, lambda missing: read(missing, 1.0))

@@ -19,13 +19,22 @@ from safetensors.torch import load_file, save_file
 
 from mmpu.core import UserError
 from mmpu.student import Student
+from mmpu.train.shadow import Shadow
 
 State = dict[str, Any]
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 """How Python, torch and safetensors report a disk that is full."""
 
 
-def save(folder: Path, step: int, student: Student, optimizer: Any, state: State, keep: int = 2) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    student: Student,
+    optimizer: Any,
+    state: State,
+    shadow: Shadow | None = None,
+    keep: int = 2,
+) -> Path:
     """Writes `folder/step-00000040` and removes all but the newest `keep`.
 
     Raises:
@@ -38,6 +47,8 @@ def save(folder: Path, step: int, student: Student, optimizer: Any, state: State
         temporary.mkdir(parents=True)
         weights = {n: p.detach().contiguous().cpu() for n, p in student.named_parameters() if p.requires_grad}
         save_file(weights, temporary / "weights.safetensors")
+        if shadow and shadow.state():
+            save_file(shadow.state(), temporary / "shadow.safetensors")
         torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
         (temporary / "state.json").write_text(json.dumps({**state, "step": step}))
         for file in temporary.iterdir():
@@ -63,7 +74,7 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
 
 
-def restore(folder: Path, student: Student, optimizer: Any) -> State | None:
+def restore(folder: Path, student: Student, optimizer: Any, shadow: Shadow | None = None) -> State | None:
     """Loads the newest checkpoint into student and optimiser; None if there is none. Sweeps up unfinished ones."""
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -79,6 +90,8 @@ def restore(folder: Path, student: Student, optimizer: Any) -> State | None:
         for name, parameter in trainable.items():
             parameter.copy_(weights[name])
     student.version += 1
+    if shadow and shadow.state():
+        shadow.load(load_file(newest / "shadow.safetensors"))
     optimizer.load_state_dict(torch.load(newest / "optimizer.pt", map_location=student.device, weights_only=True))
     return json.loads((newest / "state.json").read_text())
 

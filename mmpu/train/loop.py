@@ -14,9 +14,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from mmpu.core import Row, Sample, Sampling, Task, UserError, digest
+from mmpu.core import Method, Sample, Sampling, Task, digest
 from mmpu.student import Student
-from mmpu.train import checkpoint
+from mmpu.train import alarms, checkpoint
+from mmpu.train.collect import collect
 from mmpu.train.diagnostics import describe
 from mmpu.train.preflight import Preflight
 from mmpu.train.record import Record
@@ -50,10 +51,24 @@ class StageConfig:
     """Largest share of a step's groups that may be without a usable score before the stage gives up."""
     length_alarm: float = 0.5
     """Warn when the mean response length has moved by more than this share since the stage's start."""
+    kl_every: int = 10
+    """Steps between two measurements of the KL to the stage's start, for methods that sample and do not need it at
+    every step; 0 never. Under full training it takes a frozen copy of the weights."""
+    hacking_window: int = 10
+    """Steps whose mean score and accuracy are compared with the window before."""
+    hacking_rises: int = 3
+    """Warn when over so many windows in a row the score rose and the accuracy fell."""
     alarms: dict[str, float] = field(
         default_factory=lambda: {"flat_groups": 0.8, "truncated": 0.5, "skipped_groups": 0.1, "kl_ref": 5.0}
     )
     """Warn, once per metric, when a step's value is above this."""
+
+
+def keeps_reference(config: StageConfig, method: Method) -> bool:
+    """True if the weights of the stage's start are needed during it."""
+    measured = config.kl_every > 0 and "responses" in method.needs
+    started = method.shadow is not None and method.shadow.kind == "start"
+    return measured or started or "reference" in method.needs or config.scorer is not None
 
 
 @dataclass(frozen=True)
@@ -76,13 +91,19 @@ class Stage:
             return self.config.steps
         return max(1, round(self.config.epochs * len(self.samples) / self.config.prompts_per_step))
 
-    def prompts(self, step: int) -> list[Sample]:
-        """The samples of a step: epochs, each in an order of its own, end to end. A pure function of seed and step."""
+    @property
+    def has_reference(self) -> bool:
+        """True if the weights of the stage's start are kept."""
+        return keeps_reference(self.config, self.rollout.method)
+
+    def prompts(self, position: int) -> list[Sample]:
+        """The next samples of the stage's order, as many as a step takes: epochs, each in an order of its own, end to
+        end. A pure function of seed and position."""
         size, n = self.config.prompts_per_step, len(self.samples)
         orders: dict[int, list[int]] = {}
         chosen: list[Sample] = []
-        for position in range(step * size, (step + 1) * size):
-            epoch, place = divmod(position, n)
+        for each in range(position, position + size):
+            epoch, place = divmod(each, n)
             if epoch not in orders:
                 orders[epoch] = list(range(n))
                 random.Random(self.step_seed("order", epoch)).shuffle(orders[epoch])
@@ -95,14 +116,22 @@ class Stage:
 
 def run(stage: Stage, record: Record) -> None:
     """Trains the stage from its newest checkpoint, or its start, to its end."""
-    config, rollout, accelerator = stage.config, stage.rollout, stage.accelerator
+    config, rollout, accelerator, shadow = stage.config, stage.rollout, stage.accelerator, stage.rollout.shadow
     optimizer = config.optim.build(stage.student)
     wrapped, optimizer = accelerator.prepare(stage.student, optimizer)
-    update = Updater(stage.student, wrapped, optimizer, rollout.method, config.optim, accelerator)
-    state = checkpoint.restore(stage.folder, stage.student, optimizer)
-    state = state or {"step": 0, "refused": 0, "first_length": None, "warned": []}
+    update = Updater(
+        stage.student,
+        wrapped,
+        optimizer,
+        rollout.method,
+        config.optim,
+        accelerator,
+        shadow,
+        rollout.sampling.temperature,
+        rollout.scorer.shares if rollout.scorer else (1.0,),
+    )
+    state = checkpoint.restore(stage.folder, stage.student, optimizer, shadow) or alarms.START
     record.rewind(config.name, state["step"])
-    rank, world = accelerator.process_index, accelerator.num_processes
 
     with record.progress(config.name, state["step"], stage.steps) as progress:
         for step in range(state["step"], stage.steps):
@@ -110,28 +139,21 @@ def run(stage: Stage, record: Record) -> None:
                 found = config.preflight(rollout, stage.samples, stage.task, stage.step_seed("preflight", step))
                 record.preflight(config.name, step, found)
 
+            step_of = collect(stage, step, state["position"])
             began = time.perf_counter()
-            groups = rollout.anchored(stage.prompts(step)[rank::world])
-            groups = rollout.sampled(groups, stage.step_seed("sample", step))
-            sampled = time.perf_counter()
-            groups = rollout.scored(groups)
-            scored = time.perf_counter()
-            rows = [numbered(rollout.method.supervise(group), g) for g, group in enumerate(groups)]
-            losses = update(rows, step, stage.steps)
-            ended = time.perf_counter()
+            measures_kl = stage.has_reference and config.kl_every > 0 and step % config.kl_every == 0
+            losses = update(step_of.rows, step, stage.steps, state["mean_score"] or 0.0, measures_kl)
+            if shadow is not None:
+                shadow.follow(step + 1)
 
-            seconds = {
-                "seconds_generate": sampled - began,
-                "seconds_score": scored - sampled,
-                "seconds_update": ended - scored,
-            }
-            metrics = record.step(config.name, step, losses, describe(groups, rows, stage.task) | seconds, groups, rows)
+            seen = describe(step_of.groups, step_of.rows, stage.task)
+            seen |= step_of.metrics | {"seconds_update": time.perf_counter() - began} | alarms.drift(state, seen)
+            metrics = record.step(config.name, step, losses, seen, step_of.groups, step_of.rows)
             progress(step + 1, metrics)
-            state = watch(config, state, metrics, record)
-            state["step"] = step + 1
+            state = alarms.watch(config, state, metrics, record) | {"step": step + 1, "position": step_of.position}
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < stage.steps:
                 if accelerator.is_main_process:
-                    checkpoint.save(stage.folder, step + 1, stage.student, optimizer, state)
+                    checkpoint.save(stage.folder, step + 1, stage.student, optimizer, state, shadow)
                 accelerator.wait_for_everyone()
     accelerator.free_memory(wrapped, optimizer)
 
@@ -139,45 +161,3 @@ def run(stage: Stage, record: Record) -> None:
 def checks_evaluator(rollout: Rollout) -> bool:
     """True if training trusts a scorer that reads the anchor."""
     return "scores" in rollout.method.needs and "anchor" in rollout.needs
-
-
-def numbered(rows: Sequence[Row], group: int) -> list[Row]:
-    return [Row(row.sample, row.response, row.weight, group) for row in rows]
-
-
-def watch(config: StageConfig, state: dict[str, Any], metrics: dict[str, float], record: Record) -> dict[str, Any]:
-    """Keeps an eye on what goes wrong: refused updates, unusable groups, answers that grow or shrink.
-
-    Raises:
-        UserError: too many updates were refused, or too many groups had to be skipped.
-    """
-    state = {**state, "warned": list(state["warned"])}
-
-    def warn_once(about: str, text: str) -> None:
-        if about not in state["warned"]:
-            state["warned"].append(about)
-            record.warn(f"stage {config.name}: {text}")
-
-    if metrics.get("refused"):
-        state["refused"] += 1
-        record.warn(f"stage {config.name}: the gradient was not finite; the update was refused")
-        if state["refused"] >= config.max_refused:
-            raise UserError(
-                f"stage {config.name}: {state['refused']} updates had a non-finite gradient; lower optim.lr, or look "
-                "at the groups of those steps in the run folder"
-            )
-    if metrics["skipped_groups"] > config.max_skipped:
-        raise UserError(
-            f"stage {config.name}: {metrics['skipped_groups']:.0%} of the groups had fewer than two usable scores; "
-            "look at the scorer's replies, or raise `max_skipped`"
-        )
-    for name, limit in config.alarms.items():
-        if metrics.get(name, 0.0) > limit:
-            warn_once(name, f"{name} is {metrics[name]:.3f}, above {limit}")
-    if "length" in metrics:
-        if state["first_length"] is None:
-            state["first_length"] = metrics["length"]
-        drift = metrics["length"] / max(state["first_length"], 1e-9) - 1
-        if abs(drift) > config.length_alarm:
-            warn_once("length", f"response length moved by {drift:+.0%}; see `form` and `beta` of ldl_grpo")
-    return state

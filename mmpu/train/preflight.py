@@ -43,7 +43,6 @@ class Preflight:
         if not pairs or rollout.scorer is None:
             return {}
         scores = [s for s in rollout.scorer.score(pairs) if not any(map(math.isnan, s))]
-        rollout.ledger.add(local_eval_calls=2 * len(pairs))
         result = {"anchor_auc": auc([s[0] for s in scores], [s[1] for s in scores])}
         candidates = rollout.scored(rollout.sampled(groups, seed))
         found = describe(candidates, [[]] * len(candidates), task)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmpu.core import Engine, Failed, Group, Method, Response, Sample, Sampling, Scorer, UserError
 from mmpu.store import Ledger
+from mmpu.train.shadow import Shadow
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Rollout:
 
     Args:
         k: Candidates per prompt.
+        student: Samples candidates, and what the privileged teacher says, with the shadow's weights in place.
         teacher: Answers each prompt once; a store in front of it remembers.
     """
 
@@ -26,6 +29,7 @@ class Rollout:
     k: int
     sampling: Sampling
     ledger: Ledger
+    shadow: Shadow | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -51,31 +55,42 @@ class Rollout:
         return [Group(s, anchor=a[0].text) for s, a in zip(samples, answers, strict=True) if isinstance(a, tuple)]
 
     def sampled(self, groups: Sequence[Group], seed: int) -> list[Group]:
-        """Groups with K candidates of the student; responses without a token are left out.
+        """Groups with K candidates of the student and, where the method asks, as many of its privileged teacher;
+        responses without a token are left out.
 
         A prompt that the engine could not serve keeps an empty group, which trains nothing and is counted.
 
         Raises:
             UserError: the engine could serve none of them.
         """
+        if "context" in self.needs:
+            groups = [replace(group, context=self.method.context(group)) for group in groups]
         if "responses" not in self.needs:
             return list(groups)
-        drawn = self.student.generate([group.sample for group in groups], self.k, replace(self.sampling, seed=seed))
-        failed = [(g.sample.id, d.reason) for g, d in zip(groups, drawn, strict=True) if isinstance(d, Failed)]
-        if failed and len(failed) == len(groups):
-            raise UserError(f"sampling failed for all {len(groups)} prompts; first, {failed[0][0]!r}: {failed[0][1]}")
+        drawn = self._draw([group.sample for group in groups], seed, self.method.offline)
+        self.ledger.add(student_samples=sum(map(len, drawn)), student_tokens_generated=_tokens(drawn))
+        result = [replace(g, responses=tuple(r for r in rs if r.tokens)) for g, rs in zip(groups, drawn, strict=True)]
+        if "teacher_responses" in self.needs:
+            contexts = [group.context for group in groups if group.context is not None]
+            # A stream of its own: with the student's, equal distributions would draw equal responses.
+            said = self._draw(contexts, seed + 1, True)
+            self.ledger.add(teacher_tokens_generated=_tokens(said))
+            result = [
+                replace(g, teacher_responses=tuple(r for r in rs if r.tokens))
+                for g, rs in zip(result, said, strict=True)
+            ]
+        return result
+
+    def _draw(self, prompts: Sequence[Sample], seed: int, shadowed: bool) -> list[tuple[Response, ...]]:
+        assert self.shadow is not None or not shadowed
+        with self.shadow.speaking() if self.shadow and shadowed else contextlib.nullcontext():
+            drawn = self.student.generate(prompts, self.k, replace(self.sampling, seed=seed))
+        failed = [(s.id, r.reason) for s, r in zip(prompts, drawn, strict=True) if isinstance(r, Failed)]
+        if failed and len(failed) == len(prompts):
+            raise UserError(f"sampling failed for all {len(prompts)} prompts; first, {failed[0][0]!r}: {failed[0][1]}")
         if failed:
             self.ledger.add(student_failures=len(failed))
-        result: list[Group] = []
-        for group, responses in zip(groups, drawn, strict=True):
-            if isinstance(responses, Failed):
-                result.append(group)
-                continue
-            self.ledger.add(
-                student_samples=len(responses), student_tokens_generated=sum(len(r.tokens or ()) for r in responses)
-            )
-            result.append(replace(group, responses=tuple(r for r in responses if r.tokens)))
-        return result
+        return [() if isinstance(responses, Failed) else responses for responses in drawn]
 
     def scored(self, groups: Sequence[Group]) -> list[Group]:
         """Groups with a score per candidate and, where the method asks, s*: the anchor scored like a candidate.
@@ -95,7 +110,6 @@ class Rollout:
 
         asked = [extended(group) for group in groups]
         scores = self.scorer.score(asked)
-        self.ledger.add(local_eval_calls=sum(map(len, scores)))
         return [
             replace(group, scores=s[1:], anchor_score=s[0]) if with_anchor else replace(group, scores=s)
             for group, s in zip(groups, scores, strict=True)
@@ -106,3 +120,7 @@ def flat(group: Group) -> bool:
     """True if the scores of a group tell nothing apart."""
     scores = [s for s in group.scores if not math.isnan(s)]
     return len(scores) > 1 and max(scores) == min(scores)
+
+
+def _tokens(drawn: Sequence[Sequence[Response]]) -> int:
+    return sum(len(response.tokens or ()) for responses in drawn for response in responses)

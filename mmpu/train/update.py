@@ -1,8 +1,8 @@
-"""One optimiser step: rows → log-probabilities → the method's loss → gradient, exact at any micro-batch size.
+"""One optimiser step: rows → per-token quantities → the method's loss → gradient, exact at any micro-batch size.
 
-Losses couple rows (a listwise KL, a batch-wide denominator), so a group is never split silently. Whole groups that
-fit the token budget go through in one pass each micro-batch; a group that is too large takes the exact two-pass form:
-log-probabilities without gradient, dL/dlogp from the pure loss, then the model again piece by piece with those
+Losses couple rows (a listwise KL, a pair, a batch-wide denominator), so a group is never split silently. Whole groups
+that fit the token budget go through in one pass each micro-batch; a group that is too large takes the exact two-pass
+form: quantities without gradient, dL/dquantity from the pure loss, then the model again piece by piece with those
 coefficients. Denominators are those of the whole step over all processes, so neither micro-batching nor the number of
 processes changes the gradient.
 """
@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmpu.core import Batch, Method, Quantities, Row, UserError
+from mmpu.core import Batch, Method, Quantities, Row
+from mmpu.losses import kl_per_token
 from mmpu.packing import Tree, within_budget
 from mmpu.student import Student
+from mmpu.train.measure import Measure, Piece
+from mmpu.train.shadow import Shadow
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
     """Largest gradient norm."""
+    updates: int = 1
+    """Optimiser steps on each rollout; more than 1 needs a method that knows how far it has moved, such as ppo."""
     tokens_per_pass: int = 16384
     """Padded tokens of one forward and backward pass; bounds memory, changes nothing else."""
 
@@ -53,7 +59,22 @@ class Optim:
         return torch.optim.AdamW(trainable, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
 
 
-Pieces = list[tuple[Tree, list[Row]]]
+Totals = tuple[float, float, float]
+NOTHING: Totals = (0.0, 0.0, 0.0)
+FLOAT = torch.float32
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A rollout on its way through its updates: pieces with what is known of them, and the step's denominators."""
+
+    parts: tuple[tuple[list[Piece], Totals, float], ...]
+    """Pieces of each part of the step, their denominators over all processes, and the part's share of the loss."""
+
+    @property
+    def empty(self) -> bool:
+        """True if no process has anything to learn from."""
+        return all(totals[0] == 0 for _, totals, _ in self.parts)
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,9 @@ class Updater:
 
     Args:
         wrapped: The student as accelerate prepared it; gradients are synchronised through it.
+        shadow: The method's second set of weights.
+        temperature: At which responses were sampled; ratios and divergences are taken there too.
+        shares: Weights of the parts of a step, by the index that rows carry.
     """
 
     student: Student
@@ -70,25 +94,71 @@ class Updater:
     method: Method
     optim: Optim
     accelerator: Accelerator
+    shadow: Shadow | None = None
+    temperature: float = 1.0
+    shares: tuple[float, ...] = (1.0,)
 
-    def __call__(self, groups: Sequence[Sequence[Row]], step: int, steps: int) -> dict[str, float]:
-        """Trains on the rows of this process's groups; returns diagnostics that add up over processes.
+    def __call__(
+        self, groups: Sequence[Sequence[Row]], step: int, steps: int, mean_score: float = 0.0, kl: bool = False
+    ) -> dict[str, float]:
+        """Prepares the rows of this process's groups and trains on them `optim.updates` times.
 
-        A step whose gradient is not finite changes nothing and is reported as `refused`.
+        Args:
+            mean_score: Moving average of the scores of earlier steps.
+            kl: Measure the KL to the stage's start even if the method does not need it.
+
+        Returns:
+            Diagnostics that add up over processes, means over the updates.
         """
+        prepared = self.prepare(groups, mean_score, kl)
+        sums: dict[str, float] = {}
+        for _ in range(self.optim.updates):
+            for name, value in self.update(prepared, step, steps, mean_score).items():
+                sums[name] = sums.get(name, 0.0) + value / self.optim.updates
+        return sums
+
+    def prepare(self, groups: Sequence[Sequence[Row]], mean_score: float = 0.0, kl: bool = False) -> Prepared:
+        """What stays the same over a rollout's updates: reference, teacher, old values, and weights made of them."""
+        pieces = [Piece(self._measure.tree(rows), tuple(rows)) for rows in groups if rows]
+        parts = [
+            self._part([piece for piece in pieces if piece.rows[0].part == number], share, mean_score, kl)
+            for number, share in enumerate(self.shares)
+        ]
+        return Prepared(tuple(parts))
+
+    def _part(
+        self, pieces: list[Piece], share: float, mean_score: float, kl: bool
+    ) -> tuple[list[Piece], Totals, float]:
+        totals = self._totals(pieces)
+        if totals[0] == 0:
+            return [], totals, share
+        pieces = self._measure.known(pieces, kl)
+        with torch.no_grad():
+            batch = self._batch(pieces, totals, mean_score)
+            old = batch.old_logp_BT if batch.old_logp_BT is not None else torch.zeros_like(batch.mask_BT, dtype=FLOAT)
+            weight_BT = self.method.prepare(self._quantities({"logp": old}, pieces, batch), batch, self._total)
+        if weight_BT is None:
+            return pieces, totals, share
+        lengths = [len(branch) for piece in pieces for branch in piece.tree.branches]
+        per_row = iter([weight[:length] for weight, length in zip(weight_BT, lengths, strict=True)])
+        weighed = [replace(p, known={**p.known, "weight": [next(per_row) for _ in p.rows]}) for p in pieces]
+        return weighed, totals, share
+
+    def update(self, prepared: Prepared, step: int, steps: int, mean_score: float = 0.0) -> dict[str, float]:
+        """One optimiser step; a gradient that is not finite changes nothing and is reported as `refused`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.optim.rate(step, steps)
-        pieces = [(self._tree(rows), list(rows)) for rows in groups if rows]
-        totals = self._totals(pieces)
-        if totals[0] == 0:  # nothing to learn from in any process
+        if prepared.empty:
             return {"loss": 0.0}
         sums: dict[str, float] = {}
         self.wrapped.train()
-        passes = self._plan(pieces)
-        for index, chunk in enumerate(passes):
+        passes = [
+            (chunk, totals, share) for pieces, totals, share in prepared.parts for chunk in self._plan(pieces)
+        ] or [([], NOTHING, 0.0)]  # a process without rows takes part, since the others wait for its gradients
+        for index, (chunk, totals, share) in enumerate(passes):
             with self._synchronised(index + 1 == len(passes)):
-                for name, value in self._backward(chunk, totals).items():
-                    sums[name] = sums.get(name, 0.0) + value
+                for name, value in self._backward(chunk, totals, share, mean_score).items():
+                    sums[name] = sums.get(name, 0.0) + share * value
         clipped: Any = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.optim.clip)
         norm = float(clipped)
         if math.isfinite(norm):
@@ -100,122 +170,112 @@ class Updater:
         self.wrapped.eval()
         return sums | {"grad_norm": norm / self.accelerator.num_processes}
 
-    def _tree(self, rows: Sequence[Row]) -> Tree:
-        assert len({row.sample.id for row in rows}) == 1, "rows of several prompts in one group"
-        return Tree(self.student.encode(rows[0].sample), tuple(self.student.response_ids(row.response) for row in rows))
+    @cached_property
+    def _measure(self) -> Measure:
+        return Measure(self.student, self.method, self.optim.tokens_per_pass, self.temperature, self.shadow)
 
-    def _totals(self, pieces: Pieces) -> tuple[float, float, float]:
+    def _total(self, value: Tensor) -> Tensor:
+        summed: Any = self.accelerator.reduce(value, "sum")
+        return summed
+
+    def _totals(self, pieces: Sequence[Piece]) -> Totals:
         """Groups, rows and completion tokens of the step, over all processes."""
-        local = torch.tensor(
-            [
-                len(pieces),
-                sum(len(rows) for _, rows in pieces),
-                sum(len(b) for tree, _ in pieces for b in tree.branches),
-            ],
-            dtype=torch.float64,
-        )
-        summed: Any = self.accelerator.reduce(local.to(self.accelerator.device).float(), "sum")
-        groups, rows, tokens = summed.tolist()
+        tokens = sum(len(branch) for piece in pieces for branch in piece.tree.branches)
+        local = [len(pieces), sum(len(piece.rows) for piece in pieces), tokens]
+        groups, rows, tokens = self._total(torch.tensor(local, device=self.accelerator.device)).tolist()
         return groups, rows, tokens
 
-    def _plan(self, pieces: Pieces) -> list[Pieces]:
-        """Micro-batches of whole groups, similar sizes together; an oversize group is a micro-batch of its own.
-
-        A process without rows takes part with an empty micro-batch, since the others wait for its gradients.
-        """
-        by_size = sorted(pieces, key=lambda piece: piece[0].tokens)
-        return within_budget(by_size, lambda piece: piece[0].tokens, self.optim.tokens_per_pass) or [[]]
+    def _plan(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
+        """Micro-batches of whole groups, similar sizes together; an oversize group is a micro-batch of its own."""
+        by_size = sorted(pieces, key=lambda piece: piece.tree.tokens)
+        return within_budget(by_size, lambda piece: piece.tree.tokens, self.optim.tokens_per_pass)
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
-    def _backward(self, chunk: Pieces, totals: tuple[float, float, float]) -> dict[str, float]:
+    def _backward(self, chunk: Sequence[Piece], totals: Totals, share: float, mean_score: float) -> dict[str, float]:
         if not chunk:
             zero = sum(p.sum() for p in self.student.parameters() if p.requires_grad) * 0.0
             self.accelerator.backward(zero)
             return {}
-        trees = [tree for tree, _ in chunk]
-        batch = self._batch(chunk, totals)
-        reference = self._reference(trees, batch)
-        scale = self.accelerator.num_processes  # processes' gradients are averaged; ours must add up
+        batch = self._batch(chunk, totals, mean_score)
+        scale = share * self.accelerator.num_processes  # processes' gradients are averaged; ours must add up
+        trees = [piece.tree for piece in chunk]
         if len(trees) > 1 or trees[0].tokens <= self.optim.tokens_per_pass:
-            logp_BT = self._logp(self.wrapped, trees, batch)
-            loss, metrics = self.method.loss(Quantities(logp_BT, reference), batch)
+            rows = [row for piece in chunk for row in piece.rows]
+            live = self._measure.live(self.wrapped, trees, rows, batch.mask_BT.shape[1])
+            loss, metrics = self._loss(live, chunk, batch)
             self.accelerator.backward(loss * scale)
         else:
-            loss, metrics = self._two_passes(trees[0], batch, reference, scale)
+            loss, metrics = self._two_passes(chunk[0], batch, scale)
         return {"loss": loss.item(), **{name: float(value) for name, value in metrics.items()}}
 
-    def _two_passes(
-        self, tree: Tree, batch: Batch, reference: Tensor | None, scale: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        pieces = self._split(tree)
+    def _two_passes(self, piece: Piece, batch: Batch, scale: float) -> tuple[Tensor, dict[str, Tensor]]:
+        width = batch.mask_BT.shape[1]
+        parts: list[tuple[Tree, slice]] = []
+        for tree in self._measure.split(piece.tree):
+            start = parts[-1][1].stop if parts else 0
+            parts.append((tree, slice(start, start + len(tree.branches))))
         with torch.no_grad():
-            logp_BT = torch.cat([self._logp(self.student, [p], batch) for p in pieces])
-        logp_BT.requires_grad_(True)
-        loss, metrics = self.method.loss(Quantities(logp_BT, reference), batch)
-        (coefficient_BT,) = torch.autograd.grad(loss, logp_BT)
-        row = 0
-        for piece in pieces:
-            here = coefficient_BT[row : row + len(piece.branches)]
-            row += len(piece.branches)
-            with self._synchronised(row == len(coefficient_BT)):
-                self.accelerator.backward((self._logp(self.wrapped, [piece], batch) * here).sum() * scale)
+            measured = [self._measure.live(self.student, [tree], piece.rows[rows], width) for tree, rows in parts]
+        live = {name: torch.cat([m[name] for m in measured]).requires_grad_() for name in measured[0]}
+        loss, metrics = self._loss(live, [piece], batch)
+        found = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
+        coefficients = dict(zip(live, found, strict=True))
+        for tree, rows in parts:
+            with self._synchronised(rows.stop == len(piece.rows)):
+                again = self._measure.live(self.wrapped, [tree], piece.rows[rows], width)
+                products = [(again[name] * coefficients[name][rows]).sum() for name in again]
+                self.accelerator.backward(torch.stack(products).sum() * scale)
         return loss.detach(), metrics
 
-    def _split(self, tree: Tree) -> list[Tree]:
-        """The same branches in pieces within the budget."""
-        budget, trunk = self.optim.tokens_per_pass, len(tree.trunk.ids)
-        pieces: list[list[tuple[int, ...]]] = []
-        used = budget + 1
-        for branch in tree.branches:
-            if trunk + len(branch) > budget:
-                raise UserError(
-                    f"optim.tokens_per_pass={budget} is too small for a prompt of {trunk} tokens with a response of "
-                    f"{len(branch)}; set at least {trunk + len(branch)}"
-                )
-            used += len(branch)
-            if used > budget:
-                pieces.append([])
-                used = trunk + len(branch)
-            pieces[-1].append(branch)
-        return [Tree(tree.trunk, tuple(branches)) for branches in pieces]
+    def _loss(
+        self, live: Mapping[str, Tensor], chunk: Sequence[Piece], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        quantities = self._quantities(live, chunk, batch)
+        loss, metrics = self.method.loss(quantities, batch)
+        if quantities.ref_logp_BT is not None:
+            k3_BT = kl_per_token("k3", quantities.logp_BT.detach(), quantities.ref_logp_BT) * batch.mask_BT
+            metrics = metrics | {"kl_ref": k3_BT.sum() / batch.total_tokens}
+        return loss, metrics
 
-    def _reference(self, trees: list[Tree], batch: Batch) -> Tensor | None:
-        if "reference" not in self.method.needs:
-            return None
-        self.student.eval()
-        with torch.no_grad(), self.student.frozen():
-            passes = [trees] if len(trees) > 1 else [[piece] for piece in self._split(trees[0])]
-            logp = torch.cat([self._logp(self.student, each, batch) for each in passes])
-        self.wrapped.train()
-        return logp
+    def _quantities(self, live: Mapping[str, Tensor], pieces: Sequence[Piece], batch: Batch) -> Quantities:
+        width = batch.mask_BT.shape[1]
+        names = pieces[0].known if pieces else ()
+        known = {f"{n}_BT": _padded([row for p in pieces for row in p.known[n]], width) for n in names}
+        return Quantities(**{f"{name}_BT": value for name, value in live.items()}, **known)
 
-    def _logp(self, model: Any, trees: list[Tree], batch: Batch) -> Tensor:
-        """(rows of `trees`, T) log-probabilities, zero at padding."""
-        packed = self.student.pack(trees)
-        logp_N: Tensor = model(packed)
-        rows = sum(len(tree.branches) for tree in trees)
-        index = (packed.branch_N.to(logp_N.device), packed.step_N.to(logp_N.device))
-        return logp_N.new_zeros(rows, batch.mask_BT.shape[1]).index_put(index, logp_N)
-
-    def _batch(self, chunk: Pieces, totals: tuple[float, float, float]) -> Batch:
-        lengths = [len(branch) for tree, _ in chunk for branch in tree.branches]
-        rows = [row for _, group in chunk for row in group]
-        group = [g for g, (_, members) in enumerate(chunk) for _ in members]
-        mask_BT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    def _batch(self, pieces: Sequence[Piece], totals: Totals, mean_score: float) -> Batch:
+        lengths = [len(branch) for piece in pieces for branch in piece.tree.branches]
+        rows = [row for piece in pieces for row in piece.rows]
+        group = [g for g, piece in enumerate(pieces) for _ in piece.rows]
+        first = [group.index(g) for g in group]
+        mask_BT = torch.arange(max(lengths, default=1))[None] < torch.tensor(lengths, dtype=torch.long)[:, None]
         old = None
         if "old_logp" in self.method.needs:
             old = torch.zeros(mask_BT.shape)
             for b, row in enumerate(rows):
                 assert len(row.response.logp) == lengths[b], "a row without the sampler's log-probabilities"
                 old[b, : lengths[b]] = torch.tensor(row.response.logp)
+        pairs = [(b, first[b] + other) for b, row in enumerate(rows) for other in row.beats]
         device = self.student.device
         return Batch(
             mask_BT.to(device),
             torch.tensor([row.weight for row in rows], device=device),
-            torch.tensor(group, device=device),
-            len(chunk),
+            torch.tensor(group, dtype=torch.long, device=device),
+            len(pieces),
             None if old is None else old.to(device),
             *totals,
+            score_B=torch.tensor([row.score for row in rows], device=device),
+            context_B=torch.tensor([row.context is not None for row in rows], dtype=torch.bool, device=device),
+            pairs_P2=torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2),
+            mean_score=mean_score,
         )
+
+
+def _padded(rows: Sequence[Tensor], width: int) -> Tensor:
+    """(rows, width), zero behind each row's end."""
+    result = rows[0].new_zeros(len(rows), width)
+    for b, row in enumerate(rows):
+        result[b, : len(row)] = row
+    return result

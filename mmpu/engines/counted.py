@@ -1,0 +1,34 @@
+"""Any engine with a count of what it is asked: what a scorer costs is read off the ledger, not worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
+from mmpu.engines.cached import Cached
+from mmpu.store import Ledger
+
+
+@dataclass(frozen=True)
+class Counted(Engine):
+    engine: Engine
+    ledger: Ledger
+    role: str
+    """Prefix of the counter: `local_eval` counts local_eval_calls, one for each prompt."""
+
+    @property
+    def identity(self) -> str:
+        return self.engine.identity
+
+    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
+        if not isinstance(self.engine, Cached):  # which counts for itself what it had to ask
+            self._count(len(samples))
+        return self.engine.generate(samples, n, sampling)
+
+    def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
+        self._count(len(samples))
+        return self.engine.choose(samples, options)
+
+    def _count(self, calls: int) -> None:
+        self.ledger.add(**{f"{self.role}_calls": calls})

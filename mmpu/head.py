@@ -1,0 +1,111 @@
+"""Log-probabilities, entropies and divergences without logits.
+
+From the hidden states that predict completion tokens: logits are made for a chunk of tokens at a time, reduced to one
+number per token in float32, and made again in the backward pass. Nothing of size tokens × vocabulary is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+
+from mmpu.divergence import Divergence, divergence, entropy, log_softmax
+
+CHUNK = 2**22
+"""Logits held at once: completion tokens × vocabulary."""
+Measured = Mapping[str, Tensor]
+"""Quantities of tokens by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The projection from hidden states to logits."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+    banned: tuple[int, ...] = ()
+    """Tokens that only prompts may hold; their logit is minus infinity."""
+    softcap: float | None = None
+    """c · tanh(logits / c), as Gemma does; None leaves logits as they are."""
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        """(N, V) in float32."""
+        logits = linear(hidden_NH, self.weight_VH, self.bias_V).float()
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        if self.banned:
+            logits = logits.index_fill(1, torch.tensor(self.banned, device=logits.device), float("-inf"))
+        return logits
+
+    def fixed(self) -> Head:
+        """The same weights as they are now, without gradient, whatever becomes of the model they belong to."""
+        bias = None if self.bias_V is None else self.bias_V.detach()
+        return replace(self, weight_VH=self.weight_VH.detach(), bias_V=bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A teacher's side of a divergence."""
+
+    head: Head
+    hidden_MH: Tensor
+    at_M: Tensor
+    """Which of the student's tokens these hidden states predict."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """What is wanted of a pass, besides log-probabilities."""
+
+    temperature: float = 1.0
+    """Logits are divided by it, a teacher's too."""
+    entropy: bool = False
+    value: bool = False
+    divergence: Divergence | None = None
+    teacher: Teacher | None = None
+
+
+def measure(head: Head, hidden_NH: Tensor, target_N: Tensor, ask: Ask) -> dict[str, Tensor]:
+    """`logp`, and `entropy` and `divergence` where asked for, each (N,) in float32; a divergence is zero where the
+    teacher does not read."""
+
+    def tokens(hidden: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        logits = head.logits(hidden) / ask.temperature
+        logp = logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(1)
+        return (logp, entropy(log_softmax(logits))) if ask.entropy else (logp,)
+
+    size = max(1, CHUNK // head.weight_VH.shape[0])
+    names: tuple[str, ...] = ("logp", "entropy") if ask.entropy else ("logp",)
+    found = dict(zip(names, _chunked(tokens, size, hidden_NH, target_N), strict=True))
+    if ask.divergence is not None and ask.teacher is not None:
+        form, teacher = ask.divergence, ask.teacher
+        width = min(head.weight_VH.shape[0], teacher.head.weight_VH.shape[0])  # beyond it lies padding of either
+
+        def distance(student_hidden: Tensor, teacher_hidden: Tensor) -> tuple[Tensor, ...]:
+            student = head.logits(student_hidden)[:, :width] / ask.temperature
+            with torch.no_grad():
+                other = log_softmax(teacher.head.logits(teacher_hidden)[:, :width] / ask.temperature)
+            return (divergence(log_softmax(student), other, form),)
+
+        (value_M,) = _chunked(distance, max(1, size // 2), hidden_NH[teacher.at_M], teacher.hidden_MH)
+        found["divergence"] = value_M.new_zeros(len(target_N)).index_put((teacher.at_M,), value_M)
+    return found
+
+
+def _chunked(function: Callable[..., tuple[Tensor, ...]], size: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """`function` over chunks of its inputs' first dimension, recomputed in backward."""
+    if not len(inputs[0]):
+        return function(*inputs)
+    pieces = [
+        cast(tuple[Tensor, ...], checkpoint(function, *parts, use_reentrant=False))
+        if torch.is_grad_enabled() and len(inputs[0]) > size
+        else function(*parts)
+        for parts in zip(*(i.split(size) for i in inputs), strict=True)
+    ]
+    return tuple(torch.cat(columns) for columns in zip(*pieces, strict=True))

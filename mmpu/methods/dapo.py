@@ -1,0 +1,55 @@
+"""DAPO (arXiv 2503.14476): GRPO with a higher upper clip, the mean over all tokens of the step, no KL, groups that
+teach, and a soft punishment of overlong answers.
+
+    r_i = score_i + min(0, −(len_i − (L_max − B)) / B)
+
+Groups whose scores are all equal are replaced: by scores, not by rewards, since length penalties make every group
+differ. What is thrown away has been generated and stays in the ledger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mmpu.core import Group, Row, UserError
+from mmpu.losses import Aggregation, overlong_penalty
+from mmpu.methods.grpo import GRPO
+
+
+@dataclass(frozen=True)
+class DAPO(GRPO):
+    aggregation: Aggregation = "token_mean"
+    clip_high: float = 0.28
+    dual_clip: float | None = 10.0
+    kl: Literal["k2", "k3", "k3+", "none"] = "none"
+    batches: int = 10
+    """Generation batches a step may take to fill up with groups whose scores differ; 0 trains on all groups."""
+    overlong_length: int | None = None
+    """L_max, the length at which the punishment is full; None switches it off."""
+    overlong_buffer: int = 4096
+    """B, the tokens below L_max over which it grows."""
+    overlong_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlong_length is not None and not 0 < self.overlong_buffer <= self.overlong_length:
+            raise UserError(
+                f"dapo: overlong_buffer={self.overlong_buffer} must be positive and at most "
+                f"overlong_length={self.overlong_length}"
+            )
+        if self.batches < 0:
+            raise UserError(f"dapo: batches must be at least 0, got {self.batches}")
+
+    @property
+    def refill(self) -> int:
+        return self.batches
+
+    def reward(self, score: float, length: int) -> float:
+        if self.overlong_length is None:
+            return score
+        return score + overlong_penalty(length, self.overlong_length, self.overlong_buffer, self.overlong_factor)
+
+    def supervise(self, group: Group) -> list[Row]:
+        known = {score for score in group.scores if score == score}
+        return super().supervise(group) if len(known) > 1 or not self.batches else []

@@ -1,0 +1,84 @@
+"""PBSD (arXiv 2605.05040): prefer what the privileged self would say to what the student says.
+
+    y⁺ ~ π_T(· | x, c),  y⁻ ~ p_θ(· | x);  π_T the stage's start with the solution c in its prompt
+    m = β { [log p_θ(y⁺|x) − log π_T(y⁺|x,c)] − [log p_θ(y⁻|x) − log π_T(y⁻|x,c)] },   loss = mean −log σ(m)
+    gradient: −β σ(−m) [∇ log p_θ(y⁺|x) − ∇ log p_θ(y⁻|x)]                                        (Eq. 12)
+
+The teacher reads another prompt than the student, so this is not DPO with a swapped reference. The population update
+comes to rest at p_θ = π_T, for every β; the paper gives no β, prompt, top-p or top-k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from mmpu.core import Batch, Group, Method, Quantities, Row, Sample, Shadow, UserError
+from mmpu.losses import pair_weights, seq_mean, seq_sum, sigmoid_pair_loss
+from mmpu.prompts import with_solution
+
+PROMPT = Path(__file__).with_suffix(".txt")
+BETA = {"sum": 0.1, "mean": 2.0}
+
+
+@dataclass(frozen=True)
+class PBSD(Method):
+    loglik: Literal["sum", "mean"] = "sum"
+    """Sequence log-likelihoods, or their mean per token."""
+    beta: float | None = None
+    """None takes 0.1 for sums and 2.0 for means."""
+    refresh_every: int | None = None
+    """Steps after which the student's weights become the teacher's; None keeps the stage's start."""
+    privileged: Literal["reference", "anchor"] = "reference"
+    """What the teacher is shown: the task's reference, or the answer of the run's `teacher`."""
+    prompt: str | None = None
+    """A Jinja file with `question` and `solution`; default: pbsd.txt beside this file."""
+    max_privileged: int = 20_000
+    """Longest solution in characters; a longer one loses its beginning."""
+
+    def __post_init__(self) -> None:
+        if self.beta is not None and self.beta <= 0:
+            raise UserError(f"pbsd needs beta > 0, got {self.beta}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        needs = {"responses", "context", "teacher_responses", "teacher_logp"}
+        return frozenset(needs | ({"anchor"} if self.privileged == "anchor" else set[str]()))
+
+    @property
+    def shadow(self) -> Shadow:
+        return Shadow("copy", every=self.refresh_every) if self.refresh_every else Shadow("start")
+
+    def context(self, group: Group) -> Sample:
+        solution = group.anchor if self.privileged == "anchor" else group.sample.reference
+        template = Path(self.prompt).expanduser() if self.prompt else PROMPT
+        return with_solution(group.sample, template, solution, self.max_privileged, self.privileged)
+
+    def supervise(self, group: Group) -> list[Row]:
+        """y⁺ and y⁻ of each pair; a pair of equal responses teaches nothing and is left out."""
+        rows: list[Row] = []
+        for better, worse in zip(group.teacher_responses, group.responses, strict=False):
+            if better.tokens != worse.tokens:
+                rows.append(Row(group.sample, better, context=group.context, beats=(len(rows) + 1,)))
+                rows.append(Row(group.sample, worse, -1.0, context=group.context))
+        return rows
+
+    def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert quantities.teacher_logp_BT is not None
+        assert batch.pairs_P2 is not None
+        reduce = seq_sum if self.loglik == "sum" else seq_mean
+        beta = self.beta if self.beta is not None else BETA[self.loglik]
+        gain_B = reduce(quantities.logp_BT - quantities.teacher_logp_BT, batch.mask_BT)
+        better_P, worse_P = batch.pairs_P2.unbind(1)
+        margin_P = beta * (gain_B[better_P] - gain_B[worse_P])
+        weight_P = pair_weights(batch.pairs_P2, batch.group_B, batch.groups).to(margin_P) / batch.total_groups
+        seen_P = margin_P.detach()
+        return (weight_P * sigmoid_pair_loss(margin_P)).sum(), {
+            "margin": (weight_P * seen_P).sum(),
+            "pair_weight": (weight_P * (-seen_P).sigmoid()).sum(),
+            "saturated_pairs": (weight_P * (seen_P.abs() > 5)).sum(),
+            "pair_accuracy": (weight_P * (seen_P > 0)).sum(),
+        }

@@ -1,0 +1,76 @@
+"""Agreement with the group's most frequent final answer: 1 with it, 0 against it; no label is read.
+
+Answers count as equal if they are the same number (`1/2`, `0.5`, `\\frac12`) or the same words. Responses without an
+answer have no vote and score 0; ties go to the answer that came first; a group without any answer abstains.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mmpu.core import NAN, Group, Scorer
+
+_BOXED = re.compile(r"\\f?boxed\s*\{")
+_MARKED = re.compile(r"####\s*(\S[^\n]*)|\banswer\s*(?:is|:)\s*:?\s*([^\n]+)", re.IGNORECASE)
+_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?|-?\.\d+")
+
+
+@dataclass(frozen=True)
+class Majority(Scorer):
+    @property
+    def listwise(self) -> bool:
+        return True
+
+    def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
+        return [agreement([response.text for response in group.responses]) for group in groups]
+
+
+def agreement(texts: Sequence[str]) -> tuple[float, ...]:
+    """1 for each text whose answer is the most frequent one, 0 for the others, NaN for all if none has an answer."""
+    answers = [canonical(text) for text in texts]
+    voted = [answer for answer in answers if answer is not None]
+    if not voted:
+        return (NAN,) * len(texts)
+    winner = max(dict.fromkeys(voted), key=voted.count)  # the first of the most frequent
+    return tuple(float(answer == winner) for answer in answers)
+
+
+def canonical(text: str) -> str | None:
+    """A text's final answer in a form in which equal answers are equal; None if it has none.
+
+    The last `\\boxed{}` counts, else what follows the last `####` or «answer is», else the last number.
+    """
+    boxed = list(_BOXED.finditer(text))
+    marked = list(_MARKED.finditer(text))
+    if boxed:
+        return _plain(_braced(text, boxed[-1].end()))
+    if marked:
+        return _plain(marked[-1][1] or marked[-1][2])
+    numbers = _NUMBER.findall(text)
+    return _plain(numbers[-1]) if numbers else None
+
+
+def _braced(text: str, start: int) -> str:
+    """What stands before the brace that closes the one opened just before `start`."""
+    depth = 1
+    for at in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth == 0:
+            return text[start:at]
+    return text[start:]
+
+
+def _plain(answer: str) -> str | None:
+    answer = _FRACTION.sub(lambda m: f"{m[1] or m[2]}/{m[3] or m[4]}", answer)
+    answer = re.sub(r"\\[a-z]+|[${}\s]+|\\[,!;]", " ", answer.casefold()).strip(" .;:!?")
+    number = re.sub(r"[,\s]", "", answer)
+    if _NUMBER.fullmatch(number):
+        try:
+            return str(Fraction(number))
+        except ZeroDivisionError:
+            return None
+    return " ".join(answer.split()) or None

@@ -1,0 +1,193 @@
+"""Rows → per-token quantities, in passes within the token budget: the student's with gradient, and what is known
+before (reference, teacher, old values) without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpu.core import Method, Row, UserError
+from mmpu.head import Ask, Teacher
+from mmpu.packing import Pack, Tree, within_budget
+from mmpu.student import Student
+from mmpu.train.shadow import Shadow
+
+Known = Mapping[str, Sequence[Tensor]]
+"""Quantities by name, each one tensor (tokens,) per row."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of a group as a tree, and what is known of their tokens."""
+
+    tree: Tree
+    rows: tuple[Row, ...]
+    known: Known = field(default_factory=dict[str, Sequence[Tensor]])
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Args:
+    temperature: At which responses were sampled.
+    """
+
+    student: Student
+    method: Method
+    budget: int
+    temperature: float
+    shadow: Shadow | None
+
+    @property
+    def scale(self) -> float:
+        """Ratios and divergences are taken at the sampling temperature, sequence likelihoods at 1."""
+        tempered = "old_logp" in self.method.needs or self.method.divergence is not None
+        return self.temperature if tempered else 1.0
+
+    def tree(self, rows: Sequence[Row]) -> Tree:
+        """The rows of a group under their prompt."""
+        assert len({row.sample.id for row in rows}) == 1, "rows of several prompts in one group"
+        return Tree(self.student.encode(rows[0].sample), tuple(self.student.response_ids(row.response) for row in rows))
+
+    def live(self, model: Any, trees: Sequence[Tree], rows: Sequence[Row], width: int) -> dict[str, Tensor]:
+        """What carries a gradient, in one pass: (rows, width) each, zero at padding.
+
+        Args:
+            model: The student, or what accelerate made of it.
+            rows: The rows of the trees' branches, in order.
+        """
+        packed = self.student.pack(trees)
+        form = self.method.divergence
+        teacher = self._teacher(packed, trees, rows) if form is not None else None
+        found = model(packed, Ask(self.scale, value="value" in self.method.needs, divergence=form, teacher=teacher))
+        index = (packed.branch_N.to(self.student.device), packed.step_N.to(self.student.device))
+        result = {n: v.new_zeros(len(rows), width).index_put(index, v) for n, v in found.items()}
+        if form is not None and teacher is None:  # it reads none of these rows
+            result["divergence"] = torch.zeros_like(result["logp"])
+        return result
+
+    def known(self, pieces: Sequence[Piece], reference: bool) -> list[Piece]:
+        """The pieces with what is the same over a rollout's updates.
+
+        Args:
+            reference: Make reference log-probabilities even if the method does not need them.
+        """
+        needs = self.method.needs
+        trees = [piece.tree for piece in pieces]
+        by_name: dict[str, list[Tensor]] = {}
+        if reference or "reference" in needs:
+            with self.student.frozen():
+                by_name["ref_logp"] = self._scan(self.student, trees, Ask(self.scale))["logp"]
+        if "value" in needs:
+            by_name["old_value"] = self._scan(self.student, trees, Ask(value=True))["value"]
+        wanted = {"logp": "teacher_logp", "entropy": "teacher_entropy"}
+        wanted = {found: name for found, name in wanted.items() if name in needs}
+        if wanted:
+            assert self.shadow is not None
+            with self.shadow.speaking() as speaker:
+                rows = [row for piece in pieces for row in piece.rows]
+                branches = [branch for tree in trees for branch in tree.branches]
+                contextual, order = _under_contexts(speaker, rows, branches)
+                found = self._scan(speaker, contextual, Ask(self.scale, entropy="entropy" in wanted))
+            for short, name in wanted.items():
+                by_name[name] = [torch.zeros(len(b), device=self.student.device) for b in branches]
+                for row, value in zip(order, found[short], strict=True):
+                    by_name[name][row] = value.to(self.student.device)
+        result: list[Piece] = []
+        at = 0
+        for piece in pieces:
+            own = {name: values[at : at + len(piece.rows)] for name, values in by_name.items()}
+            result.append(replace(piece, known=own))
+            at += len(piece.rows)
+        return result
+
+    def split(self, tree: Tree) -> list[Tree]:
+        """The same branches in trees within the budget.
+
+        Raises:
+            UserError: not even one branch fits.
+        """
+        trunk = len(tree.trunk.ids)
+        pieces: list[list[tuple[int, ...]]] = []
+        used = self.budget + 1
+        for branch in tree.branches:
+            if trunk + len(branch) > self.budget:
+                raise UserError(
+                    f"optim.tokens_per_pass={self.budget} is too small for a prompt of {trunk} tokens with a response "
+                    f"of {len(branch)}; set at least {trunk + len(branch)}"
+                )
+            used += len(branch)
+            if used > self.budget:
+                pieces.append([])
+                used = trunk + len(branch)
+            pieces[-1].append(branch)
+        return [Tree(tree.trunk, tuple(branches)) for branches in pieces]
+
+    def _passes(self, trees: Sequence[Tree]) -> list[list[tuple[Tree, int]]]:
+        """Trees within the budget, several to a pass, each with the number of its first branch among all."""
+        numbered: list[tuple[Tree, int]] = []
+        at = 0
+        for tree in trees:
+            for part in self.split(tree):
+                numbered.append((part, at))
+                at += len(part.branches)
+        by_size = sorted(numbered, key=lambda item: item[0].tokens)
+        return within_budget(by_size, lambda item: item[0].tokens, self.budget)
+
+    def _scan(self, speaker: Student, trees: Sequence[Tree], ask: Ask) -> dict[str, list[Tensor]]:
+        """Quantities of every branch, in order, without gradient."""
+        training = speaker.training
+        speaker.eval()
+        found: dict[str, dict[int, Tensor]] = {}
+        with torch.no_grad():
+            for chunk in self._passes(trees):
+                packed = speaker.pack([tree for tree, _ in chunk])
+                lengths = [len(branch) for tree, _ in chunk for branch in tree.branches]
+                numbers = [at + b for tree, at in chunk for b in range(len(tree.branches))]
+                for name, value_N in speaker(packed, ask).items():
+                    found.setdefault(name, {}).update(zip(numbers, value_N.split(lengths), strict=True))
+        speaker.train(training)
+        return {name: [values[n] for n in sorted(values)] for name, values in found.items()}
+
+    def _teacher(self, packed: Pack, trees: Sequence[Tree], rows: Sequence[Row]) -> Teacher | None:
+        """The teacher's hidden states of the tokens of `packed` whose rows it reads, and its head."""
+        assert self.shadow is not None
+        branches = [branch for tree in trees for branch in tree.branches]
+        first = [0]
+        for branch in branches:
+            first.append(first[-1] + len(branch))
+        hidden: list[Tensor] = []
+        at: list[Tensor] = []
+        device = self.student.device
+        with torch.no_grad(), self.shadow.speaking() as speaker:
+            training = speaker.training
+            speaker.eval()
+            contextual, order = _under_contexts(speaker, rows, branches)
+            for chunk in self._passes(contextual):
+                theirs = speaker.pack([tree for tree, _ in chunk]).to(speaker.device)
+                hidden.append(speaker.hidden(theirs)[theirs.source_N].to(device))
+                numbers = [order[start + b] for tree, start in chunk for b in range(len(tree.branches))]
+                at += [torch.arange(first[n], first[n + 1], device=device) for n in numbers]
+            head = replace(speaker.head.fixed(), banned=self.student.banned)
+            speaker.train(training)
+        return Teacher(head, torch.cat(hidden), torch.cat(at)) if at else None
+
+
+def _under_contexts(
+    speaker: Student, rows: Sequence[Row], branches: Sequence[tuple[int, ...]]
+) -> tuple[list[Tree], list[int]]:
+    """The branches under their rows' contexts, one tree per context, and the number of each branch; rows without a
+    context are left out."""
+    members: dict[object, list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.context is not None:
+            members.setdefault((row.group, row.context.prompt), []).append(number)
+    trees: list[Tree] = []
+    for numbers in members.values():
+        context = rows[numbers[0]].context
+        assert context is not None
+        trees.append(Tree(speaker.encode(context), tuple(branches[n] for n in numbers)))
+    return trees, [n for numbers in members.values() for n in numbers]

@@ -217,7 +217,10 @@ def _died(owner: str) -> bool:
         return True
     except PermissionError:  # somebody else's, alive
         return False
-    return False
+    try:  # a killed process keeps its number until its parent asks for its exit status
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
 
 
 class Ledger:

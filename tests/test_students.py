@@ -127,6 +127,24 @@ def test_save_and_load(family: str, tmp_path: Path) -> None:
     assert auto.from_pretrained(folder) is not None
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_base_is_saved_without_its_adapter(family: str, tmp_path: Path) -> None:
+    model = student(family, Lora(r=4, alpha=8))
+    model.start_stage(reference=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05)
+    model.save_base(tmp_path)
+    loaded = Student.load(StudentConfig(str(tmp_path), device="cpu"))
+    tree = Tree(model.encode(samples(family)[0]), ((9, 10, 11),))
+    with torch.no_grad():
+        live = model(pack([tree], model.pad))
+        with model.frozen():
+            torch.testing.assert_close(loaded(pack([tree], model.pad)), model(pack([tree], model.pad)))
+    assert not torch.allclose(live, loaded(pack([tree], model.pad)), atol=1e-3)
+
+
 # ---------------------------------------------------------------------------------------------------- prompts
 
 

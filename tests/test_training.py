@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,13 @@ def test_two_processes_train_what_one_trains(workshop: Path, tmp_path: Path) -> 
         (["stages.sft.split=train[100:]"], "holds no sample"),
         (["task=wrods"], "no task 'wrods'"),
         (["stages.ldl.method.form=ratio", "stages.ldl.sampling.top_p=0.9"], "needs plain sampling"),
+        (["rollout={name: replay, path: x}"], "replay does not sample the student's own tokens"),
+        (["rollout={name: vllm_server, adress: x}"], "unknown key 'adress'"),
+        pytest.param(
+            ["rollout=vllm"],
+            r"pip install 'mmpu\[vllm\]'",
+            marks=pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed"),
+        ),
     ],
 )
 def test_mistakes_are_refused_before_training(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mmpu.loading import Lora
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
 from mmpu.student import Student
+from mmpu.train import checkpoint
 from mmpu.train.update import Optim, Updater
 from test_students import plain_logp
 from tiny import samples, student
@@ -125,12 +127,29 @@ def test_a_non_finite_gradient_changes_nothing() -> None:
     model = student("qwen2")
     model.start_stage(reference=False)
     groups = [[dataclasses.replace(row, weight=float("nan")) for row in g] for g in groups_of(model, "qwen2")]
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    before, version = {n: p.detach().clone() for n, p in model.named_parameters()}, model.version
     accelerator = Accelerator(cpu=True)
     optimizer = Optim().build(model)
     metrics = Updater(model, model, optimizer, LDLGRPO(kl="none"), Optim(), accelerator)(groups, 0, 10)
     assert metrics["refused"] == 1
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert model.version == version
+
+
+def test_every_change_of_the_weights_is_a_new_version(tmp_path: Path) -> None:
+    model = student("qwen2")
+    model.start_stage(reference=False)
+    started = model.version
+    assert model.stage_version == started
+    optimizer = Optim().build(model)
+    updater = Updater(model, model, optimizer, SFT(), Optim(), Accelerator(cpu=True))
+    updater(groups_of(model, "qwen2"), 0, 10)
+    assert model.version == started + 1
+    checkpoint.save(tmp_path, 1, model, optimizer, {})
+    checkpoint.restore(tmp_path, model, optimizer)
+    assert model.version == started + 2
+    model.start_stage(reference=False)
+    assert model.stage_version == model.version == started + 3
 
 
 def test_without_rows_nothing_happens() -> None:

@@ -136,7 +136,7 @@ def sampling_values(student: Student, sampling: Sampling, n: int, sample_id: str
     # Special tokens do not appear in the text, where stop strings are looked for.
     tokens = {added[stop] for stop in sampling.stop if stop in added}
     return {
-        **_limits(student),
+        "bad_words": _banned(student),
         "n": n,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -162,13 +162,17 @@ def reading_values(student: Student, ids: Sequence[Sequence[int]], options: Sequ
             f"{len(wanted)} tokens of {student.config.model} read like one of the options {', '.join(options)}; vLLM "
             f"reports {MAX_TOKENS_READ} at most; ask for fewer options"
         )
-    return {**_limits(student), "temperature": 0.0, "max_tokens": 1, "logprob_token_ids": wanted}
+    return {
+        "bad_words": _banned(student),
+        "temperature": 0.0,
+        "max_tokens": 1,
+        "logprob_token_ids": wanted or [student.pad],  # no option has a token: something must be asked for
+    }
 
 
-def _limits(student: Student) -> dict[str, Any]:
+def _banned(student: Student) -> list[str]:
     banned = set(student.banned)
-    words = [w for w in student.family.never_sampled if student.tokenizer.convert_tokens_to_ids(w) in banned]
-    return {"bad_words": words}
+    return [w for w in student.family.never_sampled if student.tokenizer.convert_tokens_to_ids(w) in banned]
 
 
 def response(

@@ -126,9 +126,8 @@ class VLLM(Engine):
             labels = {span.version for answer in output.outputs for span in answer.weight_versions or ()}
             if labels != {expected}:
                 raise StaleWeights(f"vLLM answered with weights {sorted(labels)}, the student's are {expected}")
-            results[i] = (
-                output if tuple(output.prompt_token_ids) == q.encoded.ids else _vllm.misread(q, output.prompt_token_ids)
-            )
+            read = tuple(output.prompt_token_ids)
+            results[i] = output if read == q.encoded.ids else _vllm.misread(q, read)
         return results
 
     # ----------------------------------------------------------------------------------------------------- the copy
@@ -172,7 +171,8 @@ class VLLM(Engine):
         _vllm.export(self.student, self._weights)
         lora: dict[str, Any] = {}
         if adapted and config.lora:
-            lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in RANKS if r >= config.lora.r)}
+            rank = min((r for r in RANKS if r >= config.lora.r), default=config.lora.r)
+            lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
         return library("vllm").LLM(
             **{
                 "model": str(self._weights),

@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,7 +126,7 @@ class VLLMServer(Engine):
         """Compares the server with the student on one prompt, before anything is learned from its answers."""
         plain = _vllm.sampling_values(self.student, PROBE, 1, question.sample.id)
         # One candidate is certain under the sampling distribution, and seldom so under the model's.
-        certain = _vllm.sampling_values(self.student, Sampling(max_tokens=8, top_k=1), 1, question.sample.id)
+        certain = _vllm.sampling_values(self.student, replace(PROBE, top_k=1), 1, question.sample.id)
         found = asyncio.run(self._post_all([question, question], [plain, certain]))
         answers = [f if isinstance(f, Failed) else self._responses(f, PROBE) for f in found]
         failed = [a.reason for a in answers if isinstance(a, Failed)]

@@ -172,6 +172,28 @@ def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, *
 
 
 @main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--once", is_flag=True, help="Show the present state and end.")
+def watch(run: Path, every: float, once: bool) -> None:
+    """Show the metrics of RUN live."""
+    from mmpu import curves
+
+    curves.watch(run, every, once)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the files; default: report/ in the first run.")
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Draw the curves of one run, or of several that differ in one number, as PNG and in one HTML file."""
+    from mmpu import curves
+
+    for path in curves.report(runs, out or runs[0] / "report"):
+        click.echo(path)
+
+
+@main.command()
 @click.argument("run")
 @click.argument("folder", type=click.Path(path_type=Path))
 def export(run: str, folder: Path) -> None:

@@ -1,5 +1,5 @@
-"""One contract over every method: finite, deterministic, a gradient only where it belongs, and no dependence on padding,
-order or micro-batches."""
+"""One contract over every method: finite, deterministic, a gradient only where it belongs, and no dependence on
+padding, order or micro-batches."""
 
 from __future__ import annotations
 

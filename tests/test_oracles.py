@@ -1,4 +1,4 @@
-"""Golden values and identities of the methods' losses that a wrong formula breaks; log-likelihoods enumerated exactly."""
+"""Golden values of the methods' losses, and identities that a wrong formula breaks."""
 
 from __future__ import annotations
 
@@ -260,8 +260,8 @@ def test_equal_responses_make_no_pair() -> None:
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 2.0])
 def test_pbsd_comes_to_rest_at_the_teacher(beta: float) -> None:
-    """Expected update on an enumerated policy: for every β the fixed point is π_T; with the initial student as reference
-    it is elsewhere."""
+    """Expected update on an enumerated policy: for every β the fixed point is π_T; with the initial student as
+    reference it is elsewhere."""
     torch.manual_seed(0)
     start, teacher = (torch.log_softmax(torch.randn(6, dtype=D), 0) for _ in range(2))
 

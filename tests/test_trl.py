@@ -13,17 +13,17 @@ import torch
 
 pytest.importorskip("trl", reason="parity is measured against TRL, which is not installed")
 
-from trl.experimental.gkd import GKDTrainer  # noqa: E402
-from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
-from trl.trainer.grpo_trainer import GRPOTrainer  # noqa: E402
-from trl.trainer.utils import nanstd  # noqa: E402
+from trl.experimental.gkd import GKDTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.utils import nanstd
 
-from mmpu.core import Batch, Quantities  # noqa: E402
-from mmpu.divergence import Divergence, divergence, log_softmax  # noqa: E402
-from mmpu.losses import group_advantages  # noqa: E402
-from mmpu.methods.dpo import DPO  # noqa: E402
-from mmpu.methods.grpo import GRPO  # noqa: E402
-from mmpu.methods.pbsd import PBSD  # noqa: E402
+from mmpu.core import Batch, Quantities
+from mmpu.divergence import Divergence, divergence, log_softmax
+from mmpu.losses import group_advantages
+from mmpu.methods.dpo import DPO
+from mmpu.methods.grpo import GRPO
+from mmpu.methods.pbsd import PBSD
 
 LENGTHS = torch.tensor([5, 2, 7, 3])
 MASK = torch.arange(7)[None] < LENGTHS[:, None]

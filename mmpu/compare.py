@@ -169,7 +169,7 @@ def _evaluated(options: Options, values: Values, seed_folder: Path, name: str) -
     """The system's result, from its file if it is there."""
     run = seed_folder / name
     split = f"{options.split}[:{options.limit}]" if options.limit else options.split
-    path = run / f"eval.{options.judge}.{options.split}.{options.limit or 'all'}.json"
+    path = run / f"eval.{Path(options.judge).stem}.{options.split}.{options.limit or 'all'}.json"
     if path.exists():
         return build(Result, json.loads(path.read_text()), str(path))
     task = _task(values)

@@ -83,23 +83,23 @@ def _plugins(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_methods_share_the_start_and_the_anchors(config: Path) -> None:
     """Twelve systems, one stage I; the same command again does nothing; the teacher was asked once per prompt."""
-    options = Options(
-        str(config), LOCAL, (0,), split="test", limit=6, overrides=(f"lopd.method.model={config.parent / 'student'}",)
-    )
+    # A random student puts next to no probability on digits, and its grades are noise; here only their number counts.
+    readable = tuple(f"{n}.scorer.min_mass=0" for n in ("anchorrank_dpo", "anchor_grpo", "ldl_grpo", "self_ppo"))
+    overrides = (f"lopd.method.model={config.parent / 'student'}", *readable)
+    options = Options(str(config), LOCAL, (0,), split="test", limit=6, overrides=overrides)
     said: list[str] = []
     found = compare.compare(options, said.append)
     assert [line.name for line in found.lines] == ["start", *LOCAL]
-    asked = {json.loads(line)["id"] for f in config.parent.glob("run/seed-0/*/groups.jsonl") for line in f.open()}
-    assert found.teacher_calls <= ROWS
-    assert found.teacher_calls >= len(asked)
+    assert found.teacher_calls == 4 + 2, "the prompts of stage I, and those of stage II once for all methods together"
     for line in found.lines:
         assert line.accuracy is not None
         assert line.accuracy.n == 6
         assert (line.gain is None) == (line.name == "start")
     ledgers = {name: json.loads((config.parent / f"run/seed-0/{name}/ledger.json").read_text()) for name in LOCAL}
-    assert ledgers["anchorrank_dpo"]["local_eval_calls"] == 2 * 3
-    assert ledgers["ldl_grpo"]["local_eval_calls"] == 2 * (3 + 1)
-    assert ledgers["self_ppo"]["local_eval_calls"] == 2
+    for name, anchors in (("anchorrank_dpo", 0), ("anchor_grpo", 0), ("ldl_grpo", 2), ("self_ppo", 0)):
+        groups = [json.loads(line) for line in (config.parent / f"run/seed-0/{name}/groups.jsonl").open()]
+        graded = sum(bool(r["text"].strip()) for g in groups for r in g["responses"])
+        assert ledgers[name]["local_eval_calls"] == graded + anchors
     assert "local_eval_calls" not in ledgers["sft_sft"]
     assert "teacher_calls" not in ledgers["self_ppo"]
     assert ledgers["pbsd"]["teacher_tokens_generated"] > 0
@@ -127,10 +127,10 @@ def _metrics(path: Path) -> dict[str, Any]:
     [
         (("dppo",), (), "no preset 'dppo'"),
         (("grpo", "grpo"), (), "each method once"),
-        (("ldl_grpo", "lopd"), (), "lopd: .*no model|lopd: .*cannot load"),
+        (("ldl_grpo", "lopd"), (), "lopd: .*cannot load the tokenizer"),
         (("ldl_grpo",), ("ldl_grpo.k=1",), "ldl_grpo: .*k=1"),
         (("judge_grpo",), (), "judge_grpo: no endpoint"),
-        (("pbsd",), ("pbsd.method.privileged=anchor", "teacher=null"), "pbsd: .*needs anchors|needs anchors"),
+        (("pbsd",), ("pbsd.method.privileged=anchor", "teacher=null"), "pbsd: .*needs anchors"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_trained(

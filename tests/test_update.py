@@ -13,7 +13,8 @@ from mmpu.engines.hf import HF
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
 from mmpu.student import Lora, Student
-from mmpu.train.update import Optim, Updater
+from mmpu.train.optim import Optim
+from mmpu.train.update import Updater
 from test_students import plain_logp
 from tiny import samples, student
 

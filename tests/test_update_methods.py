@@ -28,9 +28,10 @@ from mmpu.methods.sdft import SDFT
 from mmpu.methods.srpo import SRPO
 from mmpu.store import Ledger
 from mmpu.student import Lora, Student
+from mmpu.train.optim import Optim
 from mmpu.train.rollout import Rollout
 from mmpu.train.shadow import Shadow
-from mmpu.train.update import Optim, Updater
+from mmpu.train.update import Updater
 from tiny import samples, student
 
 TEMPERATURE = 1.3

@@ -159,6 +159,7 @@ def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, *
     """Train several methods from one stage I of CONFIG and put them in one table. The same command resumes."""
     _quiet()
     from mmpu import compare as comparing
+    from mmpu import comparison
 
     try:
         numbers = tuple(int(seed) for seed in seeds.split(","))
@@ -166,8 +167,8 @@ def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, *
         raise UserError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
     asked = comparing.Options(config, tuple(methods.split(",")), numbers, overrides=overrides, **options)
     found = comparing.compare(asked, lambda text: click.echo(text, err=True))
-    _table("Comparison", comparing.HEADER, [comparing.cells(line) for line in found.lines])
-    click.echo(comparing.note(found))
+    _table("Comparison", comparison.HEADER, [comparison.cells(line) for line in found.lines])
+    click.echo(comparison.note(found))
     click.echo(f"written to {found.folder / 'comparison.md'}")
 
 

@@ -39,7 +39,8 @@ USES = {
     "wiring": "core config engines plugins store task",
     "fit": "core wiring",
     "presets": "core config plugins",
-    "compare": "core config plugins presets recipe statistics store task engines",
+    "comparison": "statistics",
+    "compare": "comparison core config engines plugins presets recipe store task",
     "curves": "core config",
     "recipe": EVERYTHING,
     "cli": EVERYTHING,
@@ -48,7 +49,7 @@ USES = {
 
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
-    *("judge", "graders", "recipe", "cli", "wiring", "fit", "presets", "compare", "curves"),
+    *("judge", "graders", "recipe", "cli", "wiring", "fit", "presets", "compare", "comparison", "curves"),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""

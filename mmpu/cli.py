@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,74 @@ def judges() -> None:
     _list("judges")
 
 
+@main.group(invoke_without_command=True)
+@click.pass_context
+def methods(context: click.Context) -> None:
+    """List the training systems of the literature that are ready to use."""
+    if context.invoked_subcommand is None:
+        from mmpu import presets
+
+        _lines(presets.names())
+
+
+@methods.command("show")
+@click.argument("name")
+def show_method(name: str) -> None:
+    """Print formula, needs, knobs and defaults of a system or a method."""
+    _quiet()
+    from mmpu import presets
+
+    click.echo(presets.explain(name))
+
+
+@main.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]…")
+@click.option("--methods", required=True, help="Presets, separated by commas; see `mmpu methods`.")
+@click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
+@click.option("--judge", default="rule", show_default=True, help="Compares each method with stage I.")
+@click.option("--judge-url", help="OpenAI-compatible endpoint of the judge, up to /v1.")
+@click.option("--split", default="test", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
+def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, **options: Any) -> None:
+    """Train several methods from one stage I of CONFIG and put them in one table. The same command resumes."""
+    _quiet()
+    from mmpu import compare as comparing
+    from mmpu import comparison
+
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(","))
+    except ValueError:
+        raise UserError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
+    asked = comparing.Options(config, tuple(methods.split(",")), numbers, overrides=overrides, **options)
+    found = comparing.compare(asked, lambda text: click.echo(text, err=True))
+    _table("Comparison", comparison.HEADER, [comparison.cells(line) for line in found.lines])
+    click.echo(comparison.note(found))
+    click.echo(f"written to {found.folder / 'comparison.md'}")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--once", is_flag=True, help="Show the present state and end.")
+def watch(run: Path, every: float, once: bool) -> None:
+    """Show the metrics of RUN live."""
+    from mmpu import curves
+
+    curves.watch(run, every, once)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the files; default: report/ in the first run.")
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Draw the curves of one run, or of several that differ in one number, as PNG and in one HTML file."""
+    from mmpu import curves
+
+    for path in curves.report(runs, out or runs[0] / "report"):
+        click.echo(path)
+
+
 @main.command()
 @click.argument("run")
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -224,9 +293,13 @@ def doctor(model: str, options: tuple[str, ...]) -> None:
 
 def _list(kind: str) -> None:
     from mmpu import plugins
+
+    _lines(plugins.data(kind))
+
+
+def _lines(found: Mapping[str, Path]) -> None:
     from mmpu.config import load_yaml
 
-    found = plugins.data(kind)
     width = max(map(len, found), default=0)
     for name in sorted(found):
         about = str(load_yaml(found[name]).get("about", ""))
@@ -234,17 +307,23 @@ def _list(kind: str) -> None:
 
 
 def _show(board: Any) -> None:
+    from mmpu.leaderboard import HEADER, cells
+
+    entries = sorted(board.entries, key=lambda e: e.win_rate.rate.value)
+    title = f"{board.task}, judge {board.judge}: {board.decided_by}"
+    _table(title, HEADER, [cells(entry) for entry in entries])
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmpu.leaderboard import HEADER, cells
-
-    table = Table(title=f"{board.task}, judge {board.judge}: {board.decided_by}", title_justify="left")
-    for column in HEADER:
-        table.add_column(column, justify="left" if column == "system" else "right", no_wrap=True)
-    for entry in sorted(board.entries, key=lambda e: e.win_rate.rate.value):
-        table.add_row(*cells(entry))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    table = Table(title=title, title_justify="left")
+    for n, column in enumerate(header):
+        table.add_column(column, justify="right" if n else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
 def _quiet() -> None:

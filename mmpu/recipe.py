@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mmpu import fit, plugins, wiring
+from mmpu import fit, plugins, presets, wiring
 from mmpu.config import Values, build, component, dump_yaml, load_yaml, override, to_values
 from mmpu.core import Engine, Judge, Method, Sampling, UserError, digest
 from mmpu.store import Ledger, Store, write_atomically
@@ -60,16 +60,23 @@ class RunConfig:
 def load_run_config(config: str, assignments: Sequence[str]) -> RunConfig:
     """A training config from its name or path, with overrides."""
     path = plugins.find_data("configs", config)
-    values = override(load_yaml(path), assignments)
+    values = load_yaml(path)
+    if isinstance(values.get("stages"), list):
+        values["stages"] = [presets.expand(stage) if isinstance(stage, dict) else stage for stage in values["stages"]]
+    return run_config(override(values, assignments), str(path))
+
+
+def run_config(values: Values, where: str) -> RunConfig:
+    """A training config from its values."""
     from mmpu.loading import StudentConfig
     from mmpu.train.loop import StageConfig
 
     # The config classes live with the code that uses them, which imports torch; this module must not.
     globals().update(StudentConfig=StudentConfig, StageConfig=StageConfig)
-    run = build(RunConfig, values, str(path))
+    run = build(RunConfig, values, where)
     names = [stage.name for stage in run.stages]
     if not names or len(set(names)) != len(names):
-        raise UserError(f"{path}: `stages` needs at least one stage, each with a name of its own; got {names}")
+        raise UserError(f"{where}: `stages` needs at least one stage, each with a name of its own; got {names}")
     return run
 
 
@@ -79,7 +86,11 @@ def train(config: str, assignments: Sequence[str] = ()) -> Path:
     Returns:
         The run's folder.
     """
-    run = load_run_config(config, assignments)
+    return train_run(load_run_config(config, assignments))
+
+
+def train_run(run: RunConfig) -> Path:
+    """The same for a config that is already read."""
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
@@ -97,15 +108,8 @@ def train(config: str, assignments: Sequence[str] = ()) -> Path:
 
         asked, version = _asked(run.teacher, tasks, "teacher")
         teacher = Cached(asked, store, ledger, "teacher", version)
-    wired = wiring.Wired(tasks, ledger, store, teacher)
-    plan = [_method(stage) for stage in run.stages]  # every mistake shows before anything is trained
+    plan = _checked(run, wiring.Wired(tasks, ledger, store, teacher))
     _sampler(run, plan, tasks, cast("Student", None), folder)
-    for stage, method in zip(run.stages, plan, strict=True):
-        fit.check(stage, method, wired, _sampling(stage, tasks))
-        if method.shadow is not None and method.shadow.kind == "external":
-            from mmpu.train.shadow import check_tokenizers
-
-            check_tokenizers(run.student.model, method.shadow.model)
     if accelerator.is_main_process:
         _claim(folder, run)
     accelerator.wait_for_everyone()
@@ -160,6 +164,41 @@ def _train_stage(
     rollout = Rollout(method, scorer, sampler, teacher, stage.k, _sampling(stage, task), ledger, shadow)
     record = Record(place.parent, accelerator, ledger, task)
     loop.run(loop.Stage(stage, place, task.samples(stage.split), task, rollout, student, accelerator, run.seed), record)
+
+
+def check_run(run: RunConfig) -> None:
+    """Raises what `train` would refuse before it begins.
+
+    Raises:
+        UserError: a mistake in the config, or parts that do not fit.
+    """
+    task = _task(run.task)
+    folder = Path(run.run).expanduser()
+    teacher = _engine(run.teacher, task, "teacher") if run.teacher else None
+    store = Store(Path(run.store).expanduser() if run.store else folder.parent / "store.sqlite")
+    _checked(run, wiring.Wired(task, Ledger(folder / "ledger.json"), store, teacher))
+
+
+def _checked(run: RunConfig, wired: wiring.Wired) -> list[Method]:
+    """The stages' methods; every mistake shows before anything is trained."""
+    plan = [_method(stage) for stage in run.stages]
+    for stage, method in zip(run.stages, plan, strict=True):
+        fit.check(stage, method, wired, _sampling(stage, wired.task))
+        if method.shadow is not None and method.shadow.kind == "external":
+            from mmpu.train.shadow import check_tokenizers
+
+            check_tokenizers(run.student.model, method.shadow.model)
+    return plan
+
+
+def trained_student(folder: Path) -> Student:
+    """The student after the last finished stage of a run."""
+    from mmpu.loading import StudentConfig
+    from mmpu.student import Student
+
+    values = load_yaml(folder / "config.yaml")
+    held = {"model": str(_last_stage(folder)), "lora": None, "quantize": None}
+    return Student.load(build(StudentConfig, values["student"] | held, "student"))
 
 
 def _method(stage: StageConfig) -> Method:

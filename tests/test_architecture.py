@@ -46,6 +46,10 @@ USES = {
     "train": "core head losses packing statistics store student",
     "wiring": "core config engines plugins store task",
     "fit": "core wiring",
+    "presets": "core config plugins",
+    "comparison": "statistics",
+    "compare": "comparison core config engines plugins presets recipe store task",
+    "curves": "core config",
     "recipe": EVERYTHING,
     "cli": EVERYTHING,
 }
@@ -54,9 +58,7 @@ USES = {
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
     *("cache", "client", "download", "generate"),
-    *("judge", "graders", "recipe", "cli"),
-    *("engines.cached", "engines.openai", "engines.reference", "engines.replay"),
-    *("judge", "graders", "recipe", "cli", "wiring", "fit"),
+    *("judge", "graders", "recipe", "cli", "wiring", "fit", "presets", "compare", "comparison", "curves"),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""
@@ -153,7 +155,7 @@ def test_light_modules_import_without_torch() -> None:
     assert not HEAVY & loaded
 
 
-@pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["tasks"], ["judges"]])
+@pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["tasks"], ["judges"], ["methods"]])
 def test_help_and_listings_load_next_to_nothing(command: list[str]) -> None:
     done = run("-X", "importtime", "-m", "mmpu.cli", *command)
     assert done.stdout.strip()

@@ -1,5 +1,4 @@
-"""Golden values and identities of the methods' losses that a wrong formula breaks; log-likelihoods enumerated
-exactly."""
+"""Golden values of the methods' losses, and identities that a wrong formula breaks."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
 from mmpu.student import Student
 from mmpu.train import checkpoint
-from mmpu.train.update import Optim, Updater
+from mmpu.train.optim import Optim
+from mmpu.train.update import Updater
 from test_students import plain_logp
 from tiny import samples, student
 

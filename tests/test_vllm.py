@@ -26,8 +26,9 @@ from mmpu.engines._vllm import StaleWeights
 from mmpu.engines.hf import HF, _truncate
 from mmpu.engines.vllm import ENVIRONMENT, VLLM
 from mmpu.engines.vllm_server import VLLMServer
+from mmpu.loading import Lora
 from mmpu.packing import Tree, pack
-from mmpu.student import Lora, Student
+from mmpu.student import Student
 from tiny import FAMILIES, TEXT_FAMILIES, noise, picture, sample, samples, save, student
 
 pytestmark = [

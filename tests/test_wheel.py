@@ -95,7 +95,8 @@ print(*plugins.data("configs").values(), sep="\\n")
     task, count, judge, prompt, *configs = installed(site, "-c", code).splitlines()
     assert Path(task) == site / "mmpu/_assets/tasks/shapes.yaml"
     assert (count, judge, prompt) == ("3", "pairwise", "True")
-    assert {Path(config).parent for config in configs} == {site / "mmpu/_assets/configs"}
+    assets = site / "mmpu/_assets/configs"
+    assert {Path(config).parent for config in configs} == {assets, assets / "methods"}
 
 
 def test_the_program_is_installed(site: Path) -> None:

@@ -20,7 +20,8 @@ from mmpu.core import Batch, Group, Method, Quantities, Row, Sample, Shadow, Use
 from mmpu.losses import pair_weights, seq_mean, seq_sum, sigmoid_pair_loss
 from mmpu.prompts import with_solution
 
-PROMPT = Path(__file__).with_suffix(".txt")
+PROMPT = Path(__file__).with_name("opsd.txt")
+"""The paper's own wording is unknown; it says that it follows OPSD."""
 BETA = {"sum": 0.1, "mean": 2.0}
 
 
@@ -35,7 +36,7 @@ class PBSD(Method):
     privileged: Literal["reference", "anchor"] = "reference"
     """What the teacher is shown: the task's reference, or the answer of the run's `teacher`."""
     prompt: str | None = None
-    """A Jinja file with `question` and `solution`; default: pbsd.txt beside this file."""
+    """A Jinja file with `question` and `solution`; default: opsd.txt beside this file."""
     max_privileged: int = 20_000
     """Longest solution in characters; a longer one loses its beginning."""
 

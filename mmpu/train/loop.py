@@ -19,10 +19,11 @@ from mmpu.student import Student
 from mmpu.train import alarms, checkpoint
 from mmpu.train.collect import collect
 from mmpu.train.diagnostics import describe
+from mmpu.train.optim import Optim
 from mmpu.train.preflight import Preflight
 from mmpu.train.record import Record
 from mmpu.train.rollout import Rollout
-from mmpu.train.update import Optim, Updater
+from mmpu.train.update import Updater
 
 
 @dataclass(frozen=True)

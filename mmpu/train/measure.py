@@ -139,8 +139,8 @@ class Measure:
 
     def _scan(self, speaker: Student, trees: Sequence[Tree], ask: Ask) -> dict[str, list[Tensor]]:
         """Quantities of every branch, in order, without gradient."""
-        training = speaker.training
-        speaker.eval()
+        training = speaker.model.training
+        speaker.model.eval()
         found: dict[str, dict[int, Tensor]] = {}
         with torch.no_grad():
             for chunk in self._passes(trees):
@@ -149,7 +149,7 @@ class Measure:
                 numbers = [at + b for tree, at in chunk for b in range(len(tree.branches))]
                 for name, value_N in speaker(packed, ask).items():
                     found.setdefault(name, {}).update(zip(numbers, value_N.split(lengths), strict=True))
-        speaker.train(training)
+        speaker.model.train(training)
         return {name: [values[n] for n in sorted(values)] for name, values in found.items()}
 
     def _teacher(self, packed: Pack, trees: Sequence[Tree], rows: Sequence[Row]) -> Teacher | None:
@@ -163,8 +163,8 @@ class Measure:
         at: list[Tensor] = []
         device = self.student.device
         with torch.no_grad(), self.shadow.speaking() as speaker:
-            training = speaker.training
-            speaker.eval()
+            training = speaker.model.training
+            speaker.model.eval()
             contextual, order = _under_contexts(speaker, rows, branches)
             for chunk in self._passes(contextual):
                 theirs = speaker.pack([tree for tree, _ in chunk]).to(speaker.device)
@@ -172,7 +172,7 @@ class Measure:
                 numbers = [order[start + b] for tree, start in chunk for b in range(len(tree.branches))]
                 at += [torch.arange(first[n], first[n + 1], device=device) for n in numbers]
             head = replace(speaker.head.fixed(), banned=self.student.banned)
-            speaker.train(training)
+            speaker.model.train(training)
         return Teacher(head, torch.cat(hidden), torch.cat(at)) if at else None
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmpu.core import Shadow as Spec
 from mmpu.core import UserError
-from mmpu.student import Student, resolve_model
+from mmpu.loading import resolve_model
+from mmpu.student import Student
 
 
 class Shadow:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,39 +25,8 @@ from mmpu.losses import kl_per_token
 from mmpu.packing import Tree, within_budget
 from mmpu.student import Student
 from mmpu.train.measure import Measure, Piece
+from mmpu.train.optim import Optim
 from mmpu.train.shadow import Shadow
-
-
-@dataclass(frozen=True)
-class Optim:
-    """AdamW and its schedule."""
-
-    lr: float = 1e-6
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = 0.03
-    """Share of the stage's steps."""
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float = 1.0
-    """Largest gradient norm."""
-    updates: int = 1
-    """Optimiser steps on each rollout; more than 1 needs a method that knows how far it has moved, such as ppo."""
-    tokens_per_pass: int = 16384
-    """Padded tokens of one forward and backward pass; bounds memory, changes nothing else."""
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, a pure function, so that resuming needs no scheduler state."""
-        warm = max(1, round(self.warmup * steps))
-        if step < warm:
-            return self.lr * (step + 1) / warm
-        done = (step - warm) / max(1, steps - warm)
-        shape = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}
-        return self.lr * shape[self.schedule]
-
-    def build(self, student: Student) -> torch.optim.Optimizer:
-        trainable = [p for p in student.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trainable, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
-
 
 Totals = tuple[float, float, float]
 NOTHING: Totals = (0.0, 0.0, 0.0)

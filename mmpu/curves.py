@@ -1,0 +1,255 @@
+"""A run's metrics, looked at: live in the terminal, or as curves in PNG files and one HTML page.
+
+Reads `metrics.jsonl` and `config.yaml` of run folders, nothing else, so a run of another machine will do.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from mmpu.config import load_yaml
+from mmpu.core import UserError
+
+BARS = "▁▂▃▄▅▆▇█"
+TAIL = 0.1
+"""Share of a stage's steps, at its end, that a sensitivity curve takes the mean of."""
+FIRST = ("loss", "score", "accuracy", "score_auc", "kl_ref", "entropy", "clip_fraction", "length", "length_drift")
+"""Metrics in the order they are shown; the others follow by name."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run wrote down."""
+
+    folder: Path
+    config: dict[str, Any]
+    rows: tuple[dict[str, Any], ...]
+
+    def stages(self) -> list[str]:
+        return list(dict.fromkeys(str(row["stage"]) for row in self.rows))
+
+    def series(self, stage: str, name: str) -> list[tuple[int, float]]:
+        """Steps and values of a metric where it was measured."""
+        found = [(row["step"], row.get(name)) for row in self.rows if row["stage"] == stage]
+        return [(step, float(value)) for step, value in found if value is not None and math.isfinite(value)]
+
+    def metrics(self, stage: str) -> list[str]:
+        names = {n for row in self.rows if row["stage"] == stage for n, v in row.items() if isinstance(v, int | float)}
+        names -= {"step"}
+        return [n for n in FIRST if n in names] + sorted(names - set(FIRST))
+
+
+def read(folder: Path) -> Run:
+    """Raises:
+    UserError: the folder is not a run's, or has no metrics yet.
+    """
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
+    path = folder / "metrics.jsonl"
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # the line that is being written
+    return Run(folder, load_yaml(folder / "config.yaml"), tuple(rows))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# in the terminal
+
+
+def spark(values: Sequence[float], width: int = 40) -> str:
+    """Values as a row of bars, each the mean of a stretch."""
+    size = max(1, math.ceil(len(values) / width))
+    means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    return "".join(BARS[int((v - low) / (high - low or 1.0) * (len(BARS) - 1))] for v in means)
+
+
+def panel(run: Run) -> Any:
+    """The newest stage's metrics as a table: last value, least, largest, course."""
+    from rich.table import Table
+
+    stages = run.stages()
+    if not stages:
+        return f"{run.folder}: no step yet"
+    stage = stages[-1]
+    last = max(row["step"] for row in run.rows if row["stage"] == stage)
+    table = Table(title=f"{run.folder}, stage {stage}, step {last}", title_justify="left")
+    for column in ("metric", "last", "least", "largest", "course"):
+        table.add_column(column, justify="left" if column in ("metric", "course") else "right", no_wrap=True)
+    for name in run.metrics(stage):
+        values = [value for _, value in run.series(stage, name)]
+        if values:
+            table.add_row(name, *(f"{v:.4g}" for v in (values[-1], min(values), max(values))), spark(values))
+    return table
+
+
+def watch(folder: Path, every: float, once: bool) -> None:
+    """Shows the panel until interrupted, or once."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    if once:
+        console.print(panel(read(folder)))
+        return
+    with Live(panel(read(folder)), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(every)
+            live.update(panel(read(folder)), refresh=True)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# on paper
+
+
+def report(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Draws a run's convergence and metrics, and, for several runs that differ in one number, how results hang on it.
+
+    Returns:
+        The files written: PNGs, and `report.html` with all of them inside.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("curves need matplotlib: pip install 'mmpu[report]'") from None
+    matplotlib.use("Agg")
+    runs = [read(folder) for folder in folders]
+    empty = [str(run.folder) for run in runs if not run.rows]
+    if empty:
+        raise UserError(f"no metrics yet in {', '.join(empty)}")
+    out.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {}
+    for run in runs:
+        figures[f"{run.folder.name}-convergence"] = _convergence(run)
+        figures |= {f"{run.folder.name}-{stage}": _grid(run, stage) for stage in run.stages()}
+    knob = differing([run.config for run in runs]) if len(runs) > 1 else None
+    if knob is not None:
+        figures["sensitivity"] = _sensitivity(runs, knob)
+    images: dict[str, bytes] = {}
+    for name, figure in figures.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+        images[name] = buffer.getvalue()
+    written: list[Path] = []
+    for name, image in images.items():
+        written.append(out / f"{name}.png")
+        written[-1].write_bytes(image)
+    written.append(out / "report.html")
+    written[-1].write_text(_page(runs, images), encoding="utf-8")
+    return written
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> str | None:
+    """The dotted name of the one number in which configs differ, run folders and seeds aside; None if it is not one."""
+    flat = [_flatten(config) for config in configs]
+    names = {n for values in flat for n in values if len({json.dumps(v.get(n), default=str) for v in flat}) > 1}
+    names -= {"run", "store", "seed"}
+    if len(names) != 1:
+        return None
+    (name,) = names
+    return name if all(isinstance(values.get(name), int | float) for values in flat) else None
+
+
+def _flatten(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, Mapping):
+        items = [(str(k), v) for k, v in cast(Mapping[object, object], value).items()]
+    elif isinstance(value, list):
+        items = [(str(i), v) for i, v in enumerate(cast(list[object], value))]
+    else:
+        return {prefix: value}
+    return {n: v for key, each in items for n, v in _flatten(each, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _figure(rows: int, columns: int, width: float = 4.2, height: float = 2.8) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows))
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _convergence(run: Run) -> Any:
+    """The loss of each stage, end to end, with a line where one passes into the next; each stage has an axis of its
+    own scale."""
+    figure, axes = _figure(1, 1, 7.0, 3.2)
+    axis, offset = axes[0][0], 0
+    for number, stage in enumerate(run.stages()):
+        if number:
+            axis.axvline(offset, color="grey", linestyle="--", linewidth=1)
+            axis = axis.twinx()
+        series = run.series(stage, "loss")
+        axis.plot([offset + step for step, _ in series], [v for _, v in series], color=f"C{number}", label=stage)
+        axis.set_ylabel(f"loss of {stage}", color=f"C{number}")
+        offset += max((step for step, _ in series), default=0) + 1
+    axes[0][0].set_xlabel("step")
+    axes[0][0].set_title(f"{run.folder.name}: convergence of its stages")
+    return figure
+
+
+def _grid(run: Run, stage: str) -> Any:
+    names = [n for n in run.metrics(stage) if run.series(stage, n)]
+    columns = 4
+    figure, axes = _figure(math.ceil(len(names) / columns), columns, 3.2, 2.2)
+    for n, axis in enumerate(axes.flat):
+        if n >= len(names):
+            axis.set_axis_off()
+            continue
+        series = run.series(stage, names[n])
+        axis.plot([step for step, _ in series], [v for _, v in series], linewidth=1)
+        axis.set_title(names[n], fontsize=9)
+        axis.tick_params(labelsize=7)
+    figure.subplots_adjust(hspace=0.6, wspace=0.4)
+    return figure
+
+
+def _sensitivity(runs: Sequence[Run], knob: str) -> Any:
+    """Means over the last tenth of the last stage, with standard errors over its steps, against the knob."""
+    shown = [n for n in ("accuracy", "score", "kl_ref", "length") if all(r.series(r.stages()[-1], n) for r in runs)]
+    if not shown:
+        raise UserError("the runs share no metric to compare: accuracy, score, kl_ref or length")
+    figure, axes = _figure(1, len(shown))
+    ordered = sorted(runs, key=lambda run: float(str(_flatten(run.config)[knob])))
+    xs = [float(str(_flatten(run.config)[knob])) for run in ordered]
+    for axis, name in zip(axes[0], shown, strict=True):
+        points: list[tuple[float, float]] = []
+        for run in ordered:
+            values = [v for _, v in run.series(run.stages()[-1], name)]
+            last = values[-max(1, round(TAIL * len(values))) :]
+            mean = sum(last) / len(last)
+            spread = math.sqrt(sum((v - mean) ** 2 for v in last) / max(1, len(last) - 1) / len(last))
+            points.append((mean, spread))
+        axis.errorbar(xs, [mean for mean, _ in points], [1.96 * s for _, s in points], marker="o", capsize=3)
+        axis.set_xlabel(knob)
+        axis.set_title(name)
+    return figure
+
+
+def _page(runs: Sequence[Run], images: Mapping[str, bytes]) -> str:
+    def figure(name: str) -> str:
+        return (
+            f'<h2>{html.escape(name)}</h2><img src="data:image/png;base64,{base64.b64encode(images[name]).decode()}">'
+        )
+
+    tables: list[str] = []
+    for run in runs:
+        stage = run.stages()[-1]
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{run.series(stage, name)[-1][1]:.4g}</td></tr>"
+            for name in run.metrics(stage)
+            if run.series(stage, name)
+        )
+        tables.append(f"<h2>{html.escape(f'{run.folder.name}: end of {stage}')}</h2><table>{rows}</table>")
+    style = "body{font-family:sans-serif;margin:2em}td{padding:0 1em 0 0}img{max-width:100%}"
+    body = "".join(figure(name) for name in images) + "".join(tables)
+    return f"<!doctype html><meta charset=utf-8><title>mmpu report</title><style>{style}</style>{body}\n"

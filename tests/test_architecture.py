@@ -43,7 +43,7 @@ USES = {
     "student": "attention core doctor encoding head loading packing students",
     "doctor": "core engines loading media packing student",
     "engines": "client core encoding loading media packing store student",
-    "train": "core head losses packing statistics store student",
+    "train": "core head loading losses packing statistics store student",
     "wiring": "core config engines plugins store task",
     "fit": "core wiring",
     "presets": "core config plugins",

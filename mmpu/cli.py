@@ -155,14 +155,17 @@ def _show(board: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmpu.leaderboard import HEADER, cells
+    from mmpu.leaderboard import cells, header, procedures, sentence
 
     table = Table(title=f"{board.task}, judge {board.judge}: {board.decided_by}", title_justify="left")
-    for column in HEADER:
+    for column in header(board):
         table.add_column(column, justify="left" if column == "system" else "right", no_wrap=True)
     for entry in sorted(board.entries, key=lambda e: e.win_rate.rate.value):
-        table.add_row(*cells(entry))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        table.add_row(*cells(entry, procedures(board)))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for comparison in board.comparisons:
+        console.print(sentence(comparison), markup=False, highlight=False)
 
 
 def _quiet() -> None:

@@ -24,26 +24,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
-            weakref.finalize(self, self._db.close)
-            self._use_wal()
-            self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-        except (sqlite3.Error, OSError) as error:
-            raise UserError(f"cannot open the store {path}: {error}") from None
-
-    def _use_wal(self, patience: float = 60.0) -> None:
-        # The timeout of the connection does not cover a change of journal mode, and several runs may start at once.
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+        self._db = connect(path, "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        weakref.finalize(self, self._db.close)
 
     def get(self, keys: Iterable[str]) -> dict[str, object]:
         """The stored values of those keys that have one."""
@@ -65,6 +47,40 @@ class Store:
             raise UserError(
                 f"cannot write to the store {self.path}: {error}; what was stored before is intact"
             ) from None
+
+
+def connect(path: Path, *schema: str) -> sqlite3.Connection:
+    """An SQLite file in WAL mode with the tables of `schema`; several processes may open it at once.
+
+    Raises:
+        UserError: not a database, or the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(path, timeout=60, isolation_level=None)
+        try:
+            _use_wal(db)
+            for statement in schema:
+                db.execute(statement)
+        except BaseException:
+            db.close()
+            raise
+    except (sqlite3.Error, OSError) as error:
+        raise UserError(f"cannot open the store {path}: {error}") from None
+    return db
+
+
+def _use_wal(db: sqlite3.Connection, patience: float = 60.0) -> None:
+    # The timeout of the connection does not cover a change of journal mode, and several runs may start at once.
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 class Ledger:

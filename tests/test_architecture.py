@@ -25,7 +25,8 @@ USES = {
     "config": "core plugins",
     "task": "core plugins config media",
     "leaderboard": "core statistics store",
-    "evaluate": "core leaderboard media statistics store task",
+    "judging": "core leaderboard media prompts statistics store",
+    "evaluate": "core judging leaderboard media store task",
     "judge": "core prompts",
     "graders": "core",
     "scorers": "core prompts",
@@ -41,7 +42,7 @@ USES = {
 
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
-    *("judge", "graders", "recipe", "cli"),
+    *("judging", "judge", "graders", "recipe", "cli"),
     *("engines.cached", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""

@@ -31,7 +31,7 @@ def entry(name: str, rate: float = 0.5, **changes: Any) -> Entry:
         truncated=1,
         provenance=Provenance("t", "d", "rule:x", {"temperature": 1.0, "stop": []}, {"mmpu": "0.1.0"}, None),
         created="2026-01-01T00:00:00+00:00",
-        length_controlled={"glm": HALF},
+        length_controlled={"lc_glm.minimal": HALF},
     )
     return replace(made, **changes)
 
@@ -82,7 +82,7 @@ def plain(path: Path) -> dict[str, Any]:
         ({"task": None}, "task: Input should be a valid string"),
         ({"entries": [{}]}, "entries.0."),
         ({"entries": {}}, "entries: Input should be a valid"),
-        ({"schema": 99}, "has schema 99, this version reads 1"),
+        ({"schema": 99}, "has schema 99, this version reads 1 and 2"),
     ],
 )
 def test_a_file_of_another_shape_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -100,7 +100,7 @@ def test_an_entry_without_one_of_its_parts_is_refused(tmp_path: Path, key: str) 
     del values["entries"][0][key]
     (tmp_path / "b.json").write_text(json.dumps(values))
     with pytest.raises(
-        UserError, match=rf"b\.json is not a leaderboard of schema 1: entries\.0\.{key}: Field required"
+        UserError, match=rf"b\.json is not a leaderboard of schema 2: entries\.0\.{key}: Field required"
     ):
         read(tmp_path / "b.json")
 
@@ -108,7 +108,7 @@ def test_an_entry_without_one_of_its_parts_is_refused(tmp_path: Path, key: str) 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]"])
 def test_what_is_no_json_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "b.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"b\.json is not a leaderboard of schema 1: \w"):
+    with pytest.raises(UserError, match=r"b\.json is not a leaderboard of schema 2: \w"):
         read(tmp_path / "b.json")
     with pytest.raises(UserError, match=r"cannot read the leaderboard .*gone\.json"):
         read(tmp_path / "gone.json")
@@ -130,10 +130,11 @@ def test_markdown_ranks_and_shows_what_decided() -> None:
     text = markdown(board(entry("low", 0.2), entry("high|er", 0.8), entry("base", system=BASE, accuracy=None)))
     lines = text.splitlines()
     assert lines[0] == "**sums**, judge `rule`: graded. Brackets: 95% bootstrap interval over prompts."
+    assert lines[2] == "| system | accuracy % | win rate % | lc_glm.minimal % | W / L / T / unread | words | n |"
     assert lines[4:] == [
-        r"| high\|er | 50.0 [25.0, 75.0] | 80.0 [70.0, 90.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
-        "| base | – | baseline | – | 2.2 | 4 |",
-        "| low | 50.0 [25.0, 75.0] | 20.0 [10.0, 30.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
+        r"| high\|er | 50.0 [25.0, 75.0] | 80.0 [70.0, 90.0] | 50.0 [25.0, 75.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
+        "| base | – | baseline | – | – | 2.2 | 4 |",
+        "| low | 50.0 [25.0, 75.0] | 20.0 [10.0, 30.0] | 50.0 [25.0, 75.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
     ]
 
 

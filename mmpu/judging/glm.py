@@ -9,8 +9,8 @@ Three variants, each a scale of its own, never to be mixed:
 * `v1`: also with the rows of two gamed baselines, weighted 0.1 each, that keep φ and ψ from absorbing θ. With
   AlpacaEval's calibration and the published C this gives the published numbers.
 
-The interval refits inside a bootstrap over items or clusters of items, C held: the standard error of fitted probabilities,
-as usually published, is two to six times too small.
+The interval refits inside a bootstrap over items or clusters of items, C held: the standard error of fitted
+probabilities, as usually published, is two to six times too small.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """L1-regularised logistic regression with few features, as liblinear solves it.
 
-newGLMNET (Yuan, Ho & Lin, «An improved GLMNET for L1-regularized logistic regression», JMLR 2012): outer Newton steps on
-`|w|_1 + C Σ_i s_i log(1 + exp(-y_i w·x_i))`, each a quadratic solved by coordinate descent in random order, then a line
-search.
+newGLMNET (Yuan, Ho & Lin, «An improved GLMNET for L1-regularized logistic regression», JMLR 2012): outer Newton steps
+on `|w|_1 + C Σ_i s_i log(1 + exp(-y_i w·x_i))`, each a quadratic solved by coordinate descent in random order, then a
+line search.
 
-Published length-controlled win rates rest on where liblinear stops: its stopping point lies up to 0.012 points from the
-optimum, more than the 0.001 to which they are reproduced. So the order of coordinates and the stopping rules are those of
-liblinear as scikit-learn calls it (`tol` 1e-4, `max_iter` 100), and weights agree to rounding
-(`tests/test_length.py`). With few features the quadratic is a small matrix, so that the whole is a page of NumPy: nothing
-here needs SciPy, and no number moves with a library that is retiring this solver.
+Published length-controlled win rates rest on where liblinear stops: its stopping point lies up to 0.012 points from
+the optimum, more than the 0.001 to which they are reproduced. So the order of coordinates and the stopping rules are
+those of liblinear as scikit-learn calls it (`tol` 1e-4, `max_iter` 100), and weights agree to rounding
+(`tests/test_length.py`). With few features the quadratic is a small matrix, so that the whole is a page of NumPy:
+nothing here needs SciPy, and no number moves with a library that is retiring this solver.
 """
 
 from __future__ import annotations

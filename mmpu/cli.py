@@ -10,6 +10,8 @@ import click
 
 from mmpu import __version__
 from mmpu.core import UserError
+from mmpu.judge_cli import announce, judging_options, progress_on_stderr
+from mmpu.judge_cli import judge as judge_group
 
 
 class _Main(click.Group):
@@ -61,6 +63,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @click.option("--temperature", type=float, help="Sampling temperature; default: the task's.")
 @click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Say what judging would cost, and stop.")
+@judging_options
 def evaluate(
     systems: tuple[str, ...],
     task: str,
@@ -74,27 +78,32 @@ def evaluate(
     temperature: float | None,
     max_tokens: int | None,
     seed: int,
+    dry_run: bool,
+    **judging: Any,
 ) -> None:
     """Let systems answer a task, judge them against the baseline, and publish the board."""
     _quiet()
     from mmpu import recipe
 
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    board = recipe.evaluate(
-        recipe.EvalOptions(
-            systems,
-            task,
-            judge,
-            baseline,
-            split,
-            limit,
-            judge_url,
-            data,
-            out,
-            {k: v for k, v in sampling.items() if v is not None},
-        )
+    options = recipe.EvalOptions(
+        systems,
+        task,
+        judge,
+        baseline,
+        split,
+        limit,
+        judge_url,
+        data,
+        out,
+        {k: v for k, v in sampling.items() if v is not None},
+        recipe.JudgingOptions(**judging),
     )
-    _show(board)
+    if dry_run:
+        click.echo("\n".join(recipe.estimate(options).lines()))
+        return
+    board = recipe.evaluate(options, progress_on_stderr(), announce)
+    show_board(board)
     click.echo(f"written to {Path(out) / f'{board.task}.{board.judge}.json'}")
 
 
@@ -110,7 +119,7 @@ def leaderboard(paths: tuple[Path, ...], markdown: bool) -> None:
         if markdown:
             click.echo(boards.markdown(board))
         else:
-            _show(board)
+            show_board(board)
 
 
 @main.command()
@@ -140,6 +149,9 @@ def export(run: str, folder: Path) -> None:
     click.echo(f"written to {folder}")
 
 
+main.add_command(judge_group)
+
+
 def _list(kind: str) -> None:
     from mmpu import plugins
     from mmpu.config import load_yaml
@@ -151,7 +163,8 @@ def _list(kind: str) -> None:
         click.echo(f"{name:<{width}}  {about}")
 
 
-def _show(board: Any) -> None:
+def show_board(board: Any) -> None:
+    """Prints a board as a table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -305,6 +305,10 @@ class Judge(ABC):
     def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
         """One verdict per duel and order."""
 
+    def prompts(self, asked: Sequence[tuple[Duel, Order]]) -> list[Sample]:
+        """What `read` sends to a model, one prompt per call, to know the price beforehand; empty if it asks none."""
+        return []
+
     def compare(self, duels: Sequence[Duel]) -> list[tuple[Verdict, ...]]:
         """Each duel's verdicts, one per order; identical answers are a tie that nobody is asked about."""
         asked: list[tuple[Duel, Order]] = [

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmpu.core import Duel, Engine, Failed, Judge, Response, Sample, Sampling, UserError, digest
-from mmpu.judging.audit import adversarial, agreement
+from mmpu.judging.audit import adversarial
 from mmpu.judging.compare import comparisons
 from mmpu.judging.glm import Calibration
-from mmpu.judging.match import Item, Match, Probe, asked_of, counts_of, equal_duel, equalised, item_of, match_of
-from mmpu.judging.measure import MAX_UNREAD, Measured, measure, raw_wins
+from mmpu.judging.match import Item, Match, Probe, asked_of, counts_of, equal_duel, equalised, item_of
+from mmpu.judging.measure import MAX_UNREAD, measure_all
 from mmpu.judging.run import Limits, Progress, Question, ask, questions
 from mmpu.judging.verdicts import Verdicts
-from mmpu.leaderboard import Agreement, Board, Provenance, System, merge, read, write
+from mmpu.leaderboard import Board, Provenance, System, merge, read, write
 from mmpu.media import fingerprint, prompt_key
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
@@ -103,18 +103,34 @@ def evaluate(
         Stopped: the budget of `settings.limits` is spent; the same call goes on from there.
     """
     settings = settings or Settings()
-    path = folder / f"{task.name}.{judge.name}.json"
-    board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
     prepared = prepare(contenders, baseline, task, judge, split, sampling, folder, settings)
+    return publish(prepared, task, judge, folder, settings, progress)
+
+
+def publish(
+    prepared: Sequence[Prepared],
+    task: YamlTask,
+    judge: Judge,
+    folder: Path,
+    settings: Settings,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Board:
+    """Judges what the store lacks, measures all matches and merges their entries into the board.
+
+    Raises:
+        Stopped: the budget of `settings.limits` is spent; the same call goes on from there.
+    """
+    path = folder / f"{task.name}.{judge.name}.json"
     store = Verdicts(folder / STORE)
     ask(judge, asked(judge, prepared), store, settings.limits, progress)
     for one in prepared:
         store.add_match(one.match.key, one.match.plain())
-    measured = measure_all([one.match for one in prepared], store, settings)
+    measured = measure_all([one.match for one in prepared], store, settings.calibration, settings.max_unread)
     for one in measured:
         _write_verdicts(folder / f"{task.name}.{judge.name}", one.match, store)
     # Another evaluation may have published meanwhile.
-    board = merge(read(path) if path.exists() else board, [m.entry for m in measured], comparisons(measured))
+    board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
+    board = merge(board, [m.entry for m in measured], comparisons(measured))
     write(path, board)
     return board
 
@@ -130,6 +146,8 @@ def prepare(
     settings: Settings,
 ) -> list[Prepared]:
     """Everything before a judge is asked: answers, and one match per system."""
+    if (path := folder / f"{task.name}.{judge.name}.json").exists():
+        read(path)  # a board that cannot be added to should fail before anything is asked
     samples = task.samples(split)
     place = folder / f"{task.name}.{split}"
     answers = {c.name: answer(c, task, samples, sampling, place, settings.max_missing) for c in contenders}
@@ -141,21 +159,6 @@ def prepare(
 def asked(judge: Judge, prepared: Sequence[Prepared]) -> list[Question]:
     """All readings that matches need."""
     return questions(judge, [duel for one in prepared for duel in one.duels])
-
-
-def measure_all(matches: Sequence[Match], store: Verdicts, settings: Settings) -> list[Measured]:
-    """Every match of one evaluation, measured from the store; other judges' matches there count for agreement."""
-    others = [match_of(values) for values in store.matches()]
-    return [
-        measure(
-            match,
-            store.get(match.keys),
-            settings.calibration,
-            _agreements(match, others, store),
-            settings.max_unread,
-        )
-        for match in matches
-    ]
 
 
 def answer(
@@ -197,6 +200,22 @@ def answer(
     oddities = getattr(contender.engine, "oddities", None)
     counts = {"missing": len(failed), **(oddities(samples) if oddities else {})}
     return Answers(system, responses, grades, {name: n for name, n in counts.items() if n})
+
+
+def answers_of(system: System, folder: Path) -> dict[str, str]:
+    """A system's answers by sample, from the file that `answer` wrote.
+
+    Raises:
+        UserError: the file is not there, or holds other answers than those that were judged.
+    """
+    path = folder / f"{slug(system.name)}.outputs.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the answers {path}: {error}") from None
+    if digest(rows) != system.outputs:
+        raise UserError(f"{path} holds other answers of {system.name} than those that were judged; evaluate again")
+    return {row["id"]: row["output"] for row in rows}
 
 
 def _encodable(response: Response) -> Response:
@@ -268,17 +287,6 @@ def clusters_of(samples: Sequence[Sample]) -> dict[str, str]:
     for sample in samples:
         images = "+".join(fingerprint(image) for image in sample.images)
         found[sample.id] = str(sample.meta.get("cluster") or images or sample.id)
-    return found
-
-
-def _agreements(match: Match, others: Sequence[Match], store: Verdicts) -> dict[str, Agreement]:
-    """With every other judge that saw the same answers."""
-    found: dict[str, Agreement] = {}
-    for other in others:
-        if other.answers == match.answers and other.provenance.judge_identity != match.provenance.judge_identity:
-            both = agreement(*(raw_wins(m, store.get(m.keys)) for m in (match, other)))
-            if both:
-                found[other.judge] = both
     return found
 
 

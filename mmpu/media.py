@@ -97,6 +97,18 @@ def load_image(data: str) -> Image:
         raise UserError(f"image {name}: not readable as a picture ({error}); replace or remove it") from None
 
 
+def image_size(data: str) -> tuple[int, int]:
+    """Width and height of an image file in pixels, from its header."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(image_bytes(data))) as image:
+            return image.size
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        name = data if len(data) < 120 else f"{data[:60]}…"
+        raise UserError(f"image {name}: not readable as a picture ({error}); replace or remove it") from None
+
+
 def data_uri(image: Image) -> str:
     """A picture as a lossless PNG data URI."""
     buffer = io.BytesIO()

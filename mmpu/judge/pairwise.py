@@ -56,7 +56,7 @@ class Pairwise(Judge):
     def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
         if self.read_from == "text":
             return self._parse(asked)
-        answers = self.engine.choose([self.question(*a) for a in asked], self.letters)
+        answers = self.engine.choose(self.prompts(asked), self.letters)
         read = [self._weigh(duel, order, answer) for (duel, order), answer in zip(asked, answers, strict=True)]
         unread = [i for i, verdict in enumerate(read) if verdict.win is None]
         for i, verdict in zip(unread, self._parse([asked[i] for i in unread]), strict=True):
@@ -64,6 +64,9 @@ class Pairwise(Judge):
                 verdict if verdict.win is not None else replace(read[i], reason=f"{read[i].reason}; {verdict.reason}")
             )
         return read
+
+    def prompts(self, asked: Sequence[tuple[Duel, Order]]) -> list[Sample]:
+        return [self.question(*a) for a in asked]
 
     def question(self, duel: Duel, order: Order) -> Sample:
         """What the judge is asked: images and question first, so that both orders share the longest prefix."""
@@ -92,7 +95,7 @@ class Pairwise(Judge):
 
     def _parse(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
         sampling = Sampling(temperature=0.0, max_tokens=8)
-        answers = self.engine.generate([self.question(*a) for a in asked], 1, sampling)
+        answers = self.engine.generate(self.prompts(asked), 1, sampling)
         verdicts: list[Verdict] = []
         for (duel, order), answer in zip(asked, answers, strict=True):
             if isinstance(answer, Failed):

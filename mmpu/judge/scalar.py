@@ -48,13 +48,14 @@ class Scalar(Judge):
         return ":".join(map(str, ("scalar", self.engine.identity, self.revision, *settings, prompt)))
 
     def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
-        # A baseline's answer meets every system's; it is marked once.
-        wanted = {(duel.sample.id, text): duel.sample for duel, _ in asked for text in (duel.ours, duel.theirs)}
-        marks = dict(zip(wanted, self._marks([self.question(s, t) for (_, t), s in wanted.items()]), strict=True))
+        marks = dict(zip(_wanted(asked), self._marks(self.prompts(asked)), strict=True))
         return [
             _verdict(duel.sample.id, marks[duel.sample.id, duel.ours], marks[duel.sample.id, duel.theirs])
             for duel, _ in asked
         ]
+
+    def prompts(self, asked: Sequence[tuple[Duel, Order]]) -> list[Sample]:
+        return [self.question(sample, text) for (_, text), sample in _wanted(asked).items()]
 
     def question(self, sample: Sample, answer: str) -> Sample:
         """What the judge is asked about one answer."""
@@ -88,6 +89,11 @@ class Scalar(Judge):
         if match is None:
             return Failed(f"replied {reply[:60]!r}")
         return int(match[1]) / 10 if self.scale == "0_10" else float(match[1].casefold() == "yes")
+
+
+def _wanted(asked: Sequence[tuple[Duel, Order]]) -> dict[tuple[str, str], Sample]:
+    """The answers to mark, each once: a baseline's answer meets every system's."""
+    return {(duel.sample.id, text): duel.sample for duel, _ in asked for text in (duel.ours, duel.theirs)}
 
 
 def _verdict(sample: str, ours: float | Failed, theirs: float | Failed) -> Verdict:

@@ -6,14 +6,16 @@ evaluation by a model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from mmpu.core import IDENTICAL, Duel, Sample, Verdict
-from mmpu.judging.match import Match
-from mmpu.judging.verdicts import Reading
-from mmpu.leaderboard import Adversarial, Agreement, Audit
+from mmpu.core import IDENTICAL, Duel, Judge, Sample, Verdict
+from mmpu.judging.match import Match, Probe, asked_of, item_of
+from mmpu.judging.run import Progress, ask, questions
+from mmpu.judging.verdicts import Reading, Verdicts
+from mmpu.leaderboard import Adversarial, Agreement, Audit, Provenance, System
 
 CONSTANT = "I am happy to help with that. Let me know if you have any other questions."
 INJECTION = (
@@ -36,6 +38,29 @@ def adversarial(sample: Sample, baseline: str) -> dict[str, Duel]:
     return {kind: duel for kind, duel in duels.items() if not duel.identical}
 
 
+def audit_with_traps(
+    judge: Judge,
+    answers: Sequence[tuple[Sample, str]],
+    store: Verdicts,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Audit:
+    """Lets a judge compare answers that must lose with ordinary ones; its readings are kept like all others."""
+    traps = [(kind, duel) for sample, text in answers for kind, duel in adversarial(sample, text).items()]
+    ask(judge, questions(judge, [duel for _, duel in traps]), store, progress=progress)
+    probes = tuple(Probe(kind, duel.sample.id, asked_of(judge, duel)) for kind, duel in traps)
+    items = tuple(
+        replace(item_of(judge, duel, (None, None), None, None), sample=f"{kind}:{duel.sample.id}")
+        for kind, duel in traps
+    )
+    nobody = System("adversarial", "", "", None, None, None, "")
+    unpublished = Provenance("", "", judge.identity, {}, {}, None)
+    match = Match(
+        "", "", judge.name, judge.describe, judge.weighting, nobody, nobody, unpublished, items, "", probes=probes
+    )
+    readings = store.get(match.keys)
+    return audit(match, {i.sample: i.raw.verdicts(i.sample, readings) for i in items}, readings, {})
+
+
 def audit(
     match: Match,
     raw: Mapping[str, tuple[Verdict, ...]],
@@ -53,7 +78,12 @@ def audit(
     both = [orders for orders in raw.values() if len(orders) == 2 and all(v.win is not None for v in orders)]
     slots = [v.win if v.order == "ours_first" else 1 - v.win for v in read if v.win is not None and v.order != "none"]
     gaps = {item.sample: item.characters[0] - item.characters[1] for item in match.items}
-    pairs = [(v.win, gaps[v.sample]) for v in read if v.win is not None]
+    pairs = [
+        (v.win, gaps[sample])
+        for sample, orders in raw.items()
+        for v in orders
+        if v.win is not None and v.reason != IDENTICAL
+    ]
     return Audit(
         readings=len(asked),
         flip_rate=_share([orders[0].win != orders[1].win for orders in both]),

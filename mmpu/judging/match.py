@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -30,7 +30,9 @@ class Asked:
         if not self.readings:
             return (Verdict(sample, "none", 0.5, 0.5, IDENTICAL),)
         return tuple(
-            store[key].verdict(order) if key in store else Verdict(sample, order, None, reason="never asked")
+            replace(store[key].verdict(order), sample=sample)  # another sample may have asked the same
+            if key in store
+            else Verdict(sample, order, None, reason="never asked")
             for key, order in self.readings
         )
 

@@ -11,8 +11,8 @@ import numpy as np
 from mmpu.core import IDENTICAL, UserError, Verdict
 from mmpu.judging import audit
 from mmpu.judging.glm import VARIANTS, Calibration, Fit, Outcome, Refused, length_controlled
-from mmpu.judging.match import Match
-from mmpu.judging.verdicts import Reading
+from mmpu.judging.match import Match, match_of
+from mmpu.judging.verdicts import Reading, Verdicts
 from mmpu.leaderboard import Agreement, Entry, LengthModel, WinRate
 from mmpu.statistics import Interval, bootstrap
 
@@ -97,6 +97,28 @@ def measure(
         audit=audit.audit(match, raw, readings, judges or {}),
     )
     return Measured(match, entry, wins, fits)
+
+
+def measure_all(
+    matches: Sequence[Match], store: Verdicts, calibration: Calibration | None, max_unread: float
+) -> list[Measured]:
+    """Matches measured from the store; other judges' matches there count for agreement."""
+    others = [match_of(values) for values in store.matches()]
+    return [
+        measure(match, store.get(match.keys), calibration, _agreements(match, others, store), max_unread)
+        for match in matches
+    ]
+
+
+def _agreements(match: Match, others: Sequence[Match], store: Verdicts) -> dict[str, Agreement]:
+    """With every other judge that saw the same answers."""
+    found: dict[str, Agreement] = {}
+    for other in others:
+        if other.answers == match.answers and other.provenance.judge_identity != match.provenance.judge_identity:
+            both = audit.agreement(*(raw_wins(m, store.get(m.keys)) for m in (match, other)))
+            if both:
+                found[other.judge] = both
+    return found
 
 
 def win_rate(

@@ -16,7 +16,7 @@ import json
 import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,6 @@ class Verdicts:
             latest[key] = json.loads(body)
         return list(latest.values())
 
-    def export(self, path: Path) -> int:
-        """Writes every reading as a line of JSON; returns their number."""
-        count = 0
-        with path.open("w", encoding="utf-8") as file:
-            for reading in self.all():
-                file.write(json.dumps(asdict(reading), ensure_ascii=False, sort_keys=True) + "\n")
-                count += 1
-        return count
-
     def _select(self, where: str, values: Sequence[str]) -> Iterator[Reading]:
         query = f"SELECT key, judge, sample, win, soft, reason, detail, kind, created FROM readings {where} ORDER BY id"
         for row in self._db.execute(query, values):
@@ -156,26 +147,3 @@ def _keep(found: dict[str, Reading], reading: Reading) -> None:
     before = found.get(reading.key)
     if before is None or reading.win is not None or before.win is None:
         found[reading.key] = reading
-
-
-def read_lines(path: Path) -> Iterator[Reading]:
-    """The readings of a JSONL file that `export` wrote.
-
-    Raises:
-        UserError: unreadable, or a line that is not a reading; it names the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    from pydantic import TypeAdapter, ValidationError
-
-    adapter = TypeAdapter(Reading)
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield adapter.validate_json(line, extra="forbid")
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"])) or "the line"
-                raise UserError(f"{path}, line {number}: not a reading: {where}: {first['msg']}") from None

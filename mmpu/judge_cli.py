@@ -169,19 +169,18 @@ def _percent(share: float | None) -> str:
 
 
 def announce(estimate: Estimate) -> None:
-    """Says on stderr what is about to be asked, if anything is."""
-    if estimate.readings and estimate.calls:
-        for line in estimate.lines():
-            click.echo(line, err=True)
+    """Says what is about to be asked, if anything is."""
+    if estimate.calls:
+        click.echo("\n".join(estimate.lines()))
 
 
 def progress_on_stderr() -> Callable[[Progress], None]:
-    """A line that is rewritten on a terminal, and a line now and then elsewhere."""
+    """A line that is rewritten on a terminal, and a new line now and then elsewhere."""
     terminal, last = sys.stderr.isatty(), [time.monotonic()]
 
     def show(progress: Progress) -> None:
         finished = progress.done == progress.total
-        if not terminal and not finished and time.monotonic() - last[0] < QUIET_SECONDS:
+        if not terminal and time.monotonic() - last[0] < QUIET_SECONDS:
             return
         last[0] = time.monotonic()
         eta = "" if progress.eta is None or finished else f", {progress.eta:.0f} s to go"

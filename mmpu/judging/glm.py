@@ -31,6 +31,9 @@ Variant = Literal["minimal", "noreg", "v1"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 GRID = np.logspace(-4, 4, 10)
 FOLDS = 5
+SEPARATED_C = float(GRID[4])
+"""Where length alone decides, the likelihood has no maximum: cross-validation would take the largest C, at which θ is
+whatever fits between the closest win and the closest loss. This penalty keeps θ at what the bulk of the duels says."""
 GAMED_WEIGHT = 0.1
 MIN_ITEMS = 20
 RESAMPLES = 1_000
@@ -144,7 +147,8 @@ def length_controlled(
     wins = np.array([o.win for o in read], dtype=np.float64)
     ones = np.ones(len(read))
     rows = _design(lengths, difficulty, wins, ones, gamed)
-    c = float(c if c is not None else choose_c(rows))
+    if c is None:
+        c = SEPARATED_C if gamed is None and _separated(lengths, wins) else choose_c(rows)
     weights = _fit(rows, c)
     draws: list[float] = []
     for drawn in resample_counts([o.cluster for o in outcomes], resamples, seed):
@@ -187,6 +191,14 @@ def _check(outcomes: Sequence[Outcome], lengths: Floats, variant: Variant, calib
         raise Refused(f"the calibration knows nothing of {len(unknown)} items, the first is {unknown[0]!r}")
     if variant == "v1" and not calibration.gamed_items:
         raise Refused("v1 needs a calibration file with `gamed` rows")
+
+
+def _separated(lengths: Floats, wins: Floats) -> bool:
+    """True if all wins lie on one side of some length difference, and all losses on the other."""
+    won, lost = lengths[wins > 0.5], lengths[wins < 0.5]
+    if not won.size or not lost.size:
+        return True
+    return bool(won.max() <= lost.min() or lost.max() <= won.min())
 
 
 def _design(lengths: Floats, difficulty: Floats, wins: Floats, counts: Floats, gamed: Calibration | None) -> _Rows:

@@ -37,12 +37,13 @@ USES = {
     "train": "core packing statistics store student",
     "recipe": EVERYTHING,
     "cli": EVERYTHING,
+    "judge_cli": EVERYTHING,
 }
 """What of mmpu each module or package may import, at its top or inside a function; a package also from itself."""
 
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
-    *("judging", "judge", "graders", "recipe", "cli"),
+    *("judging", "judge", "graders", "recipe", "cli", "judge_cli"),
     *("engines.cached", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""

@@ -109,8 +109,8 @@ def wordy(task: YamlTask) -> list[Contender]:
     """Two systems that talk more than the baseline, one of them much more."""
     rng = random.Random(0)
     lengths: Mapping[str, Callable[[int], int]] = {
-        "long": lambda i: 6 + i % 5,
-        "longer": lambda i: 9 + i % 5,
+        "long": lambda i: 7 + i % 5,
+        "longer": lambda i: 10 + i % 5,
         "base": lambda i: 3 + i % 7,
     }
     return [system(task.folder, name, [talk(rng, of(i)) for i in range(N)]) for name, of in lengths.items()]
@@ -120,8 +120,7 @@ def test_a_judge_that_prefers_the_longer_answer_is_seen_through(task: YamlTask, 
     entry = entry_of(judged(task, wordy, Pairwise(Model(longer), PROMPT), Settings(equalise=True)), "long")
     assert entry.win_rate.rate.value > 0.75
     equalised = entry.length_controlled["lc_equalised"]
-    assert equalised.value < 0.62
-    assert equalised.low < 0.5 < equalised.high or abs(equalised.value - 0.5) < 0.12
+    assert equalised.low < 0.5 < equalised.high
     assert sum(entry.equalised.values()) == N
     assert "lc_glm.minimal" in entry.length_controlled
     assert entry.audit is not None
@@ -274,9 +273,11 @@ def test_answers_to_other_prompts_and_doubles_are_counted(task: YamlTask) -> Non
     contender = system(task.folder, "ours", ["an answer"] * (N + 3))
     path = task.folder / "ours.jsonl"
     path.write_text(path.read_text() + "\n" + path.read_text().split("\n")[0])
+    contender = replace(contender, engine=Replay(str(path)))
     board = judged(task, [contender, system(task.folder, "base", ["x"] * N)], Pairwise(Model(longer), PROMPT))
     assert entry_of(board, "ours").counts == {"ours.answers_to_other_prompts": 3, "ours.repeated": 1}
     path.write_text(path.read_text() + '\n{"id": "test-1", "output": "another"}')
+    contender = replace(contender, engine=Replay(str(path)))
     with pytest.raises(UserError, match="a second, different answer for 'id:test-1'"):
         judged(task, [contender, system(task.folder, "base", ["x"] * N)], Pairwise(Model(longer), PROMPT))
 
@@ -298,7 +299,7 @@ def test_a_key_reaches_nothing_that_is_kept(
 @pytest.mark.parametrize(
     ("reply", "mark"),
     [("7", 0.7), ("10", 1.0), (" 0\n", 0.0), ("Score: 8/10", 0.8), ("**9**", 0.9), ("6.", 0.6), ("11", None),
-     ("seven", None), ("100", None), ("", None), ("7 or 8", None), ("-3", 0.3)],
+     ("seven", None), ("100", None), ("", None), ("7 or 8", None), ("-3", None)],
 )  # fmt: skip
 def test_marks_are_read_from_a_number(reply: str, mark: float | None) -> None:
     judge = Scalar(Model(longer, lambda _: reply), str(ROOT / "judges/marks.txt"))
@@ -406,7 +407,7 @@ def test_an_estimate_counts_calls_tokens_images_and_money(task: YamlTask, tmp_pa
     assert found.cost == pytest.approx((found.prompt_tokens * 2 + 2 * 10) / 1e6)
     assert "less than 9.9 points from 50" in "\n".join(found.lines())
     assert economy.affordable(judge, asked, economy.Prices(2.0, 10.0), found.cost * 0.6) == 1
-    assert economy.affordable(judge, asked, economy.Prices(2.0, 10.0), found.cost) == 2
+    assert economy.affordable(judge, asked, economy.Prices(2.0, 10.0), found.cost * 1.001) == 2
     with pytest.raises(UserError, match="has no `prices`"):
         economy.affordable(judge, asked, None, 1.0)
 

@@ -11,9 +11,9 @@ import pytest
 
 from mmpu.core import UserError
 from mmpu.evaluate import slug
-from mmpu.leaderboard import Board, Entry, Provenance, System, WinRate, markdown, merge, read, schema, write
+from mmpu.leaderboard import Board, Comparison, Entry, Provenance, System, WinRate, markdown, merge, read, schema, write
 from mmpu.recipe import EvalOptions, evaluate
-from mmpu.statistics import Interval
+from mmpu.statistics import Difference, Interval
 
 HALF = Interval(0.5, 0.25, 0.75, 4)
 BASE = System("base", "tiny", "0" * 16, None, None, None, "1" * 16)
@@ -62,12 +62,50 @@ def test_merge_replaces_the_same_key_and_keeps_the_others() -> None:
         entry("b", baseline=replace(BASE, name="other")),
         entry("b", system=replace(entry("b").system, seed=4)),
         entry("b", provenance=cold),
+        entry("b", provenance=replace(cold, sampling=entry("b").provenance.sampling, judge_identity="rule:y")),
     ]
     old = board(entry("a"), entry("b"), *others)
     again = entry("b", 0.9, created="2027-01-01T00:00:00+00:00", system=replace(entry("b").system, outputs="new"))
     merged = merge(old, [again, entry("new")])
     assert merged.entries == (entry("a"), *others, again, entry("new"))
     assert merge(merged, []) == merged
+
+
+def comparison(ours: str, theirs: str, **changes: Any) -> Comparison:
+    made = Comparison(ours, theirs, "base", "test", "rule:x", "raw", Difference(0.1, 0.0, 0.2, 4, 0.04), 0.05, 0.08)
+    return replace(made, **changes)
+
+
+def test_comparisons_go_with_their_entries(tmp_path: Path) -> None:
+    stale, kept, fresh = comparison("a", "b"), comparison("c", "d"), comparison("a", "c")
+    elsewhere = comparison("a", "b", split="validation")
+    old = replace(board(entry("a"), entry("b"), entry("c"), entry("d")), comparisons=(stale, kept, elsewhere))
+    merged = merge(old, [entry("a", 0.9)], [fresh])
+    assert merged.comparisons == (kept, elsewhere, fresh)
+    write(tmp_path / "b.json", merged)
+    assert set(read(tmp_path / "b.json").comparisons) == set(merged.comparisons)
+    shown = markdown(merged)
+    assert "* a − c, raw: +10.0 points [0.0, 20.0], p = 0.04 (Holm 0.08), n = 4" in shown
+    assert "versions of the judge" not in shown
+    other = entry("a", provenance=replace(entry("a").provenance, judge_identity="rule:y"))
+    assert "Rows of 2 versions of the judge stand here together" in markdown(merge(merged, [other]))
+
+
+def test_a_file_of_the_schema_before_is_read_and_written_anew(tmp_path: Path) -> None:
+    values = plain(tmp_path / "b.json")
+    del values["comparisons"]
+    values["schema"] = 1
+    (old,) = values["entries"]
+    for key in ("audit", "clusters", "counts", "equalised", "length_models", "length_refused", "score"):
+        del old[key]
+    for key in ("soft", "weighting"):
+        del old["win_rate"][key]
+    del old["provenance"]["judge"]
+    (tmp_path / "b.json").write_text(json.dumps(values))
+    found = read(tmp_path / "b.json")
+    assert (found.schema, found.entries) == (2, (entry("a"),))
+    write(tmp_path / "b.json", found)
+    assert json.loads((tmp_path / "b.json").read_text())["schema"] == 2
 
 
 def plain(path: Path) -> dict[str, Any]:

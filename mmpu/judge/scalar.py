@@ -18,7 +18,7 @@ from mmpu.prompts import MAX_CHARACTERS, about, template_of
 YES, NO = ("Yes", "yes", "YES"), ("No", "no", "NO")
 _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _NUMBER = re.compile(
-    r"\W*(?:(?:score|rating|mark|grade)\W+)?(10|\d)(?:\.0+)?(?:\s*/\s*10)?(?:\W*(?:\n|$)|[.,;:)*])", re.I
+    r"[^\w-]*(?:(?:score|rating|mark|grade)[^\w-]+)?(10|\d)(?:\.0+)?(?:\s*/\s*10)?(?:\W*(?:\n|$)|[.,;:)*])", re.I
 )
 
 

@@ -79,6 +79,12 @@ def talk(rng: random.Random, count: int) -> str:
 N = 60
 
 
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How wide intervals of regressions are is tests/test_length.py's business."""
+    monkeypatch.setattr("mmpu.judging.measure.RESAMPLES", 20)
+
+
 @pytest.fixture
 def task(tmp_path: Path) -> YamlTask:
     rows = [{"q": f"Question {i}?", "story": str(i // 3)} for i in range(N)]

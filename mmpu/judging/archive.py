@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def _circumstances(match: Match) -> tuple[str, str]:
     return match.split, match.provenance.judge_identity
 
 
-def _grouped(measured: Sequence[Measured], key: Any) -> Iterator[list[Measured]]:
+def _grouped(measured: Sequence[Measured], key: Callable[[Match], tuple[str, ...]]) -> Iterator[list[Measured]]:
     for name in dict.fromkeys(key(one.match) for one in measured):
         yield [one for one in measured if key(one.match) == name]
 

@@ -147,19 +147,20 @@ def length_controlled(
     wins = np.array([o.win for o in read], dtype=np.float64)
     ones = np.ones(len(read))
     rows = _design(lengths, difficulty, wins, ones, gamed)
-    if c is None:
-        c = SEPARATED_C if gamed is None and _separated(lengths, wins) else choose_c(rows)
-    weights = _fit(rows, c)
+    split = gamed is None and c is None and _separated(lengths, wins)
+    chosen = c if c is not None else SEPARATED_C if split else choose_c(rows)
+    weights = _fit(rows, chosen)
     draws: list[float] = []
     for drawn in resample_counts([o.cluster for o in outcomes], resamples, seed):
         counts = drawn[known]
         if counts.sum() < 2:
             continue
-        again = _fit(_design(lengths, difficulty, wins, counts, gamed), c)
+        split = gamed is None and c is None and _separated(lengths[counts > 0], wins[counts > 0])
+        again = _fit(_design(lengths, difficulty, wins, counts, gamed), SEPARATED_C if split else chosen)
         draws.append(_predict(again, difficulty, counts))
     found = np.array(draws)
     rate = interval_of(_predict(weights, difficulty, ones), found, len(read))
-    return Fit(rate, c, tuple(map(float, weights)), found)
+    return Fit(rate, float(chosen), tuple(map(float, weights)), found)
 
 
 def choose_c(rows: _Rows) -> float:

@@ -13,7 +13,9 @@ nothing here needs SciPy, and no number moves with a library that is retiring th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,8 +131,10 @@ def _quadratic(
     draw: _Draw,
 ) -> tuple[Floats, int]:
     """Coordinate descent on the quadratic model; returns its minimum and the passes taken."""
-    goal, step = w.copy(), np.zeros_like(w)
-    left, gmax = active, np.inf
+    # Plain floats: the matrix is so small that NumPy's calls would cost more than its arithmetic.
+    goal, slope, rows_h = w.tolist(), gradient.tolist(), hessian.tolist()
+    step = [0.0] * len(goal)
+    left, gmax = active, math.inf
     for done in range(1, INNER_STEPS + 1):
         total, largest, s = 0.0, 0.0, 0
         for i in range(left):
@@ -138,7 +142,7 @@ def _quadratic(
             order[i], order[k] = order[k], order[i]
         while s < left:
             j = order[s]
-            g = gradient[j] + step[j] * RIDGE + hessian[j] @ step
+            g = slope[j] + step[j] * RIDGE + sum(map(mul, rows_h[j], step))
             violation = _violation(goal[j], g, gmax / rows)
             if violation is None:
                 left -= 1
@@ -147,7 +151,7 @@ def _quadratic(
             s += 1
             total += violation
             largest = max(largest, violation)
-            h = hessian[j, j] + RIDGE
+            h = rows_h[j][j] + RIDGE
             if g + 1 < h * goal[j]:
                 change = -(g + 1) / h
             elif g - 1 > h * goal[j]:
@@ -160,11 +164,11 @@ def _quadratic(
                 step[j] += change
         if total <= enough:
             if left == active:
-                return goal, done
-            left, gmax = active, np.inf
+                return np.array(goal), done
+            left, gmax = active, math.inf
         else:
             gmax = largest
-    return goal, INNER_STEPS
+    return np.array(goal), INNER_STEPS
 
 
 def _line_search(

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmpu.core import IDENTICAL, UserError, Verdict
 from mmpu.judging import audit
-from mmpu.judging.glm import VARIANTS, Calibration, Fit, Outcome, Refused, length_controlled
+from mmpu.judging.glm import RESAMPLES, VARIANTS, Calibration, Fit, Outcome, Refused, length_controlled
 from mmpu.judging.match import Match, match_of
 from mmpu.judging.verdicts import Reading, Verdicts
 from mmpu.leaderboard import Agreement, Entry, LengthModel, WinRate
@@ -70,7 +70,7 @@ def measure(
     for variant in VARIANTS if calibration else VARIANTS[:1]:
         name = f"lc_glm.{variant}"
         try:
-            fits[name] = length_controlled(outcomes, variant, calibration)
+            fits[name] = length_controlled(outcomes, variant, calibration, resamples=RESAMPLES)
             rates[name] = fits[name].rate
         except Refused as reason:
             refused[name] = str(reason)

@@ -11,6 +11,8 @@ import click
 
 from mmpu import __version__
 from mmpu.core import UserError
+from mmpu.judge_cli import announce, judging_options, progress_on_stderr
+from mmpu.judge_cli import judge as judge_group
 
 
 class _Main(click.Group):
@@ -67,6 +69,8 @@ def train(config: str, overrides: tuple[str, ...], allow_urls: bool) -> None:
 @click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @_allow_urls
+@click.option("--dry-run", is_flag=True, help="Say what judging would cost, and stop.")
+@judging_options
 def evaluate(
     systems: tuple[str, ...],
     task: str,
@@ -81,28 +85,33 @@ def evaluate(
     max_tokens: int | None,
     seed: int,
     allow_urls: bool,
+    dry_run: bool,
+    **judging: Any,
 ) -> None:
     """Let systems answer a task, judge them against the baseline, and publish the board."""
     _quiet()
     from mmpu import recipe
 
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    board = recipe.evaluate(
-        recipe.EvalOptions(
-            systems,
-            task,
-            judge,
-            baseline,
-            split,
-            limit,
-            judge_url,
-            data,
-            allow_urls,
-            out,
-            {k: v for k, v in sampling.items() if v is not None},
-        )
+    options = recipe.EvalOptions(
+        systems,
+        task,
+        judge,
+        baseline,
+        split,
+        limit,
+        judge_url,
+        data,
+        allow_urls,
+        out,
+        {k: v for k, v in sampling.items() if v is not None},
+        recipe.JudgingOptions(**judging),
     )
-    _show(board)
+    if dry_run:
+        click.echo("\n".join(recipe.estimate(options).lines()))
+        return
+    board = recipe.evaluate(options, progress_on_stderr(), announce)
+    show_board(board)
     click.echo(f"written to {Path(out) / f'{board.task}.{board.judge}.json'}")
 
 
@@ -167,7 +176,7 @@ def leaderboard(paths: tuple[Path, ...], markdown: bool) -> None:
         if markdown:
             click.echo(boards.markdown(board))
         else:
-            _show(board)
+            show_board(board)
 
 
 @main.command()
@@ -291,6 +300,9 @@ def doctor(model: str, options: tuple[str, ...]) -> None:
         sys.exit(1)
 
 
+main.add_command(judge_group)
+
+
 def _list(kind: str) -> None:
     from mmpu import plugins
 
@@ -306,12 +318,15 @@ def _lines(found: Mapping[str, Path]) -> None:
         click.echo(f"{name:<{width}}  {about}")
 
 
-def _show(board: Any) -> None:
-    from mmpu.leaderboard import HEADER, cells
+def show_board(board: Any) -> None:
+    """Prints a board as a table."""
+    from mmpu.leaderboard import cells, header, procedures, sentence
 
     entries = sorted(board.entries, key=lambda e: e.win_rate.rate.value)
     title = f"{board.task}, judge {board.judge}: {board.decided_by}"
-    _table(title, HEADER, [cells(entry) for entry in entries])
+    _table(title, header(board), [cells(entry, procedures(board)) for entry in entries])
+    for comparison in board.comparisons:
+        click.echo(sentence(comparison))
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

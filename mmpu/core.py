@@ -269,22 +269,36 @@ class Quantities:
 
 
 @dataclass(frozen=True, slots=True)
+class Duel:
+    """Two answers to one prompt."""
+
+    sample: Sample
+    ours: str
+    theirs: str
+
+    @property
+    def identical(self) -> bool:
+        """True if there is nothing to judge."""
+        return self.ours.strip() == self.theirs.strip()
+
+
+Order = Literal["ours_first", "ours_second", "none"]
+"""Which answer a judge sees first; `none` where it sees them apart, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """One reading of one duel in one order. `win` is ours: 1, 0, a half for a tie, None if it could not be read."""
 
     sample: str
-    order: Literal["ours_first", "ours_second", "none"]
+    order: Order
     win: float | None
     soft: float | None = None
+    """The same, weighed by the judge's probabilities."""
     reason: str = ""
     """Why it is unread, or how it was decided without a call."""
-
-
-@dataclass(frozen=True, slots=True)
-class Duel:
-    sample: Sample
-    ours: str
-    theirs: str
+    detail: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What it was read from: probabilities of the letters, or the scores of `ours` and `theirs`."""
 
 
 # -----------------------------------------------------------------------------------------------------------------
@@ -445,15 +459,42 @@ class Judge(ABC):
     name: str
     describe: str
     """One line for boards: what decided."""
+    weighting: Literal["hard", "soft"] = "hard"
+    """Which wins are the headline: the letters, or the probabilities behind them."""
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """Judge model, revision and prompt: what a verdict depends on besides the duel."""
+        """Judge model, revision and prompt: what a reading depends on besides the duel and its order."""
+
+    @property
+    def orders(self) -> tuple[Order, ...]:
+        """The orders in which a duel is read; its win is the mean over those that could be read."""
+        return ("none",)
 
     @abstractmethod
+    def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
+        """One verdict per duel and order."""
+
+    def prompts(self, asked: Sequence[tuple[Duel, Order]]) -> list[Sample]:
+        """What `read` sends to a model, one prompt per call, to know the price beforehand; empty if it asks none."""
+        return []
+
     def compare(self, duels: Sequence[Duel]) -> list[tuple[Verdict, ...]]:
-        """Each duel's verdicts, one per order asked."""
+        """Each duel's verdicts, one per order; identical answers are a tie that nobody is asked about."""
+        asked: list[tuple[Duel, Order]] = [
+            (duel, order) for duel in duels if not duel.identical for order in self.orders
+        ]
+        found = iter(self.read(asked))
+        return [(tie(duel.sample),) if duel.identical else tuple(next(found) for _ in self.orders) for duel in duels]
+
+
+IDENTICAL = "identical answers"
+
+
+def tie(sample: Sample) -> Verdict:
+    """The verdict on identical answers."""
+    return Verdict(sample.id, "none", 0.5, 0.5, IDENTICAL)
 
 
 class Task(ABC):
@@ -477,4 +518,4 @@ class Task(ABC):
 def digest(value: object) -> str:
     """A stable content hash of JSON-like data: 16 hex digits of SHA-256 over its canonical form."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]

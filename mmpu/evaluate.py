@@ -2,6 +2,8 @@
 statistics, a board.
 
 Sample ─Engine→ Response ─Judge→ Verdict ─statistics→ Entry
+
+Verdicts are kept in `verdicts.sqlite` beside the boards; what is there is not asked for again.
 """
 
 from __future__ import annotations
@@ -9,20 +11,27 @@ from __future__ import annotations
 import datetime
 import json
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
-from mmpu.core import Duel, Engine, Failed, Judge, Response, Sample, Sampling, UserError, Verdict, digest
-from mmpu.leaderboard import Board, Entry, Provenance, System, WinRate, merge, read, write
-from mmpu.media import prompt_key
-from mmpu.statistics import bootstrap
+from mmpu.core import Duel, Engine, Failed, Judge, Response, Sample, Sampling, UserError, digest
+from mmpu.judging.audit import adversarial
+from mmpu.judging.compare import comparisons
+from mmpu.judging.glm import Calibration
+from mmpu.judging.match import Item, Match, Probe, asked_of, counts_of, equal_duel, equalised, item_of
+from mmpu.judging.measure import MAX_UNREAD, measure_all
+from mmpu.judging.run import Limits, Progress, Question, ask, questions
+from mmpu.judging.verdicts import Verdicts
+from mmpu.leaderboard import Board, Provenance, System, merge, read, write
+from mmpu.media import fingerprint, prompt_key
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
 
-MAX_UNREAD = 0.02
-"""Share of duels without a readable verdict above which an evaluation fails."""
+T = TypeVar("T")
+STORE = "verdicts.sqlite"
 
 
 @dataclass(frozen=True)
@@ -40,10 +49,38 @@ class Contender:
 
 @dataclass(frozen=True)
 class Answers:
-    """A system and what it answered, in the order of the samples."""
+    """A system and what it answered, in the order of the samples; None where it has no answer."""
 
     system: System
-    responses: tuple[Response, ...]
+    responses: tuple[Response | None, ...]
+    grades: tuple[float | None, ...]
+    oddities: Mapping[str, int]
+    """What was out of the ordinary, counted: `missing`, `strays`, `repeated`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an evaluation is judged and measured."""
+
+    equalise: bool = False
+    """Judge length-equalised answers too (`lc_equalised`)."""
+    probes: int = 5
+    """Prompts on which answers that must lose are judged, where a model judges."""
+    calibration: Calibration | None = None
+    """For `lc_glm.noreg` and `lc_glm.v1`."""
+    max_unread: float = MAX_UNREAD
+    """Share of duels without a readable verdict above which nothing is published."""
+    max_missing: float = 0.02
+    """Share of prompts without an answer, of either side, above which nothing is judged."""
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A match with the duels that it needs judged."""
+
+    match: Match
+    duels: tuple[Duel, ...]
 
 
 def evaluate(
@@ -54,38 +91,98 @@ def evaluate(
     split: str,
     sampling: Sampling,
     folder: Path,
+    settings: Settings | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
 ) -> Board:
     """Answers, judges and publishes; returns the board that `folder/<task>.<judge>.json` now holds.
 
     Args:
         baseline: The name of the contender that the others are compared with.
+
+    Raises:
+        Stopped: the budget of `settings.limits` is spent; the same call goes on from there.
+    """
+    settings = settings or Settings()
+    prepared = prepare(contenders, baseline, task, judge, split, sampling, folder, settings)
+    return publish(prepared, task, judge, folder, settings, progress)
+
+
+def publish(
+    prepared: Sequence[Prepared],
+    task: YamlTask,
+    judge: Judge,
+    folder: Path,
+    settings: Settings,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Board:
+    """Judges what the store lacks, measures all matches and merges their entries into the board.
+
+    Raises:
+        Stopped: the budget of `settings.limits` is spent; the same call goes on from there.
     """
     path = folder / f"{task.name}.{judge.name}.json"
+    store = Verdicts(folder / STORE)
+    ask(judge, asked(judge, prepared), store, settings.limits, progress)
+    for one in prepared:
+        store.add_match(one.match.key, one.match.plain())
+    measured = measure_all([one.match for one in prepared], store, settings.calibration, settings.max_unread)
+    for one in measured:
+        _write_verdicts(folder / f"{task.name}.{judge.name}", one.match, store)
+    # Another evaluation may have published meanwhile.
     board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
-    samples = task.samples(split)
-    answers = {c.name: answer(c, samples, sampling, folder / f"{task.name}.{split}") for c in contenders}
-    theirs = answers[baseline]
-    provenance = provenance_of(task, samples, judge, sampling)
-    entries = [
-        entry(ours, theirs, task, judge, split, samples, provenance, folder / f"{task.name}.{judge.name}")
-        for ours in answers.values()
-    ]
-    board = merge(read(path) if path.exists() else board, entries)  # another evaluation may have published meanwhile
+    board = merge(board, [m.entry for m in measured], comparisons(measured))
     write(path, board)
     return board
 
 
-def answer(contender: Contender, samples: Sequence[Sample], sampling: Sampling, folder: Path) -> Answers:
-    """One response per sample, also written to `folder/<system>.outputs.jsonl`."""
+def prepare(
+    contenders: Sequence[Contender],
+    baseline: str,
+    task: YamlTask,
+    judge: Judge,
+    split: str,
+    sampling: Sampling,
+    folder: Path,
+    settings: Settings,
+) -> list[Prepared]:
+    """Everything before a judge is asked: answers, and one match per system."""
+    if (path := folder / f"{task.name}.{judge.name}.json").exists():
+        read(path)  # a board that cannot be added to should fail before anything is asked
+    samples = task.samples(split)
+    place = folder / f"{task.name}.{split}"
+    answers = {c.name: answer(c, task, samples, sampling, place, settings.max_missing) for c in contenders}
+    provenance = provenance_of(task, samples, judge, sampling)
+    theirs = answers[baseline]
+    return [_match(ours, theirs, task, judge, split, samples, provenance, settings) for ours in answers.values()]
+
+
+def asked(judge: Judge, prepared: Sequence[Prepared]) -> list[Question]:
+    """All readings that matches need."""
+    return questions(judge, [duel for one in prepared for duel in one.duels])
+
+
+def answer(
+    contender: Contender,
+    task: YamlTask,
+    samples: Sequence[Sample],
+    sampling: Sampling,
+    folder: Path,
+    max_missing: float = 0.0,
+) -> Answers:
+    """One response per sample, also written to `folder/<system>.outputs.jsonl`.
+
+    Raises:
+        UserError: more than the share `max_missing` of the prompts got none.
+    """
     found = contender.engine.generate(samples, 1, sampling)
     failed = [(s.id, f.reason) for s, f in zip(samples, found, strict=True) if isinstance(f, Failed)]
-    if failed:
+    if len(failed) > max_missing * len(samples):
         raise UserError(
             f"{contender.name} left {len(failed)} of {len(samples)} prompts unanswered; first, {failed[0][0]!r}: "
             f"{failed[0][1]}"
         )
-    responses = tuple(f[0] for f in found if isinstance(f, tuple))
-    rows = [{"id": s.id, "output": r.text} for s, r in zip(samples, responses, strict=True)]
+    responses = tuple(None if isinstance(f, Failed) else _encodable(f[0]) for f in found)
+    rows = [{"id": s.id, "output": r.text} for s, r in zip(samples, responses, strict=True) if r is not None]
     write_atomically(
         folder / f"{slug(contender.name)}.outputs.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
@@ -99,10 +196,34 @@ def answer(contender: Contender, samples: Sequence[Sample], sampling: Sampling, 
         contender.seed,
         digest(rows),
     )
-    return Answers(system, responses)
+    grades = tuple(None if r is None else task.grade(s, r.text) for s, r in zip(samples, responses, strict=True))
+    oddities = getattr(contender.engine, "oddities", None)
+    counts = {"missing": len(failed), **(oddities(samples) if oddities else {})}
+    return Answers(system, responses, grades, {name: n for name, n in counts.items() if n})
 
 
-def entry(
+def answers_of(system: System, folder: Path) -> dict[str, str]:
+    """A system's answers by sample, from the file that `answer` wrote.
+
+    Raises:
+        UserError: the file is not there, or holds other answers than those that were judged.
+    """
+    path = folder / f"{slug(system.name)}.outputs.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the answers {path}: {error}") from None
+    if digest(rows) != system.outputs:
+        raise UserError(f"{path} holds other answers of {system.name} than those that were judged; evaluate again")
+    return {row["id"]: row["output"] for row in rows}
+
+
+def _encodable(response: Response) -> Response:
+    """Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a replacement character."""
+    return replace(response, text=response.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _match(
     ours: Answers,
     theirs: Answers,
     task: YamlTask,
@@ -110,58 +231,72 @@ def entry(
     split: str,
     samples: Sequence[Sample],
     provenance: Provenance,
-    folder: Path,
-) -> Entry:
-    """Judges one system against the baseline and computes its row; verdicts go to `folder/<system>.verdicts.jsonl`."""
-    duels = [Duel(s, a.text, b.text) for s, a, b in zip(samples, ours.responses, theirs.responses, strict=True)]
-    verdicts = judge.compare(duels)
-    write_atomically(
-        folder / f"{slug(ours.system.name)}.verdicts.jsonl",
-        "".join(json.dumps(asdict(v), ensure_ascii=False) + "\n" for orders in verdicts for v in orders),
-    )
-    grades = [task.grade(s, r.text) for s, r in zip(samples, ours.responses, strict=True)]
-    known = [g for g in grades if g is not None]
-    return Entry(
+    settings: Settings,
+) -> Prepared:
+    both = zip(samples, ours.responses, theirs.responses, ours.grades, theirs.grades, strict=True)
+    answered = [
+        (Duel(sample, a.text, b.text), (grade, other), a.finished)
+        for sample, a, b, grade, other in both
+        if a is not None and b is not None
+    ]
+    if not answered:
+        raise UserError(f"{ours.system.name} and {theirs.system.name} have no prompt that both answered")
+    clusters = clusters_of(samples)
+    items: list[Item] = []
+    duels: list[Duel] = []
+    for duel, grades, _ in answered:
+        equal = equalised(duel) if settings.equalise else None
+        items.append(item_of(judge, duel, grades, clusters[duel.sample.id], equal))
+        duels += [duel] if equal is None else [duel, equal_duel(duel, equal)]
+    probes: list[Probe] = []
+    if "prompt" in provenance.judge and ours.system != theirs.system:
+        for duel, _, _ in _spread(answered, settings.probes):
+            for kind, trap in adversarial(duel.sample, duel.theirs).items():
+                probes.append(Probe(kind, duel.sample.id, asked_of(judge, trap)))
+                duels.append(trap)
+    counts = counts_of([duel.ours for duel, _, _ in answered], [duel.theirs for duel, _, _ in answered])
+    for who, answers in (("ours", ours), ("theirs", theirs)):
+        counts.update({f"{who}.{name}": n for name, n in answers.oddities.items()})
+    match = Match(
+        task=task.name,
+        split=split,
+        judge=judge.name,
+        decided_by=judge.describe,
+        weighting=judge.weighting,
         system=ours.system,
         baseline=theirs.system,
-        split=split,
-        n=len(samples),
-        win_rate=win_rate(verdicts),
-        accuracy=bootstrap(known) if known else None,
-        mean_words=sum(len(r.text.split()) for r in ours.responses) / len(samples),
-        truncated=sum(not r.finished for r in ours.responses),
         provenance=provenance,
+        items=tuple(items),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        truncated=sum(not finished for _, _, finished in answered),
+        clustered=len({item.cluster for item in items}) < len(items),
+        counts=counts,
+        probes=tuple(probes),
     )
+    return Prepared(match, tuple(duels))
 
 
-def win_rate(verdicts: Sequence[tuple[Verdict, ...]]) -> WinRate:
-    """Wins over readable duels; a duel is worth the mean of its readable orders.
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, evenly spaced."""
+    return list(items[:: max(1, len(items) // count)][:count]) if count else []
 
-    Raises:
-        UserError: more than MAX_UNREAD of the duels could not be read at all.
-    """
-    wins: list[float] = []
-    reasons: list[str] = []
-    for orders in verdicts:
-        read_orders = [v.win for v in orders if v.win is not None]
-        if read_orders:
-            wins.append(sum(read_orders) / len(read_orders))
-        else:
-            reasons.append(orders[0].reason)
-    if len(reasons) > MAX_UNREAD * len(verdicts):
-        common = sorted(set(reasons), key=reasons.count, reverse=True)[:3]
-        raise UserError(
-            f"{len(reasons)} of {len(verdicts)} duels could not be read, more than {MAX_UNREAD:.0%}; nothing was "
-            f"published. Most frequent: {' | '.join(common)}"
-        )
-    return WinRate(
-        rate=bootstrap(wins),
-        wins=sum(w > 0.5 for w in wins),
-        losses=sum(w < 0.5 for w in wins),
-        ties=sum(w == 0.5 for w in wins),
-        unread=len(reasons),
-        identical=sum(orders[0].reason == "identical answers" for orders in verdicts),
+
+def clusters_of(samples: Sequence[Sample]) -> dict[str, str]:
+    """Which samples belong together, by id: the same `meta.cluster` or, without one, the same images."""
+    found: dict[str, str] = {}
+    for sample in samples:
+        images = "+".join(fingerprint(image) for image in sample.images)
+        found[sample.id] = str(sample.meta.get("cluster") or images or sample.id)
+    return found
+
+
+def _write_verdicts(folder: Path, match: Match, store: Verdicts) -> None:
+    """Every verdict of a match to `folder/<system>.verdicts.jsonl`."""
+    readings = store.get(match.keys)
+    verdicts = [v for item in match.items for v in item.raw.verdicts(item.sample, readings)]
+    write_atomically(
+        folder / f"{slug(match.system.name)}.verdicts.jsonl",
+        "".join(json.dumps(asdict(v), ensure_ascii=False) + "\n" for v in verdicts),
     )
 
 
@@ -170,11 +305,29 @@ def provenance_of(task: YamlTask, samples: Sequence[Sample], judge: Judge, sampl
     return Provenance(
         task_hash=digest(task.path.read_text(encoding="utf-8")),
         data_hash=digest(rows),
-        judge_identity=judge.identity,
+        judge_identity=_identity(judge),
         sampling=dict(asdict(sampling), stop=list(sampling.stop)),
         versions=versions("mmpu", "torch", "transformers", "peft"),
         commit=_commit(),
+        judge=judge_of(judge),
     )
+
+
+def _identity(judge: Judge) -> str:
+    """Of the judge as a whole: a reading does not depend on which other orders are asked for, a result does."""
+    return judge.identity if judge.orders == ("none",) else f"{judge.identity}:{'+'.join(judge.orders)}"
+
+
+def judge_of(judge: Judge) -> dict[str, str]:
+    """Name, model, revision and the hash of the prompt, as far as a judge has them."""
+    prompt = getattr(judge, "prompt", None)
+    known = {
+        "name": judge.name,
+        "model": getattr(getattr(judge, "engine", None), "model", None),
+        "revision": getattr(judge, "revision", None),
+        "prompt": digest(Path(prompt).read_text(encoding="utf-8")) if prompt else None,
+    }
+    return {key: str(value) for key, value in known.items() if value}
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -135,9 +135,9 @@ def estimated_tokens(sample: Sample) -> int:
 def _check_mine(out: Path, keys: set[str]) -> None:
     if not out.exists():
         return
-    for number, row in read_answers(out):
+    for where, row in read_answers(out):
         if row.get("key") not in keys:
             raise UserError(
-                f"{out}, line {number}: answers something else than was asked for here (another engine, sampling, "
+                f"{where}: answers something else than was asked for here (another engine, sampling, "
                 "split or limit); choose another --out, or remove the file"
             )

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmpu.core import UserError
-from mmpu.statistics import Interval
+from mmpu.statistics import Difference, Interval
 from mmpu.store import write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
+READS = (1, 2)
+"""Schemas that this version reads; what an older one lacks is absent or unknown."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,66 @@ class WinRate:
     """Duels against the baseline: mean of wins with ties one half, over the readable ones."""
 
     rate: Interval
+    """Of the headline: letters, or under `weighting` soft the probabilities behind them."""
     wins: int
     losses: int
     ties: int
     unread: int
     identical: int
     """Of the ties, pairs of identical answers, decided without a call."""
+    soft: Interval | None = None
+    """Mean of P(win) + P(tie) / 2, where the judge gave probabilities."""
+    weighting: Literal["hard", "soft"] = "hard"
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """How answers that must lose fared against the baseline's."""
+
+    n: int
+    lost: int
+    tied: int
+    won: int
+    unread: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """On how many duels two ways to decide agree who won, a tie being a way to decide too."""
+
+    share: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is known about the judge's reliability on these duels. Rates are shares; None where nothing tells."""
+
+    readings: int
+    flip_rate: float | None
+    """Of duels read in both orders, those where another order gave another winner."""
+    first_slot: float | None
+    """Share of wins, ties halved, that went to the answer shown first; 0.5 if the judge favours no slot."""
+    tie_rate: float | None
+    unread_rate: float
+    length_correlation: float | None
+    """Pearson correlation of the win with the difference in characters."""
+    grade_agreement: Agreement | None
+    """With the task's own grader, on duels that it decides."""
+    judges: dict[str, Agreement] = field(default_factory=dict[str, Agreement])
+    """With other judges of the same answers."""
+    adversarial: dict[str, Adversarial] = field(default_factory=dict[str, Adversarial])
+
+
+@dataclass(frozen=True)
+class LengthModel:
+    """The regression behind an `lc_glm`."""
+
+    c: float
+    """Inverse strength of the L1 penalty, chosen by cross-validation."""
+    length: float
+    difficulty: float
+    intercept: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +117,8 @@ class Provenance:
     sampling: dict[str, Any]
     versions: dict[str, str]
     commit: str | None
+    judge: dict[str, str] = field(default_factory=dict[str, str])
+    """The judge's name, model, revision and the hash of its prompt, each where it has one."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +137,38 @@ class Entry:
     provenance: Provenance
     created: str
     length_controlled: dict[str, Interval] = field(default_factory=dict[str, Interval])
-    """By name of the procedure; procedures are never mixed."""
+    """By name of the procedure (`lc_equalised`, `lc_glm.minimal`, …); procedures are never mixed."""
+    length_models: dict[str, LengthModel] = field(default_factory=dict[str, LengthModel])
+    length_refused: dict[str, str] = field(default_factory=dict[str, str])
+    """Why a procedure gives no number here."""
+    equalised: dict[str, int] = field(default_factory=dict[str, int])
+    """Duels by how `lc_equalised` made the lengths comparable."""
+    score: Interval | None = None
+    """Mean mark in 0..1, where the judge marks each answer by itself."""
+    clusters: int | None = None
+    """Groups of items that were resampled together; None if every item stands for itself."""
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    """What was out of the ordinary in the answers: `ours.empty`, `missing`, …"""
+    audit: Audit | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems against the same baseline, under the same judge, on the same prompts."""
+
+    ours: str
+    theirs: str
+    baseline: str
+    split: str
+    judge_identity: str
+    metric: str
+    """`raw`, or a procedure of length control."""
+    difference: Difference
+    """Of the rates, ours − theirs."""
+    mcnemar: float | None
+    """Exact p-value over the items on which one did better; None for regressions."""
+    holm: float
+    """The difference's p-value after Holm's correction over the comparisons made together."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +179,7 @@ class Board:
     judge: str
     decided_by: str
     entries: tuple[Entry, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     schema: int = SCHEMA
 
 
@@ -121,25 +211,33 @@ def read(path: Path) -> Board:
         first = error.errors()[0]
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         raise UserError(f"{path} is not a leaderboard of schema {SCHEMA}: {problem}") from None
-    if board.schema != SCHEMA:
-        raise UserError(f"{path} has schema {board.schema}, this version reads {SCHEMA}")
-    return board
+    if board.schema not in READS:
+        raise UserError(f"{path} has schema {board.schema}, this version reads {' and '.join(map(str, READS))}")
+    return dataclasses.replace(board, schema=SCHEMA)
 
 
 def write(path: Path, board: Board) -> None:
     """Validates and writes a board, entries in a fixed order."""
     plain = dataclasses.asdict(board)
     plain["entries"] = sorted(plain["entries"], key=lambda e: json.dumps(_key(e), sort_keys=True))
+    plain["comparisons"] = sorted(plain["comparisons"], key=_comparison_key)
     text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     _adapter().validate_json(text, extra="forbid")
     write_atomically(path, text)
 
 
-def merge(board: Board, new: Sequence[Entry]) -> Board:
-    """The board with new entries; one takes the place of the same system on the same prompts, sampling and baseline."""
+def merge(board: Board, new: Sequence[Entry], comparisons: Sequence[Comparison] = ()) -> Board:
+    """The board with new entries; one takes the place of the same system on the same prompts, sampling, baseline and
+    judge. Comparisons with a system that was evaluated anew are dropped, unless they are new too."""
     taken = {json.dumps(_key(dataclasses.asdict(entry)), sort_keys=True) for entry in new}
     kept = [e for e in board.entries if json.dumps(_key(dataclasses.asdict(e)), sort_keys=True) not in taken]
-    return dataclasses.replace(board, entries=(*kept, *new))
+    judged = {(e.split, e.baseline.name, e.provenance.judge_identity, e.system.name) for e in new}
+    current = [
+        c
+        for c in board.comparisons
+        if not judged & {(c.split, c.baseline, c.judge_identity, name) for name in (c.ours, c.theirs)}
+    ]
+    return dataclasses.replace(board, entries=(*kept, *new), comparisons=(*current, *comparisons))
 
 
 def _key(entry: dict[str, Any]) -> list[Any]:
@@ -149,7 +247,12 @@ def _key(entry: dict[str, Any]) -> list[Any]:
         entry["system"]["name"],
         entry["system"]["seed"],
         entry["provenance"]["sampling"],
+        entry["provenance"]["judge_identity"],
     ]
+
+
+def _comparison_key(comparison: dict[str, Any]) -> list[str]:
+    return [comparison[k] for k in ("split", "baseline", "judge_identity", "metric", "ours", "theirs")]
 
 
 def percent(interval: Interval | None) -> str:
@@ -159,17 +262,25 @@ def percent(interval: Interval | None) -> str:
     return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-HEADER = ("system", "accuracy %", "win rate %", "W / L / T / unread", "words", "n")
+def header(board: Board) -> tuple[str, ...]:
+    """The columns of a board for people; one for each procedure of length control that some entry has a rate of."""
+    lengths = (f"{name} %" for name in procedures(board))
+    return ("system", "accuracy %", "win rate %", *lengths, "W / L / T / unread", "words", "n")
 
 
-def cells(entry: Entry) -> tuple[str, ...]:
-    """A row for people, in the order of HEADER."""
+def procedures(board: Board) -> list[str]:
+    return sorted({name for entry in board.entries for name in entry.length_controlled})
+
+
+def cells(entry: Entry, lengths: Sequence[str]) -> tuple[str, ...]:
+    """A row for people, in the order of `header`."""
     record = entry.win_rate
     same = entry.system == entry.baseline
     return (
         entry.system.name,
         percent(entry.accuracy),
         "baseline" if same else percent(record.rate),
+        *("–" if same else percent(entry.length_controlled.get(name)) for name in lengths),
         "–" if same else f"{record.wins} / {record.losses} / {record.ties} / {record.unread}",
         "–" if math.isnan(entry.mean_words) else f"{entry.mean_words:.1f}",
         str(entry.n),
@@ -177,13 +288,32 @@ def cells(entry: Entry) -> tuple[str, ...]:
 
 
 def markdown(board: Board) -> str:
-    """The board as a Markdown table, by win rate."""
+    """The board as a Markdown table, by win rate, and what the systems differ by."""
     ranked = sorted(board.entries, key=lambda e: -e.win_rate.rate.value)
+    columns, lengths = header(board), procedures(board)
     lines = [
         f"**{board.task}**, judge `{board.judge}`: {board.decided_by}. Brackets: 95% bootstrap interval over prompts.",
         "",
-        "| " + " | ".join(HEADER) + " |",
-        "|" + "---|" * len(HEADER),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in cells(entry)) + " |" for entry in ranked),
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in cells(entry, lengths)) + " |" for entry in ranked),
     ]
+    identities = {e.provenance.judge_identity for e in board.entries}
+    if len(identities) > 1:
+        lines += [
+            "",
+            f"Rows of {len(identities)} versions of the judge stand here together; do not compare across them.",
+        ]
+    if board.comparisons:
+        lines += ["", *map(sentence, board.comparisons)]
     return "\n".join(lines) + "\n"
+
+
+def sentence(comparison: Comparison) -> str:
+    """A comparison in words, such as «a − b, raw: +3.1 points [0.4, 5.8], p = 0.021 (Holm 0.042), n = 805»."""
+    gap = comparison.difference
+    bounds = f"[{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+    return (
+        f"* {comparison.ours} − {comparison.theirs}, {comparison.metric}: {100 * gap.value:+.1f} points {bounds}, "
+        f"p = {gap.p:.2g} (Holm {comparison.holm:.2g}), n = {gap.n}"
+    )

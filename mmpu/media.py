@@ -126,14 +126,24 @@ def normalised(image: Image, name: str) -> Image:
     return image.convert("RGB")
 
 
-def pixels(data: str) -> int:
-    """Width times height as the file's header says; nothing is decoded."""
+def image_size(data: str) -> tuple[int, int]:
+    """Width and height of an image file in pixels, from its header."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        width, height = Image.open(io.BytesIO(image_bytes(data))).size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        return 0  # whoever loads it says what is wrong
+        with Image.open(io.BytesIO(image_bytes(data))) as image:
+            return image.size
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        name = data if len(data) < 120 else f"{data[:60]}…"
+        raise UserError(f"image {name}: not readable as a picture ({error}); replace or remove it") from None
+
+
+def pixels(data: str) -> int:
+    """Width times height as the file's header says, 0 if it says nothing; whoever loads it says what is wrong."""
+    try:
+        width, height = image_size(data)
+    except UserError:
+        return 0
     return width * height
 
 

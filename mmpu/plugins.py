@@ -118,6 +118,17 @@ def find_data(kind: str, name: str) -> Path:
     raise UserError(f"no {what} {name!r} on the search path and no such file; {suggest(name, found)}")
 
 
+def beside(path: Path, name: str) -> Path:
+    """A file named in the YAML at `path`: beside it, or `package:name/inside/it` of an installed package."""
+    if not name.startswith("package:"):
+        return path.parent / name
+    package, _, inside = name.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{path} takes a file from the package {package!r}, which is not installed; install it")
+    return Path(next(iter(spec.submodule_search_locations))) / inside
+
+
 # ------------------------------------------------------------------------------------------------------------------
 # code
 

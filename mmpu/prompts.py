@@ -1,13 +1,14 @@
 """Prompts about answers: a model is asked to grade or compare what another model wrote.
 
-What is quoted is data. Closing tags of ours inside a quoted text are broken up, so that no answer can step out of its
-block.
+What is quoted is data. Tags of ours and of the template, and a chat template's own marks, are broken up inside a quoted
+text, so that no answer can step out of its block or begin a turn of its own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,13 @@ from typing import Any
 
 from mmpu.core import Message, Part, Sample, UserError
 
-_TAG = re.compile(r"<(\s*/?\s*(?:question|reference|candidate|response_[ab]))", re.IGNORECASE)
+MAX_CHARACTERS = 32_000
+"""Of an answer as a judge sees it, unless the judge says otherwise: some 8,000 tokens."""
+_TAGS = ("question", "reference", "candidate", "response_[ab]")
+_CHAT = r"<(?=\|)|<(?=/?s>)|<(?=/?think>)|\[(?=/?INST\])"
+"""Marks that tokenizers of chat models take for the border of a turn."""
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that are not seen, or change the order of what is: never part of an answer's worth."""
 
 
 @cache
@@ -33,17 +40,28 @@ def template_of(path: Path) -> Any:
         raise UserError(f"cannot use the prompt {path}: {error}") from None
 
 
-def about(sample: Sample, template: Path, **quoted: str | Sequence[str] | None) -> Sample:
+def about(
+    sample: Sample, template: Path, *, longest: int | None = None, **quoted: str | Sequence[str] | None
+) -> Sample:
     """The same sample, its prompt replaced by one user turn: the images, then the template's text.
 
     Args:
+        longest: Characters of a quoted text that are shown; the middle of a longer one is left out.
         quoted: Variables of the template besides `question`, texts or lists of them; made inert.
     """
     from jinja2 import TemplateError
 
-    values = {name: _inert(value) for name, value in quoted.items()}
+    def quote(text: str) -> str:
+        return inert(shortened(_CONTROL.sub("\ufffd", text.strip().replace("\r\n", "\n")), longest), template)
+
+    def quoted_value(value: str | Sequence[str] | None) -> str | list[str] | None:
+        if value is None or isinstance(value, str):
+            return None if value is None else quote(value)
+        return [quote(text) for text in value]
+
+    values = {name: quoted_value(value) for name, value in quoted.items()}
     try:
-        text = template_of(template).render(question=inert(question(sample.prompt)), **values)
+        text = template_of(template).render(question=inert(question(sample.prompt), template), **values)
     except TemplateError as error:
         raise UserError(f"cannot use the prompt {template}: {error}") from None
     images = [p for m in sample.prompt for p in m.parts if p.kind == "image"]
@@ -57,15 +75,35 @@ def question(prompt: Sequence[Message]) -> str:
     return "\n".join(f"{message.role}: {message.text.strip()}" for message in prompt)
 
 
-def _inert(value: str | Sequence[str] | None) -> str | list[str] | None:
-    if value is None or isinstance(value, str):
-        return None if value is None else inert(value.strip())
-    return [inert(text.strip()) for text in value]
+def inert(text: str, template: Path | None = None) -> str:
+    """A text that cannot close or open our blocks, those of the template, or a chat's turns."""
+    return _marks(template).sub(lambda match: {"<": "‹", "[": "("}[match[0]], text)
 
 
-def inert(text: str) -> str:
-    """A text that cannot close or open our blocks."""
-    return _TAG.sub(r"‹\1", text)
+def shortened(text: str, longest: int | None) -> str:
+    """A text of at most `longest` characters and a note; beginning and end stay."""
+    if longest is None or len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters are left out here …]\n{text[-half:]}"
+
+
+def conditions(texts: Iterable[str]) -> dict[str, int]:
+    """How many answers are out of the ordinary, by what is done about it when they are shown to a judge."""
+    counts: Counter[str] = Counter(empty=0, control_characters=0, marks_of_prompts=0, longer_than_shown=0)
+    for text in texts:
+        counts["empty"] += not text.strip()
+        counts["control_characters"] += _CONTROL.search(text.replace("\r\n", "\n")) is not None
+        counts["marks_of_prompts"] += inert(text) != text
+        counts["longer_than_shown"] += len(text) > MAX_CHARACTERS
+    return dict(counts)
+
+
+@cache
+def _marks(template: Path | None) -> re.Pattern[str]:
+    found = re.findall(r"<\s*/?\s*([A-Za-z_][\w-]*)\s*>", template.read_text(encoding="utf-8")) if template else []
+    tags = "|".join([*_TAGS, *sorted({re.escape(tag) for tag in found})])
+    return re.compile(rf"<(?=\s*/?\s*(?:{tags})\b)|{_CHAT}", re.IGNORECASE)
 
 
 def with_solution(sample: Sample, template: Path, solution: str | None, longest: int, what: str) -> Sample:

@@ -6,22 +6,24 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mmpu import fit, plugins, presets, wiring
 from mmpu.config import Values, build, component, dump_yaml, load_yaml, override, to_values
-from mmpu.core import Engine, Judge, Method, Sampling, UserError, digest
+from mmpu.core import Engine, Failed, Judge, Method, Sampling, UserError, digest
 from mmpu.store import Ledger, Store, write_atomically
 from mmpu.task import YamlTask, load_task
 from mmpu.wiring import engine as _engine
 
 if TYPE_CHECKING:
-    from mmpu.evaluate import Contender
+    from mmpu.evaluate import Contender, Prepared, Settings
     from mmpu.generate import Collection
-    from mmpu.leaderboard import Board
+    from mmpu.judging.economy import Estimate, Prices
+    from mmpu.judging.run import Progress, Question
+    from mmpu.leaderboard import Audit, Board
     from mmpu.loading import StudentConfig
     from mmpu.student import Student
     from mmpu.train.loop import StageConfig
@@ -302,6 +304,24 @@ class JudgeConfig:
 
     about: str
     kind: str
+    prices: dict[str, Any] | None = None
+    """A price list: see `judging.economy.Prices`."""
+
+
+@dataclass(frozen=True)
+class JudgingOptions:
+    """How `mmpu eval` judges, and what it may spend."""
+
+    equalise: bool | None = None
+    """None leaves it to the task."""
+    calibration: str | None = None
+    probes: int = 5
+    max_calls: int | None = None
+    max_cost: float | None = None
+    rejudge: bool = False
+    concurrency: int | None = None
+    max_unread: float | None = None
+    max_missing: float | None = None
 
 
 @dataclass(frozen=True)
@@ -309,7 +329,7 @@ class EvalOptions:
     """What `mmpu eval` was asked for."""
 
     systems: tuple[str, ...]
-    """`NAME`, `PATH` or `label=PATH` of runs, stages, models or answer files (.jsonl)."""
+    """`NAME`, `PATH` or `label=PATH` of runs, stages, models or answer files (.jsonl, .json)."""
     task: str
     judge: str
     baseline: str
@@ -320,14 +340,59 @@ class EvalOptions:
     allow_urls: bool = False
     folder: str = "leaderboards"
     sampling: dict[str, Any] = field(default_factory=dict[str, Any])
+    judging: JudgingOptions = field(default_factory=JudgingOptions)
 
 
-def evaluate(options: EvalOptions) -> Board:
-    """Runs an evaluation and returns the published board."""
+@dataclass(frozen=True)
+class _Evaluation:
+    """An evaluation with its answers, before the judge is asked."""
+
+    task: YamlTask
+    judge: Judge
+    prices: Prices | None
+    settings: Settings
+    prepared: list[Prepared]
+
+
+def evaluate(
+    options: EvalOptions,
+    progress: Callable[[Progress], None] = lambda _: None,
+    announce: Callable[[Estimate], None] = lambda _: None,
+) -> Board:
+    """Runs an evaluation and returns the published board.
+
+    Args:
+        progress: Called whenever verdicts arrive.
+        announce: Called before the first call with what is to be paid.
+    """
+    from mmpu.evaluate import publish
+    from mmpu.judging.economy import affordable
+
+    one = _prepare(options)
+    estimate, pending = _estimate(one, options)
+    announce(estimate)
+    limits = one.settings.limits
+    if options.judging.max_cost is not None:
+        calls = affordable(one.judge, pending, one.prices, options.judging.max_cost)
+        calls = calls if limits.max_calls is None else min(calls, limits.max_calls)
+        limits = dataclasses.replace(limits, max_calls=calls)
+    settings = dataclasses.replace(one.settings, limits=limits)
+    return publish(one.prepared, one.task, one.judge, Path(options.folder), settings, progress)
+
+
+def estimate(options: EvalOptions) -> Estimate:
+    """What an evaluation would ask of the judge, without asking."""
+    return _estimate(_prepare(options), options)[0]
+
+
+def _prepare(options: EvalOptions) -> _Evaluation:
     from mmpu import evaluate as evaluation
+    from mmpu.judging.glm import read_calibration
+    from mmpu.judging.run import Limits
 
     task = _task({"name": options.task, **({"data": options.data} if options.data else {})}, options.allow_urls)
-    judge = load_judge(options.judge, task, options.judge_url)
+    judging = options.judging
+    judge = load_judge(options.judge, task, options.judge_url, judging.concurrency)
     split = f"{options.split}[:{options.limit}]" if options.limit else options.split
     task.samples(split)
     sampling = build(Sampling, {**to_values(task.config.sampling), **options.sampling}, "sampling")
@@ -337,9 +402,59 @@ def evaluate(options: EvalOptions) -> Board:
         if named.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
             raise UserError(f"two systems are labelled {label!r}: {named[label]} and {target}; choose another label")
     contenders = [_contender(label, target) for label, target in named.items()]
-    return evaluation.evaluate(
-        contenders, _named(options.baseline)[0], task, judge, split, sampling, Path(options.folder)
+    shares = {"max_unread": judging.max_unread, "max_missing": judging.max_missing}
+    settings = evaluation.Settings(
+        equalise=task.config.equalise if judging.equalise is None else judging.equalise,
+        probes=judging.probes,
+        calibration=read_calibration(Path(judging.calibration)) if judging.calibration else None,
+        limits=Limits(judging.max_calls, judging.rejudge),
+        **{name: share for name, share in shares.items() if share is not None},
     )
+    folder, baseline = Path(options.folder), _named(options.baseline)[0]
+    prepared = evaluation.prepare(contenders, baseline, task, judge, split, sampling, folder, settings)
+    return _Evaluation(task, judge, load_prices(options.judge), settings, prepared)
+
+
+def _estimate(one: _Evaluation, options: EvalOptions) -> tuple[Estimate, list[Question]]:
+    from mmpu.evaluate import STORE, asked
+    from mmpu.judging.economy import estimate
+    from mmpu.judging.run import missing
+    from mmpu.judging.verdicts import Verdicts
+
+    everything = asked(one.judge, one.prepared)
+    path = Path(options.folder) / STORE
+    pending = missing(everything, Verdicts(path), options.judging.rejudge) if path.exists() else everything
+    n = max(len(p.match.items) for p in one.prepared)
+    return estimate(one.judge, pending, len(everything) - len(pending), n, one.prices), pending
+
+
+def audit_judge(
+    judge_name: str,
+    task_name: str,
+    baseline: str | None,
+    split: str,
+    limit: int,
+    url: str | None,
+    data: str | None,
+    folder: Path,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Audit:
+    """Lets a judge compare answers that must lose with a baseline's, or with the task's references."""
+    from mmpu.engines.reference import Reference
+    from mmpu.evaluate import STORE
+    from mmpu.judging.audit import audit_with_traps
+    from mmpu.judging.verdicts import Verdicts
+
+    task = load_task(task_name, **({"data": data} if data else {}))
+    judge = load_judge(judge_name, task, url)
+    engine = _contender("baseline", baseline).engine if baseline else Reference()
+    samples = task.samples(f"{split}[:{limit}]")
+    answers = engine.generate(samples, 1, task.config.sampling)
+    known = [(s, a[0].text) for s, a in zip(samples, answers, strict=True) if not isinstance(a, Failed)]
+    if not known:
+        hint = "give --baseline a file of answers" if baseline is None else "look at the baseline's answers"
+        raise UserError(f"there is no answer to compare with on {split}[:{limit}] of {task_name}; {hint}")
+    return audit_with_traps(judge, known, Verdicts(folder / STORE), progress)
 
 
 @dataclass(frozen=True)
@@ -392,22 +507,64 @@ def export(target: str, folder: Path) -> None:
     Student.load(StudentConfig(str(stage) if stage.exists() else target)).save(folder)
 
 
-def load_judge(name: str, task: YamlTask, url: str | None = None) -> Judge:
-    """A judge from its YAML; `url` replaces its engine's endpoint, which must be known before anything runs."""
-    path = plugins.find_data("judges", name)
-    values = load_yaml(path)
-    own = build(JudgeConfig, {k: values.pop(k) for k in ("about", "kind") if k in values}, str(path))
+def export_alpaca_eval(store: Path, target: Path, task_name: str, data: str | None) -> list[tuple[Path, int]]:
+    """Writes AlpacaEval's files for every match of a task in a store, from the answers beside the store.
+
+    Returns:
+        Each match's folder, and how many of its duels could not be read.
+    """
+    from mmpu.evaluate import answers_of, slug
+    from mmpu.judging.alpaca import write_annotations
+    from mmpu.judging.match import match_of
+    from mmpu.judging.verdicts import Verdicts
+
+    task = load_task(task_name, **({"data": data} if data else {}))
+    verdicts = Verdicts(store)
+    matches = [match for values in verdicts.matches() if (match := match_of(values)).task == task.name]
+    if not matches:
+        raise UserError(f"{store} has no match on the task {task.name}")
+    written: list[tuple[Path, int]] = []
+    for match in (m for m in matches if m.system != m.baseline):
+        samples = {sample.id: sample for sample in task.samples(match.split)}
+        ours, theirs = (
+            answers_of(s, store.parent / f"{task.name}.{match.split}") for s in (match.system, match.baseline)
+        )
+        folder = target / f"{slug(match.system.name)}.{slug(match.baseline.name)}.{slug(match.judge)}"
+        unread = write_annotations(match, verdicts.get(match.keys), samples, ours, theirs, folder)
+        written.append((folder, unread))
+    return written
+
+
+def load_judge(name: str, task: YamlTask, url: str | None = None, concurrency: int | None = None) -> Judge:
+    """A judge from its YAML; `url` and `concurrency` replace its engine's, whose endpoint must be known before
+    anything runs."""
+    path, own, values = _judge_values(name)
     cls = plugins.find_class("judge", own.kind, Judge)
     provided: dict[str, object] = {"task": task}
     if "engine" in values:
         spec: Any = values.pop("engine")
         engine_name, engine_values = component(spec, f"{path}: engine")
-        if url:
-            engine_values["url"] = url
+        given = {"url": url, "concurrency": concurrency}
+        engine_values.update({key: value for key, value in given.items() if value})
         provided["engine"] = _engine({"name": engine_name, **engine_values}, task, f"{path}: engine")
     if "prompt" in values:
-        values["prompt"] = str(path.parent / str(values["prompt"]))
+        values["prompt"] = str(plugins.beside(path, str(values["prompt"])))
     return build(cls, {"name": path.stem, **values}, str(path), provided)
+
+
+def load_prices(name: str) -> Prices | None:
+    """The price list of a judge's YAML."""
+    from mmpu.judging.economy import Prices
+
+    path, own, _ = _judge_values(name)
+    return build(Prices, own.prices, f"{path}: prices") if own.prices else None
+
+
+def _judge_values(name: str) -> tuple[Path, JudgeConfig, Values]:
+    path = plugins.find_data("judges", name)
+    values = load_yaml(path)
+    keys = ("about", "kind", "prices")
+    return path, build(JudgeConfig, {k: values.pop(k) for k in keys if k in values}, str(path)), values
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -420,7 +577,7 @@ def _contender(name: str, target: str) -> Contender:
     from mmpu.evaluate import Contender
 
     path = Path(target).expanduser()
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", ".json"):
         if not path.exists():
             raise UserError(f"no answers file {target}")
         return Contender(name, path.name, Replay(str(path)), _hash_files([path]))

@@ -50,28 +50,12 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._db = connect(path)
+        weakref.finalize(self, self._db.close)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # The garbage collector may close it from any thread; use stays with one.
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            weakref.finalize(self, self._db.close)
-            self._use_wal()
             self._make_tables()
-        except (sqlite3.Error, OSError) as error:
+        except sqlite3.Error as error:
             raise UserError(f"cannot open the store {path}: {error}") from None
-
-    def _use_wal(self, patience: float = 60.0) -> None:
-        # The timeout of the connection does not cover a change of journal mode, and several runs may start at once.
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = NORMAL")
-                return
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
 
     def _make_tables(self) -> None:
         with self._writing():
@@ -221,6 +205,42 @@ def _died(owner: str) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return False
+
+
+def connect(path: Path, *schema: str) -> sqlite3.Connection:
+    """An SQLite file in WAL mode with the tables of `schema`; several processes may open it at once.
+
+    Raises:
+        UserError: not a database, or the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The garbage collector may close it from any thread; use stays with one.
+        db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        try:
+            _use_wal(db)
+            for statement in schema:
+                db.execute(statement)
+        except BaseException:
+            db.close()
+            raise
+    except (sqlite3.Error, OSError) as error:
+        raise UserError(f"cannot open the store {path}: {error}") from None
+    return db
+
+
+def _use_wal(db: sqlite3.Connection, patience: float = 60.0) -> None:
+    # The timeout of the connection does not cover a change of journal mode, and several runs may start at once.
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 class Ledger:

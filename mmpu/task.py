@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 ROLES = ("system", "user", "assistant")
+GRADES_KEPT = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class TaskConfig:
     citation: str = ""
     shuffle: int | None = None
     """Seed of an order of the rows, for files that are sorted; a slice such as `train[:400]` is then a sample."""
+    equalise: bool = False
+    """Win rates also between answers of comparable length (`lc_equalised`), as PU-RLD's tasks have them."""
     data: str | None = None
     """Folder that relative paths start from; default: the YAML's."""
 
@@ -90,6 +93,7 @@ class YamlTask(Task):
         self.folder = Path(config.data).expanduser().resolve() if config.data else path.parent
         self._grader = _grader(config, path)
         self._samples: dict[str, tuple[Sample, ...]] = {}
+        self._grades: dict[tuple[str, str | None, str, str], float | None] = {}
 
     def samples(self, split: str) -> Sequence[Sample]:
         """The samples of `test` or `train[400:1400]`.
@@ -107,7 +111,15 @@ class YamlTask(Task):
         return self._samples[split]
 
     def grade(self, sample: Sample, text: str) -> float | None:
-        return self._grader.grade(sample, text) if self._grader else None
+        if self._grader is None:
+            return None
+        # A judge, an entry and an audit ask for the same grade, and some graders are slow.
+        key = (sample.id, sample.answer, repr(sorted(sample.meta.items())), text)
+        if key not in self._grades:
+            if len(self._grades) >= GRADES_KEPT:
+                self._grades.clear()
+            self._grades[key] = self._grader.grade(sample, text)
+        return self._grades[key]
 
     def _load(self, spec: str) -> list[Sample]:
         name, start, stop = _slice(spec, f"task {self.name}")

@@ -31,7 +31,8 @@ USES = {
     "config": "core plugins",
     "task": "core plugins config download media",
     "leaderboard": "core statistics store",
-    "evaluate": "core leaderboard media statistics store task",
+    "judging": "core leaderboard media prompts statistics store",
+    "evaluate": "core judging leaderboard media store task",
     "judge": "core prompts",
     "graders": "core",
     "scorers": "core prompts",
@@ -52,13 +53,27 @@ USES = {
     "curves": "core config",
     "recipe": EVERYTHING,
     "cli": EVERYTHING,
+    "judge_cli": EVERYTHING,
 }
 """What of mmpu each module or package may import, at its top or inside a function; a package also from itself."""
 
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
     *("cache", "client", "download", "generate"),
-    *("judge", "graders", "recipe", "cli", "wiring", "fit", "presets", "compare", "comparison", "curves"),
+    *(
+        "judging",
+        "judge_cli",
+        "judge",
+        "graders",
+        "recipe",
+        "cli",
+        "wiring",
+        "fit",
+        "presets",
+        "compare",
+        "comparison",
+        "curves",
+    ),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""

@@ -92,7 +92,7 @@ MISTAKES = {
     "model": (evaluation("./nosuch"), "no model './nosuch': no such folder"),
     "sampling": (evaluation(temperature="-1"), "sampling out of range"),
     "place": (evaluation(out="rows.json"), "cannot write rows.json/"),
-    "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 1"),
+    "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 2"),
     "no board": (["leaderboard", "gone.json"], "cannot read the leaderboard gone.json"),
     "config": (
         ["train", "quickstart-txt"],

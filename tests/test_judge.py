@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from mmpu.core import Choice, Duel, Engine, Failed, Judge, Response, Sample, Sampling, UserError, Verdict, user
-from mmpu.evaluate import MAX_UNREAD, win_rate
-from mmpu.judge.pairwise import OPTIONS, Pairwise
+from mmpu.judge.pairwise import Pairwise
 from mmpu.judge.rule import Rule
+from mmpu.judging.measure import MAX_UNREAD, win_rate
 from mmpu.prompts import inert
 from mmpu.task import load_task
 
+OPTIONS = ("A", "B", "T")
 PROMPT = str(Path(__file__).parent.parent / "judges/pairwise.txt")
 
 
@@ -228,12 +229,16 @@ def test_the_identity_names_all_that_a_verdict_depends_on(tmp_path: Path) -> Non
     engine = Scripted(longer)
     judges = [
         Pairwise(engine, PROMPT),
-        Pairwise(engine, PROMPT, order="paper"),
+        Pairwise(engine, PROMPT, revision="a1b2c3"),
         Pairwise(engine, PROMPT, min_mass=0.4),
+        Pairwise(engine, PROMPT, read_from="text"),
+        Pairwise(engine, PROMPT, max_characters=100),
+        Pairwise(engine, PROMPT, letters=("A", "B")),
         Pairwise(engine, str(other)),
     ]
-    assert len({judge.identity for judge in judges}) == 4
-    assert judges[0].identity == Pairwise(engine, PROMPT, name="renamed").identity
+    assert len({judge.identity for judge in judges}) == len(judges)
+    same = (Pairwise(engine, PROMPT, name="renamed"), Pairwise(engine, PROMPT, order="paper"))
+    assert {judge.identity for judge in same} == {judges[0].identity}, "a reading is the same reading"
 
 
 @pytest.mark.parametrize("text", [None, "{% if a %}", "{{ a"])

@@ -11,9 +11,9 @@ import pytest
 
 from mmpu.core import UserError
 from mmpu.evaluate import slug
-from mmpu.leaderboard import Board, Entry, Provenance, System, WinRate, markdown, merge, read, schema, write
+from mmpu.leaderboard import Board, Comparison, Entry, Provenance, System, WinRate, markdown, merge, read, schema, write
 from mmpu.recipe import EvalOptions, evaluate
-from mmpu.statistics import Interval
+from mmpu.statistics import Difference, Interval
 
 HALF = Interval(0.5, 0.25, 0.75, 4)
 BASE = System("base", "tiny", "0" * 16, None, None, None, "1" * 16)
@@ -31,7 +31,7 @@ def entry(name: str, rate: float = 0.5, **changes: Any) -> Entry:
         truncated=1,
         provenance=Provenance("t", "d", "rule:x", {"temperature": 1.0, "stop": []}, {"mmpu": "0.1.0"}, None),
         created="2026-01-01T00:00:00+00:00",
-        length_controlled={"glm": HALF},
+        length_controlled={"lc_glm.minimal": HALF},
     )
     return replace(made, **changes)
 
@@ -62,12 +62,50 @@ def test_merge_replaces_the_same_key_and_keeps_the_others() -> None:
         entry("b", baseline=replace(BASE, name="other")),
         entry("b", system=replace(entry("b").system, seed=4)),
         entry("b", provenance=cold),
+        entry("b", provenance=replace(cold, sampling=entry("b").provenance.sampling, judge_identity="rule:y")),
     ]
     old = board(entry("a"), entry("b"), *others)
     again = entry("b", 0.9, created="2027-01-01T00:00:00+00:00", system=replace(entry("b").system, outputs="new"))
     merged = merge(old, [again, entry("new")])
     assert merged.entries == (entry("a"), *others, again, entry("new"))
     assert merge(merged, []) == merged
+
+
+def comparison(ours: str, theirs: str, **changes: Any) -> Comparison:
+    made = Comparison(ours, theirs, "base", "test", "rule:x", "raw", Difference(0.1, 0.0, 0.2, 4, 0.04), 0.05, 0.08)
+    return replace(made, **changes)
+
+
+def test_comparisons_go_with_their_entries(tmp_path: Path) -> None:
+    stale, kept, fresh = comparison("a", "b"), comparison("c", "d"), comparison("a", "c")
+    elsewhere = comparison("a", "b", split="validation")
+    old = replace(board(entry("a"), entry("b"), entry("c"), entry("d")), comparisons=(stale, kept, elsewhere))
+    merged = merge(old, [entry("a", 0.9)], [fresh])
+    assert merged.comparisons == (kept, elsewhere, fresh)
+    write(tmp_path / "b.json", merged)
+    assert set(read(tmp_path / "b.json").comparisons) == set(merged.comparisons)
+    shown = markdown(merged)
+    assert "* a − c, raw: +10.0 points [0.0, 20.0], p = 0.04 (Holm 0.08), n = 4" in shown
+    assert "versions of the judge" not in shown
+    other = entry("a", provenance=replace(entry("a").provenance, judge_identity="rule:y"))
+    assert "Rows of 2 versions of the judge stand here together" in markdown(merge(merged, [other]))
+
+
+def test_a_file_of_the_schema_before_is_read_and_written_anew(tmp_path: Path) -> None:
+    values = plain(tmp_path / "b.json")
+    del values["comparisons"]
+    values["schema"] = 1
+    (old,) = values["entries"]
+    for key in ("audit", "clusters", "counts", "equalised", "length_models", "length_refused", "score"):
+        del old[key]
+    for key in ("soft", "weighting"):
+        del old["win_rate"][key]
+    del old["provenance"]["judge"]
+    (tmp_path / "b.json").write_text(json.dumps(values))
+    found = read(tmp_path / "b.json")
+    assert (found.schema, found.entries) == (2, (entry("a"),))
+    write(tmp_path / "b.json", found)
+    assert json.loads((tmp_path / "b.json").read_text())["schema"] == 2
 
 
 def plain(path: Path) -> dict[str, Any]:
@@ -82,7 +120,7 @@ def plain(path: Path) -> dict[str, Any]:
         ({"task": None}, "task: Input should be a valid string"),
         ({"entries": [{}]}, "entries.0."),
         ({"entries": {}}, "entries: Input should be a valid"),
-        ({"schema": 99}, "has schema 99, this version reads 1"),
+        ({"schema": 99}, "has schema 99, this version reads 1 and 2"),
     ],
 )
 def test_a_file_of_another_shape_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -100,7 +138,7 @@ def test_an_entry_without_one_of_its_parts_is_refused(tmp_path: Path, key: str) 
     del values["entries"][0][key]
     (tmp_path / "b.json").write_text(json.dumps(values))
     with pytest.raises(
-        UserError, match=rf"b\.json is not a leaderboard of schema 1: entries\.0\.{key}: Field required"
+        UserError, match=rf"b\.json is not a leaderboard of schema 2: entries\.0\.{key}: Field required"
     ):
         read(tmp_path / "b.json")
 
@@ -108,7 +146,7 @@ def test_an_entry_without_one_of_its_parts_is_refused(tmp_path: Path, key: str) 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]"])
 def test_what_is_no_json_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "b.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"b\.json is not a leaderboard of schema 1: \w"):
+    with pytest.raises(UserError, match=r"b\.json is not a leaderboard of schema 2: \w"):
         read(tmp_path / "b.json")
     with pytest.raises(UserError, match=r"cannot read the leaderboard .*gone\.json"):
         read(tmp_path / "gone.json")
@@ -130,10 +168,11 @@ def test_markdown_ranks_and_shows_what_decided() -> None:
     text = markdown(board(entry("low", 0.2), entry("high|er", 0.8), entry("base", system=BASE, accuracy=None)))
     lines = text.splitlines()
     assert lines[0] == "**sums**, judge `rule`: graded. Brackets: 95% bootstrap interval over prompts."
+    assert lines[2] == "| system | accuracy % | win rate % | lc_glm.minimal % | W / L / T / unread | words | n |"
     assert lines[4:] == [
-        r"| high\|er | 50.0 [25.0, 75.0] | 80.0 [70.0, 90.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
-        "| base | – | baseline | – | 2.2 | 4 |",
-        "| low | 50.0 [25.0, 75.0] | 20.0 [10.0, 30.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
+        r"| high\|er | 50.0 [25.0, 75.0] | 80.0 [70.0, 90.0] | 50.0 [25.0, 75.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
+        "| base | – | baseline | – | – | 2.2 | 4 |",
+        "| low | 50.0 [25.0, 75.0] | 20.0 [10.0, 30.0] | 50.0 [25.0, 75.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
     ]
 
 

@@ -2,7 +2,8 @@
 
 A JSONL file with one prompt a line, `{"id": …, "output": …}` by sample id, or `{"prompt": …, "output": …}` by the
 prompt's text (for prompts without pictures); several answers stand in a list, `"outputs": […]`. `"finished": false`
-(or a list of these) marks answers that the length limit cut.
+(or a list of these) marks answers that the length limit cut. AlpacaEval's `model_outputs.json`, where the prompt is
+`instruction`, is read too.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling
 
 Recorded = tuple[Response, ...]
 
+KEYS = {"id": "id", "prompt": "prompt", "instruction": "prompt"}
+"""What a row may be found by, and the kind of key that it is."""
+
 
 @dataclass(frozen=True)
 class Replay(Engine):
     path: str
-    """The JSONL file; relative to the working directory, or to the task's folder."""
+    """The JSONL or JSON file; relative to the working directory, or to the task's folder."""
     fallback: Engine | None = None
     """Who is asked for what the file lacks; without one, that fails."""
 
@@ -58,48 +62,72 @@ class Replay(Engine):
             return self.fallback.choose(samples, options)
         raise UserError("replay holds recorded texts and cannot weigh options; use another engine here")
 
+    def oddities(self, samples: Sequence[Sample]) -> dict[str, int]:
+        """How many recorded answers no sample asks for, and how many stand there twice, word for word."""
+        asked = {key for sample in samples for key in _keys(sample)}
+        recorded, repeated = self._read
+        return {"answers_to_other_prompts": sum(key not in asked for key in recorded), "repeated": repeated}
+
     def _find(self, sample: Sample) -> Recorded:
-        # The text of a question about a picture names many prompts, so there only the id will do.
-        by_prompt = [] if sample.images else [f"prompt:{sample.prompt[-1].text}"]
-        return next((self._recorded[key] for key in (f"id:{sample.id}", *by_prompt) if key in self._recorded), ())
+        return next((self._recorded[key] for key in _keys(sample) if key in self._recorded), ())
+
+    @property
+    def _recorded(self) -> dict[str, Recorded]:
+        return self._read[0]
 
     @cached_property
-    def _recorded(self) -> dict[str, Recorded]:
+    def _read(self) -> tuple[dict[str, Recorded], int]:
+        """Answers by key, and how many rows repeat an earlier one."""
         recorded: dict[str, Recorded] = {}
-        for number, row in read_answers(Path(self.path).expanduser()):
-            key = next((f"{k}:{row[k]}" for k in ("id", "prompt") if k in row), None)
+        repeated = 0
+        for where, row in read_answers(Path(self.path).expanduser()):
+            key = next((f"{name}:{row[field]}" for field, name in KEYS.items() if field in row), None)
             outputs: object = [row["output"]] if "output" in row else row.get("outputs")
             texts = cast(list[object], outputs) if isinstance(outputs, list) else []
             if key is None or not texts or not all(isinstance(text, str) for text in texts):
-                raise UserError(
-                    f"{self.path}, line {number}: needs `id` or `prompt`, and `output`, a text, or `outputs`, a list"
-                )
+                raise UserError(f"{where}: needs `id` or `prompt`, and `output`, a text, or `outputs`, a list")
             flags = row.get("finished", True)
             ended = cast(list[object], flags) if isinstance(flags, list) else [flags] * len(texts)
             if len(ended) != len(texts):
-                raise UserError(f"{self.path}, line {number}: `finished` has not as many entries as `outputs`")
+                raise UserError(f"{where}: `finished` has not as many entries as `outputs`")
             found = tuple(Response(str(text), finished=bool(end)) for text, end in zip(texts, ended, strict=True))
+            repeated += key in recorded
             if recorded.setdefault(key, found) != found:
-                raise UserError(f"{self.path}, line {number}: a second, different answer for {key!r}")
-        return recorded
+                raise UserError(f"{where}: a second, different answer for {key!r}")
+        return recorded, repeated
 
 
-def read_answers(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a JSONL file with the numbers of their lines.
+def _keys(sample: Sample) -> list[str]:
+    # The text of a question about a picture names many prompts, so there only the id will do.
+    by_prompt = [] if sample.images else [f"prompt:{sample.prompt[-1].text}"]
+    return [f"id:{sample.id}", *by_prompt]
+
+
+def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a JSONL file, or of a JSON list, each with a name for errors.
 
     Raises:
-        UserError: it cannot be read, or a line is not a JSON object.
+        UserError: it cannot be read, or a row is not a JSON object.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recorded answers {path}: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row: object = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: not a JSON object")
-            yield number, cast(dict[str, Any], row)
+    if path.suffix == ".json":
+        rows = _parsed(text, str(path))
+        listed = cast(list[object], rows) if isinstance(rows, list) else [rows]
+        named = [(f"{path}, row {number}", row) for number, row in enumerate(listed, 1)]
+    else:
+        lines = [(f"{path}, line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        named = [(where, _parsed(line, where)) for where, line in lines]
+    for where, row in named:
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: not a JSON object")
+        yield where, cast(dict[str, Any], row)
+
+
+def _parsed(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error})") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmpu.core import Duel, Judge, Task, UserError, Verdict
+from mmpu.core import Duel, Judge, Order, Task, UserError, Verdict
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Rule(Judge):
     def identity(self) -> str:
         return f"rule:{self.task.name}"
 
-    def compare(self, duels: Sequence[Duel]) -> list[tuple[Verdict, ...]]:
-        return [(self._verdict(duel),) for duel in duels]
+    def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
+        return [self._verdict(duel) for duel, _ in asked]
 
     def _verdict(self, duel: Duel) -> Verdict:
         ours, theirs = self.task.grade(duel.sample, duel.ours), self.task.grade(duel.sample, duel.theirs)

@@ -1,0 +1,1 @@
+"""What is done with judges: duels are scheduled, verdicts kept, and everything that is published computed from them."""

@@ -1,0 +1,155 @@
+"""Asks a judge for the readings that the store lacks, and for no other.
+
+Readings of one sample stand next to each other, over all orders and all systems, so that a server's prefix cache holds
+the images and the question once. They go out in pieces, several pieces at a time where the engine is a remote one: a
+piece is stored as soon as it is read, and one slow call holds up its own piece only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, cast
+
+from mmpu.core import Duel, Judge, Order, UserError, Verdict
+from mmpu.judging.verdicts import Reading, Verdicts, key_of, reading_of
+
+PIECE = 32
+"""Readings per piece at least."""
+LANES = 4
+"""Pieces at a time, where the engine serves several calls at once."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A reading to be made."""
+
+    key: str
+    duel: Duel
+    order: Order
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be spent."""
+
+    max_calls: int | None = None
+    """Readings asked for in this run."""
+    rejudge: bool = False
+    """Ask anew for what the store has."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    done: int
+    total: int
+    unread: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Readings per second."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds to go; None while nothing is known."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+class Stopped(UserError):
+    """The budget is spent; what was asked is stored."""
+
+
+def questions(judge: Judge, duels: Sequence[Duel]) -> list[Question]:
+    """All readings that duels need, each once, those of a sample next to each other."""
+    first: dict[str, int] = {}
+    for duel in duels:
+        first.setdefault(duel.sample.id, len(first))
+    ordered = sorted((d for d in duels if not d.identical), key=lambda duel: first[duel.sample.id])
+    identity = judge.identity
+    found: dict[str, Question] = {}
+    for duel in ordered:
+        for order in judge.orders:
+            key = key_of(identity, duel, order)
+            found.setdefault(key, Question(key, duel, order))
+    return list(found.values())
+
+
+def missing(asked: Sequence[Question], store: Verdicts, rejudge: bool = False) -> list[Question]:
+    """Those that the store has no readable answer to: never asked, or failed."""
+    if rejudge:
+        return list(asked)
+    known = store.get(q.key for q in asked)
+    return [q for q in asked if q.key not in known or known[q.key].win is None]
+
+
+def ask(
+    judge: Judge,
+    asked: Sequence[Question],
+    store: Verdicts,
+    limits: Limits | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> int:
+    """Gets and stores what is missing.
+
+    Returns:
+        How many readings were asked for.
+
+    Raises:
+        Stopped: `limits.max_calls` was reached before all was asked; the same call goes on from there.
+    """
+    limits = limits or Limits()
+    pending = missing(asked, store, limits.rejudge)
+    allowed = pending if limits.max_calls is None else pending[: limits.max_calls]
+    judge, lanes, size = _lanes(judge, len(allowed))
+    pieces = [allowed[i : i + size] for i in range(0, len(allowed), size)]
+    identity, start = judge.identity, time.monotonic()
+    done = unread = 0
+    waiting: dict[Future[list[Verdict]], list[Question]] = {}
+    with ThreadPoolExecutor(lanes) as pool:
+        try:
+            while pieces or waiting:
+                while pieces and len(waiting) < lanes:
+                    piece = pieces.pop(0)
+                    waiting[pool.submit(judge.read, [(q.duel, q.order) for q in piece])] = piece
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    readings = _store(store, identity, waiting.pop(future), future.result())
+                    done += len(readings)
+                    unread += sum(r.win is None for r in readings)
+                    progress(Progress(done, len(allowed), unread, time.monotonic() - start))
+        except BaseException:  # what is under way has been paid for
+            for future, piece in waiting.items():
+                if not future.cancel() and future.exception() is None:
+                    _store(store, identity, piece, future.result())
+            raise
+    if len(allowed) < len(pending):
+        raise Stopped(
+            f"stopped after {len(allowed)} readings, as told; {len(pending) - len(allowed)} are missing, nothing was "
+            f"published. All verdicts are in {store.path}; the same command goes on from there"
+        )
+    return done
+
+
+def _store(store: Verdicts, identity: str, piece: Sequence[Question], verdicts: Sequence[Verdict]) -> list[Reading]:
+    readings = [reading_of(q.key, identity, v) for q, v in zip(piece, verdicts, strict=True)]
+    store.append(readings)
+    return readings
+
+
+def _lanes(judge: Judge, calls: int) -> tuple[Judge, int, int]:
+    """The judge with its engine's concurrency shared out, the number of lanes, and readings per piece."""
+    engine: Any = getattr(judge, "engine", None)
+    concurrency = getattr(engine, "concurrency", None)
+    if not isinstance(concurrency, int) or not dataclasses.is_dataclass(judge):
+        return judge, 1, PIECE
+    lanes = max(1, min(LANES, concurrency, calls // PIECE))
+    share = dataclasses.replace(engine, concurrency=max(1, concurrency // lanes))
+    shared = dataclasses.replace(cast(Any, judge), engine=share)
+    return shared, lanes, max(PIECE, 2 * share.concurrency)

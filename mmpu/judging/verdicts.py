@@ -1,0 +1,149 @@
+"""The verdict store: every reading that was paid for, kept when it arrives, asked for once.
+
+One SQLite file, append-only: a reading that could not be read, and one that was asked for anew, stand beside the ones
+before them. What counts is the latest that could be read. A reading is keyed by what the judge saw: its identity
+(model, revision, prompt, settings), the prompt with its images' content, the reference, and both answers in the order
+shown. So a duel is worth the same seen from either side, and two systems that gave the same answer share its price.
+
+Beside the readings stand the matches: who met whom on what, with the keys of their readings, so that everything
+published can be computed again from this file alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sqlite3
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmpu.core import Duel, Order, UserError, Verdict, digest
+from mmpu.media import prompt_key
+from mmpu.store import connect
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS readings (id INTEGER PRIMARY KEY, key TEXT NOT NULL, judge TEXT NOT NULL, "
+    "sample TEXT NOT NULL, kind TEXT NOT NULL, win REAL, soft REAL, reason TEXT NOT NULL, detail TEXT NOT NULL, "
+    "created TEXT NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS readings_by_key ON readings (key)",
+    "CREATE TABLE IF NOT EXISTS matches (id INTEGER PRIMARY KEY, key TEXT NOT NULL, body TEXT NOT NULL)",
+)
+BATCH = 500
+"""Keys per query; SQLite bounds the number of parameters."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A verdict as it is kept: `win` and `soft` are those of the answer shown first (ours, where order is `none`)."""
+
+    key: str
+    judge: str
+    sample: str
+    win: float | None
+    soft: float | None
+    reason: str
+    detail: Mapping[str, float]
+    order: str = "pair"
+    """`pair`, or `none` where the answers were not shown together."""
+    created: str = ""
+
+    def verdict(self, order: Order) -> Verdict:
+        """As seen by us."""
+        flip = order == "ours_second"
+        win, soft = ((None if v is None else 1 - v if flip else v) for v in (self.win, self.soft))
+        return Verdict(self.sample, order, win, soft, self.reason, self.detail)
+
+
+def key_of(judge: str, duel: Duel, order: Order) -> str:
+    """The content key of a reading.
+
+    Args:
+        judge: The judge's identity.
+    """
+    first, second = (duel.theirs, duel.ours) if order == "ours_second" else (duel.ours, duel.theirs)
+    shown = "none" if order == "none" else "pair"
+    sample = duel.sample
+    known = [prompt_key(sample.prompt), sample.reference, sample.answer, dict(sample.meta)]
+    return digest([judge, known, first, second, shown])
+
+
+def reading_of(key: str, judge: str, verdict: Verdict) -> Reading:
+    """A verdict for the store."""
+    flip = verdict.order == "ours_second"
+    win, soft = ((None if v is None else 1 - v if flip else v) for v in (verdict.win, verdict.soft))
+    shown = "none" if verdict.order == "none" else "pair"
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Reading(key, judge, verdict.sample, win, soft, verdict.reason, verdict.detail, shown, now)
+
+
+class Verdicts:
+    """The readings and matches of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = connect(path, *_SCHEMA)
+        weakref.finalize(self, self._db.close)
+
+    def get(self, keys: Iterable[str]) -> dict[str, Reading]:
+        """Of each key that was ever asked, the latest reading that could be read, or else the latest failure."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, Reading] = {}
+        for start in range(0, len(wanted), BATCH):
+            part = wanted[start : start + BATCH]
+            marks = ",".join("?" * len(part))
+            for reading in self._select(f"WHERE key IN ({marks})", part):
+                _keep(found, reading)
+        return found
+
+    def append(self, readings: Sequence[Reading]) -> None:
+        """Adds all readings or, if the disk is full, none."""
+        rows = [
+            (r.key, r.judge, r.sample, r.order, r.win, r.soft, r.reason, json.dumps(dict(r.detail)), r.created)
+            for r in readings
+        ]
+        self._write(
+            "INSERT INTO readings (key, judge, sample, kind, win, soft, reason, detail, created) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def all(self) -> Iterator[Reading]:
+        """Every reading ever kept, oldest first."""
+        return self._select("", [])
+
+    def add_match(self, key: str, body: Mapping[str, Any]) -> None:
+        """Records a match; a later one under the same key takes its place in `matches`."""
+        self._write("INSERT INTO matches (key, body) VALUES (?, ?)", [(key, json.dumps(body, sort_keys=True))])
+
+    def matches(self) -> list[dict[str, Any]]:
+        """The latest record of each match, in the order of their first appearance."""
+        latest: dict[str, dict[str, Any]] = {}
+        for key, body in self._db.execute("SELECT key, body FROM matches ORDER BY id"):
+            latest[key] = json.loads(body)
+        return list(latest.values())
+
+    def _select(self, where: str, values: Sequence[str]) -> Iterator[Reading]:
+        query = f"SELECT key, judge, sample, win, soft, reason, detail, kind, created FROM readings {where} ORDER BY id"
+        for row in self._db.execute(query, values):
+            key, judge, sample, win, soft, reason, detail, order, created = row
+            yield Reading(key, judge, sample, win, soft, reason, json.loads(detail), order, created)
+
+    def _write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise UserError(
+                f"cannot write to the store {self.path}: {error}; what was stored before is intact"
+            ) from None
+
+
+def _keep(found: dict[str, Reading], reading: Reading) -> None:
+    """Lets a later reading take an earlier one's place, unless only the earlier one could be read."""
+    before = found.get(reading.key)
+    if before is None or reading.win is not None or before.win is None:
+        found[reading.key] = reading

@@ -1,0 +1,357 @@
+"""The verdict store: nothing that was read is asked for twice, nothing is lost, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from mmpu.core import Choice, Duel, Engine, Failed, Response, Sample, Sampling, UserError, user
+from mmpu.judge.pairwise import Pairwise
+from mmpu.judging.run import Limits, Progress, Question, Stopped, ask, missing, questions
+from mmpu.judging.verdicts import Reading, Verdicts, key_of, reading_of
+
+ROOT = Path(__file__).parent.parent
+PROMPT = str(ROOT / "judges/pairwise.txt")
+LETTERS = ("A", "B", "T")
+
+
+@dataclass(frozen=True)
+class Model(Engine):
+    """Prefers the longer answer; fails on prompts that hold «lost» until told otherwise. Counts what it is asked."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    failing: list[bool] = field(default_factory=lambda: [True])
+    concurrency: int = 8
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    patience: float = 0.0
+
+    @property
+    def identity(self) -> str:
+        return "model"
+
+    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
+        return [Failed("still lost") for _ in samples]
+
+    def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
+        with self.lock:
+            self.asked.update(s.prompt[0].text for s in samples)
+        time.sleep(self.patience)
+        return [self._one(s.prompt[0].text) for s in samples]
+
+    def _one(self, text: str) -> Choice | Failed:
+        if "lost" in text and self.failing[0]:
+            return Failed("HTTP 500")
+        a, b = (len(part.split("</response_")[0]) for part in (text.split("<response_a>")[1], text.split("_b>\n")[1]))
+        first = 0.9 if a > b else 0.1
+        return Choice({"A": first, "B": 1 - first, "T": 0.0}, 0.0)
+
+
+def duel(number: int, ours: str, theirs: str) -> Duel:
+    return Duel(Sample(f"s{number}", user(f"Question {number}?")), ours, theirs)
+
+
+DUELS = [duel(i, "long answer" if i % 3 else "x", "answer") for i in range(20)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Verdicts:
+    return Verdicts(tmp_path / "v.sqlite")
+
+
+def test_what_is_stored_is_not_asked_again(store: Verdicts) -> None:
+    judge = Pairwise(Model(), PROMPT)
+    asked = questions(judge, DUELS)
+    assert ask(judge, asked, store) == 40
+    assert ask(judge, asked, store) == 0
+    again = Verdicts(store.path)
+    assert ask(judge, questions(judge, DUELS), again) == 0
+    assert isinstance(judge.engine, Model)
+    assert set(judge.engine.asked.values()) == {1}
+    assert len(list(again.all())) == 40
+
+
+def test_a_duel_is_worth_the_same_from_either_side(store: Verdicts) -> None:
+    judge = Pairwise(Model(), PROMPT)
+    ask(judge, questions(judge, DUELS), store)
+    swapped = [Duel(d.sample, d.theirs, d.ours) for d in DUELS]
+    assert missing(questions(judge, swapped), store) == []
+    for mine, mirrored in zip(DUELS, swapped, strict=True):
+        found = [
+            [store.get([key_of(judge.identity, d, o)])[key_of(judge.identity, d, o)].verdict(o) for o in judge.orders]
+            for d in (mine, mirrored)
+        ]
+        wins = [sum(v.win or 0 for v in verdicts) / 2 for verdicts in found]
+        softs = [sum(v.soft or 0 for v in verdicts) / 2 for verdicts in found]
+        assert wins[0] == 1 - wins[1]
+        assert softs[0] == pytest.approx(1 - softs[1])
+
+
+def test_a_key_depends_on_all_that_a_judge_sees(tmp_path: Path) -> None:
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"one")
+    base = DUELS[1]
+    others = [
+        Duel(base.sample, "other", base.theirs),
+        Duel(base.sample, base.ours, "other"),
+        Duel(replace(base.sample, reference="R"), base.ours, base.theirs),
+        Duel(replace(base.sample, prompt=user("Another?")), base.ours, base.theirs),
+        Duel(replace(base.sample, meta={"rubric": "short"}), base.ours, base.theirs),
+    ]
+    keys = {key_of("j", d, order) for d in (base, *others) for order in ("ours_first", "ours_second", "none")}
+    assert len(keys) == 18
+    assert key_of("k", base, "none") not in keys
+    assert key_of("j", Duel(replace(base.sample, id="renamed"), base.ours, base.theirs), "none") in keys
+
+
+def test_only_failures_are_asked_again(store: Verdicts) -> None:
+    model = Model()
+    judge = Pairwise(model, PROMPT)
+    asked = questions(judge, [*DUELS, duel(50, "lost cause", "x")])
+    ask(judge, asked, store)
+    unread = [r for r in store.all() if r.win is None]
+    assert [r.reason for r in unread] == ["HTTP 500; still lost"] * 2
+    assert ask(judge, asked, store) == 2
+    model.failing[0] = False
+    assert ask(judge, asked, store) == 2
+    assert ask(judge, asked, store) == 0
+    assert len(list(store.all())) == 46, "nothing is ever overwritten"
+    assert sum(r.win is None for r in store.get(q.key for q in asked).values()) == 0
+
+
+def test_rejudging_adds_and_the_latest_that_was_read_counts(store: Verdicts) -> None:
+    judge = Pairwise(Model(), PROMPT)
+    asked = questions(judge, DUELS[:2])
+    ask(judge, asked, store)
+    assert ask(judge, asked, store, Limits(rejudge=True)) == 4
+    first = next(iter(store.all()))
+    store.append([replace(first, win=0.5, created="later"), replace(first, win=None, reason="lost", created="last")])
+    assert store.get([first.key])[first.key].win == 0.5
+    assert len(list(store.all())) == 10
+
+
+def test_a_budget_stops_and_the_same_call_goes_on(store: Verdicts) -> None:
+    model = Model()
+    judge = Pairwise(model, PROMPT)
+    asked = questions(judge, DUELS)
+    with pytest.raises(Stopped, match=r"stopped after 15 readings, as told; 25 are missing, nothing was published"):
+        ask(judge, asked, store, Limits(max_calls=15))
+    assert sum(model.asked.values()) == 15
+    with pytest.raises(Stopped, match="stopped after 0 readings"):
+        ask(judge, asked, store, Limits(max_calls=0))
+    assert ask(judge, asked, store, Limits(max_calls=25)) == 25
+    assert set(model.asked.values()) == {1}
+
+
+def test_a_sample_s_readings_stand_together(store: Verdicts) -> None:
+    others = [duel(i, "a third system", "answer") for i in range(20)]
+    asked = questions(Pairwise(Model(), PROMPT), [*DUELS, *others, *DUELS])
+    ids = [q.duel.sample.id for q in asked]
+    assert len(ids) == 80, "the same reading is asked once"
+    assert ids == [f"s{i}" for i in range(20) for _ in range(4)]
+    assert questions(Pairwise(Model(), PROMPT), [duel(0, "same", " same\n")]) == []
+
+
+def test_progress_tells_rate_and_what_is_left(store: Verdicts) -> None:
+    seen: list[Progress] = []
+    judge = Pairwise(Model(concurrency=1, patience=0.002), PROMPT)
+    ask(
+        judge,
+        questions(judge, [duel(i, "lost" * (i == 3) or "yes", "no") for i in range(50)]),
+        store,
+        None,
+        seen.append,
+    )
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    last = seen[-1]
+    assert (last.done, last.total, last.unread) == (100, 100, 2)
+    assert last.rate == pytest.approx(100 / last.seconds)
+    assert last.eta == 0
+
+
+def test_one_slow_call_does_not_hold_up_the_others(store: Verdicts) -> None:
+    """Pieces are stored as they come: the store fills while one piece still waits."""
+
+    @dataclass(frozen=True)
+    class Stuck(Model):
+        def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
+            if any(s.id == "s0" for s in samples):
+                time.sleep(0.5)
+            return super().choose(samples, options)
+
+    done: list[tuple[int, float]] = []
+    judge = Pairwise(Stuck(concurrency=4), PROMPT)
+    asked = questions(judge, [duel(i, "long answer", "x") for i in range(160)])
+    ask(judge, asked, store, None, lambda p: done.append((p.done, p.seconds)))
+    early = max((count for count, seconds in done if seconds < 0.5), default=0)
+    assert early >= 160
+    assert done[-1][0] == 320
+
+
+def test_an_error_keeps_what_was_under_way(store: Verdicts) -> None:
+    @dataclass(frozen=True)
+    class Breaking(Model):
+        def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
+            if any(s.id == "s100" for s in samples):
+                raise RuntimeError("a bug")
+            time.sleep(0.05)
+            return super().choose(samples, options)
+
+    judge = Pairwise(Breaking(concurrency=4), PROMPT)
+    with pytest.raises(RuntimeError, match="a bug"):
+        ask(judge, questions(judge, [duel(i, "long answer", "x") for i in range(160)]), store)
+    assert isinstance(judge.engine, Breaking)
+    assert len(list(store.all())) == sum(judge.engine.asked.values())
+
+
+def test_two_processes_may_share_a_store(tmp_path: Path) -> None:
+    a, b = Verdicts(tmp_path / "v.sqlite"), Verdicts(tmp_path / "v.sqlite")
+    reading = Reading("k", "j", "s", 1.0, 1.0, "", {"A": 1.0})
+    a.append([reading])
+    b.append([replace(reading, key="l")])
+    assert set(a.get(["k", "l", "m"])) == set(b.get(["k", "l", "m"])) == {"k", "l"}
+
+
+def test_a_store_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "v.sqlite").write_text("not a database, for sure, and long enough to be one" * 10)
+    with pytest.raises(UserError, match=r"cannot open the store .*v\.sqlite"):
+        Verdicts(tmp_path / "v.sqlite")
+
+
+def test_a_full_disk_loses_nothing_that_was_stored(store: Verdicts) -> None:
+    judge = Pairwise(Model(), PROMPT)
+    asked = questions(judge, DUELS)
+    ask(judge, asked[:10], store)
+    db: sqlite3.Connection = store._db
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    db.execute(f"PRAGMA max_page_count = {pages}")
+    big = reading_of("k", judge.identity, judge.compare(DUELS[:1])[0][0])
+    with pytest.raises(UserError, match=r"cannot write to the store .* what was stored before is intact"):
+        store.append([replace(big, key=str(i), reason="x" * 1000) for i in range(1000)])
+    assert len(list(store.all())) == 10
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# killed on the way
+
+FLAKY = """
+import hashlib, os, random, time
+from dataclasses import dataclass
+from mmpu.core import Choice, Engine, Failed
+
+
+@dataclass(frozen=True)
+class Flaky(Engine):
+    log: str
+    concurrency: int = 16
+
+    @property
+    def identity(self):
+        return "flaky"
+
+    def generate(self, samples, n, sampling):
+        reasons = ["HTTP 429", "HTTP 500", "connection lost", "timed out", "garbage"]
+        return [Failed(random.choice(reasons)) for _ in samples]
+
+    def choose(self, samples, options):
+        found = []
+        for sample in samples:
+            text = sample.prompt[0].text
+            with open(self.log, "a") as file:
+                file.write(hashlib.sha256(text.encode()).hexdigest() + "\n")
+            time.sleep(0.0005)
+            if random.random() < 0.2:
+                found.append(Failed("an error"))
+            else:
+                parts = (text.split("<response_a>")[1], text.split("_b>\n")[1])
+                a, b = (len(part.split("</response_")[0]) for part in parts)
+                found.append(Choice({"A": float(a > b), "B": float(a < b), "T": float(a == b)}, 0.0))
+        return found
+"""
+
+
+def mine(folder: Path, count: int) -> list[str]:
+    """A plug-in with a task, a flaky judge and two systems' answers; the command that evaluates them."""
+    for name in ("engines", "judges", "tasks"):
+        (folder / name).mkdir()
+    (folder / "engines/flaky.py").write_text(FLAKY)
+    (folder / "judges/flaky.yaml").write_text(
+        f"about: Flaky.\nkind: pairwise\nprompt: {PROMPT}\nengine: {{name: flaky, log: {folder}/asked.log}}\n"
+    )
+    rng = random.Random(0)
+    rows = [{"q": f"Question {i}?"} for i in range(count)]
+    (folder / "tasks/rows.json").write_text(json.dumps(rows))
+    (folder / "tasks/many.yaml").write_text('prompt: [{user: "{{ q }}"}]\nsource: rows.json\n')
+    for name in ("ours", "theirs"):
+        answers = [{"id": f"test-{i}", "output": "w " * rng.randint(1, 30) + name} for i in range(1, count + 1)]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    named = [f"ours={folder}/ours.jsonl", "--baseline", f"theirs={folder}/theirs.jsonl"]
+    options = ["--task", "many", "--judge", "flaky", "--out", f"{folder}/boards", "--probes", "0"]
+    return [sys.executable, "-m", "mmpu.cli", "eval", *named, *options]
+
+
+def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MMPU_PATH": str(folder)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_nothing_is_lost_and_nothing_stored_is_asked_again(tmp_path: Path) -> None:
+    command = mine(tmp_path, 2000)
+    log, path = tmp_path / "asked.log", tmp_path / "boards/verdicts.sqlite"
+    asked_before = 0
+    for kill in range(10):
+        process = start(command, tmp_path)
+        goal = asked_before + 200
+        while process.poll() is None and (not log.exists() or log.read_text().count("\n") < goal):
+            time.sleep(0.01)
+        assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        lines = log.read_text().split("\n")[:-1]
+        stored = list(Verdicts(path).all())
+        lost = len(lines) - len(stored)
+        assert 0 <= lost <= (kill + 1) * 4 * 32, "at most the pieces under way"
+        asked_before = len(lines)
+
+    def finish() -> tuple[int, str]:
+        process = start(command, tmp_path)
+        _, errors = process.communicate()
+        return process.returncode, errors
+
+    code, errors = finish()
+    assert code == 2
+    assert "duels could not be read, more than 2%; nothing was published" in errors
+    while code == 2:  # every run asks for the failed ones only
+        code, errors = finish()
+    assert code == 0, errors
+    readings = list(Verdicts(path).all())
+    read = Counter(r.key for r in readings if r.win is not None)
+    assert set(read.values()) == {1}, "what was read was never asked again"
+    assert all(r.reason for r in readings if r.win is None)
+    record = next(
+        e["win_rate"]
+        for e in json.loads((tmp_path / "boards/many.flaky.json").read_text())["entries"]
+        if e["system"]["name"] == "ours"
+    )
+    assert record["wins"] + record["losses"] + record["ties"] + record["unread"] == 2000
+    assert record["unread"] <= 40
+
+
+def test_questions_are_values(store: Verdicts) -> None:
+    judge = Pairwise(Model(), PROMPT)
+    assert questions(judge, DUELS[:1]) == [
+        Question(key_of(judge.identity, DUELS[0], order), DUELS[0], order) for order in judge.orders
+    ]

@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(
 
 @pytest.mark.parametrize("name", sorted(presets.names()))
 def test_every_preset_fits_and_explains_itself(config: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MMPU_JUDGE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setattr("mmpu.train.shadow.check_tokenizers", lambda *_: None)
     values = yaml.safe_load(config.read_text())
     values["teacher"] = "reference"

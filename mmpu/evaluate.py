@@ -27,6 +27,7 @@ from mmpu.judging.run import Limits, Progress, Question, ask, questions
 from mmpu.judging.verdicts import Verdicts
 from mmpu.leaderboard import Board, Provenance, System, merge, read, write
 from mmpu.media import fingerprint, prompt_key
+from mmpu.prompts import prompt_hash
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
 
@@ -325,7 +326,7 @@ def judge_of(judge: Judge) -> dict[str, str]:
         "name": judge.name,
         "model": getattr(getattr(judge, "engine", None), "model", None),
         "revision": getattr(judge, "revision", None),
-        "prompt": digest(Path(prompt).read_text(encoding="utf-8")) if prompt else None,
+        "prompt": prompt_hash(Path(prompt)) if prompt else None,
     }
     return {key: str(value) for key, value in known.items() if value}
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmpu.core import Message, Part, Sample, UserError
+from mmpu.core import Message, Part, Sample, UserError, digest
 
 MAX_CHARACTERS = 32_000
 """Of an answer as a judge sees it, unless the judge says otherwise: some 8,000 tokens."""
@@ -38,6 +38,12 @@ def template_of(path: Path) -> Any:
         return Environment(undefined=StrictUndefined).from_string(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, TemplateError) as error:
         raise UserError(f"cannot use the prompt {path}: {error}") from None
+
+
+@cache
+def prompt_hash(path: Path) -> str:
+    """The content hash of a prompt file; like the compiled template, of what it held when it was first read."""
+    return digest(path.read_text(encoding="utf-8"))
 
 
 def about(

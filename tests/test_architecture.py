@@ -32,7 +32,7 @@ USES = {
     "task": "core plugins config download media",
     "leaderboard": "core statistics store",
     "judging": "core leaderboard media prompts statistics store",
-    "evaluate": "core judging leaderboard media store task",
+    "evaluate": "core judging leaderboard media prompts store task",
     "judge": "core prompts",
     "graders": "core",
     "scorers": "core prompts",

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from mmpu.core import Choice, Duel, Engine, Failed, Judge, Order, Sample, Sampling, UserError, Verdict, digest
-from mmpu.prompts import MAX_CHARACTERS, about, template_of
+from mmpu.core import Choice, Duel, Engine, Failed, Judge, Order, Sample, Sampling, UserError, Verdict
+from mmpu.prompts import MAX_CHARACTERS, about, prompt_hash, template_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Pairwise(Judge):
 
     @property
     def identity(self) -> str:
-        prompt = digest(Path(self.prompt).read_text(encoding="utf-8"))
+        prompt = prompt_hash(Path(self.prompt))
         settings = (self.read_from, self.min_mass, self.max_characters, *self.letters)
         return ":".join(map(str, ("pairwise", self.engine.identity, self.revision, *settings, prompt)))
 

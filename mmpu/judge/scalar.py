@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmpu.core import Choice, Duel, Engine, Failed, Judge, Order, Sample, Sampling, Verdict, digest
-from mmpu.prompts import MAX_CHARACTERS, about, template_of
+from mmpu.prompts import MAX_CHARACTERS, about, prompt_hash, template_of
 
 YES, NO = ("Yes", "yes", "YES"), ("No", "no", "NO")
 _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
@@ -43,7 +43,7 @@ class Scalar(Judge):
 
     @property
     def identity(self) -> str:
-        prompt = digest([Path(self.prompt).read_text(encoding="utf-8"), self.rubric])
+        prompt = digest([prompt_hash(Path(self.prompt)), self.rubric])
         settings = (self.scale, self.min_mass, self.max_characters)
         return ":".join(map(str, ("scalar", self.engine.identity, self.revision, *settings, prompt)))
 

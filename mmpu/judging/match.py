@@ -124,7 +124,8 @@ def asked_of(judge: Judge, duel: Duel) -> Asked:
     """Where a duel's readings are, or will be."""
     if duel.identical:
         return Asked(())
-    return Asked(tuple((key_of(judge.identity, duel, order), order) for order in judge.orders))
+    identity = judge.identity
+    return Asked(tuple((key_of(identity, duel, order), order) for order in judge.orders))
 
 
 def item_of(

@@ -22,8 +22,7 @@ class Counted(Engine):
         return self.engine.identity
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        if not isinstance(self.engine, Cached):  # which counts for itself what it had to ask
-            self._count(len(samples))
+        self._count(len(samples))
         return self.engine.generate(samples, n, sampling)
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
@@ -31,4 +30,6 @@ class Counted(Engine):
         return self.engine.choose(samples, options)
 
     def _count(self, calls: int) -> None:
+        if isinstance(self.engine, Cached):  # which counts for itself what it had to ask
+            return
         self.ledger.add(**{f"{self.role}_calls": calls})

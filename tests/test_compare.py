@@ -97,7 +97,8 @@ def test_methods_share_the_start_and_the_anchors(config: Path) -> None:
         assert (line.gain is None) == (line.name == "start")
     ledgers = {name: json.loads((config.parent / f"run/seed-0/{name}/ledger.json").read_text()) for name in LOCAL}
     for name, anchors in (("anchorrank_dpo", 0), ("anchor_grpo", 0), ("ldl_grpo", 2), ("self_ppo", 0)):
-        groups = [json.loads(line) for line in (config.parent / f"run/seed-0/{name}/groups.jsonl").open()]
+        text = (config.parent / f"run/seed-0/{name}/groups.jsonl").read_text()
+        groups = [json.loads(line) for line in text.splitlines()]
         graded = sum(bool(r["text"].strip()) for g in groups for r in g["responses"])
         assert ledgers[name]["local_eval_calls"] == graded + anchors
     assert "local_eval_calls" not in ledgers["sft_sft"]

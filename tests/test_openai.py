@@ -19,8 +19,9 @@ from mmpu.cli import main
 from mmpu.client.endpoint import PATIENCE
 from mmpu.core import Choice, Failed, Message, Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.openai import ENOUGH, OpenAI
-from mmpu.judge.pairwise import OPTIONS
 from mmpu.media import load_image
+
+OPTIONS = ("A", "B", "T")
 
 # -----------------------------------------------------------------------------------------------------------------
 # what is sent and read

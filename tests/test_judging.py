@@ -194,7 +194,8 @@ def test_an_audit_finds_a_favoured_slot(task: YamlTask, wordy: list[Contender]) 
     assert entry.audit is not None
     assert (entry.audit.flip_rate, entry.audit.first_slot, entry.audit.tie_rate) == (1.0, 1.0, 0.0)
     assert entry.audit.length_correlation == pytest.approx(0, abs=1e-9)
-    only_first = entry_of(judged(task, wordy, Pairwise(Model(lambda *_: "A"), PROMPT, order="paper")), "long")
+    paper = Pairwise(Model(lambda *_: "A"), PROMPT, order="paper")
+    only_first = entry_of(judged(task, wordy, paper, folder=task.folder / "paper"), "long")
     assert only_first.win_rate.rate.value == 1.0
     assert only_first.provenance.judge_identity != entry.provenance.judge_identity
 
@@ -447,7 +448,7 @@ def test_an_export_holds_everything(task: YamlTask, wordy: list[Contender], tmp_
     assert import_verdicts(tmp_path / "all.jsonl", copy) == (0, 0, readings)
     ((first, _),), ((second, _),) = (recompute(p, None, None, None, 0.02) for p in (path, copy))
     assert first == second
-    with pytest.raises(UserError, match="has no such match; it has long against base on talk by pairwise"):
+    with pytest.raises(UserError, match="has no such match; it has .*long against base on talk by pairwise"):
         recompute(copy, "other", None, None, 0.02)
     (tmp_path / "bad.jsonl").write_text('{"reading": {"key": 1}}')
     with pytest.raises(UserError, match=r"bad\.jsonl, line 1: "):

@@ -108,18 +108,21 @@ def bradley_terry(games: Sequence[Game], seed: int = 0) -> dict[str, Interval]:
 
 
 def _strengths(wins: np.ndarray) -> np.ndarray:
-    """σ(s) of each system, shape (k,), where wins[a, b] counts a's wins over b: minorise–maximise (Hunter 2004)."""
-    played = wins + wins.T
-    total = wins.sum(axis=1) + PRIOR
-    strength = np.ones(len(wins))
-    for _ in range(10_000):
-        rivals = (played / (strength[:, None] + strength[None, :])).sum(axis=1)
-        new = total / (rivals + 2 * PRIOR / (strength + 1))
-        if np.abs(np.log(new) - np.log(strength)).max() < 1e-9:
+    """σ(s) of each system, shape (k,), where wins[a, b] counts a's wins over b: Newton's method, with the prior as games
+    against a system of strength 0, PRIOR won and PRIOR lost."""
+    played, strength = wins + wins.T, np.zeros(len(wins))
+    for _ in range(100):
+        beats = 1 / (1 + np.exp(strength[None, :] - strength[:, None]))
+        prior = 1 / (1 + np.exp(-strength))
+        gradient = wins.sum(axis=1) - (played * beats).sum(axis=1) + PRIOR * (1 - 2 * prior)
+        weight = played * beats * (1 - beats)
+        hessian = np.diag(weight.sum(axis=1) + 2 * PRIOR * prior * (1 - prior)) - weight
+        step = np.linalg.solve(hessian, gradient)
+        step *= min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))  # far from the top, no step is trusted beyond 2
+        strength = strength + step
+        if np.abs(step).max() < 1e-10:
             break
-        strength = new
-    strength = strength / np.exp(np.log(strength).mean())
-    return strength / (1 + strength)
+    return 1 / (1 + np.exp(strength.mean() - strength))
 
 
 def _games_of(games: Sequence[Game]) -> Mapping[str, int]:

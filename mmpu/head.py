@@ -81,8 +81,8 @@ def measure(head: Head, hidden_NH: Tensor, target_N: Tensor, ask: Ask) -> dict[s
         return (logp, entropy(log_softmax(logits))) if ask.entropy else (logp,)
 
     size = max(1, CHUNK // head.weight_VH.shape[0])
-    names: tuple[str, ...] = ("logp", "entropy") if ask.entropy else ("logp",)
-    found = dict(zip(names, _chunked(tokens, size, hidden_NH, target_N), strict=True))
+    names = ["logp", "entropy"] if ask.entropy else ["logp"]
+    found: dict[str, Tensor] = dict(zip(names, _chunked(tokens, size, hidden_NH, target_N), strict=True))
     if ask.divergence is not None and ask.teacher is not None:
         form, teacher = ask.divergence, ask.teacher
         width = min(head.weight_VH.shape[0], teacher.head.weight_VH.shape[0])  # beyond it lies padding of either

@@ -445,7 +445,7 @@ def audit_judge(
     from mmpu.judging.audit import audit_with_traps
     from mmpu.judging.verdicts import Verdicts
 
-    task = load_task(task_name, **({"data": data} if data else {}))
+    task = _task({"name": task_name, **({"data": data} if data else {})})
     judge = load_judge(judge_name, task, url)
     engine = _contender("baseline", baseline).engine if baseline else Reference()
     samples = task.samples(f"{split}[:{limit}]")
@@ -518,7 +518,7 @@ def export_alpaca_eval(store: Path, target: Path, task_name: str, data: str | No
     from mmpu.judging.match import match_of
     from mmpu.judging.verdicts import Verdicts
 
-    task = load_task(task_name, **({"data": data} if data else {}))
+    task = _task({"name": task_name, **({"data": data} if data else {})})
     verdicts = Verdicts(store)
     matches = [match for values in verdicts.matches() if (match := match_of(values)).task == task.name]
     if not matches:

@@ -448,7 +448,7 @@ def test_an_export_holds_everything(task: YamlTask, wordy: list[Contender], tmp_
     assert import_verdicts(tmp_path / "all.jsonl", copy) == (0, 0, readings)
     ((first, _),), ((second, _),) = (recompute(p, None, None, None, 0.02) for p in (path, copy))
     assert first == second
-    with pytest.raises(UserError, match="has no such match; it has .*long against base on talk by pairwise"):
+    with pytest.raises(UserError, match=r"has no such match; it has .*long against base on talk by pairwise"):
         recompute(copy, "other", None, None, 0.02)
     (tmp_path / "bad.jsonl").write_text('{"reading": {"key": 1}}')
     with pytest.raises(UserError, match=r"bad\.jsonl, line 1: "):

@@ -246,7 +246,7 @@ def test_a_full_disk_loses_nothing_that_was_stored(store: Verdicts) -> None:
 # ----------------------------------------------------------------------------------------------------------------
 # killed on the way
 
-FLAKY = """
+FLAKY = r"""
 import hashlib, os, random, time
 from dataclasses import dataclass
 from mmpu.core import Choice, Engine, Failed

@@ -108,8 +108,10 @@ def bradley_terry(games: Sequence[Game], seed: int = 0) -> dict[str, Interval]:
 
 
 def _strengths(wins: np.ndarray) -> np.ndarray:
-    """σ(s) of each system, shape (k,), where wins[a, b] counts a's wins over b: Newton's method, with the prior as games
-    against a system of strength 0, PRIOR won and PRIOR lost."""
+    """σ(s) of each system, shape (k,), where wins[a, b] counts a's wins over b.
+
+    Newton's method; the prior is PRIOR games won and lost against a system of strength 0.
+    """
     played, strength = wins + wins.T, np.zeros(len(wins))
     for _ in range(100):
         beats = 1 / (1 + np.exp(strength[None, :] - strength[:, None]))

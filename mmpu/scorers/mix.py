@@ -43,7 +43,7 @@ class Mix(Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset[str]().union(*(s.needs for s, w in self._active))
+        return frozenset[str]().union(*(s.needs for s, _ in self._active))
 
     @property
     def listwise(self) -> bool:

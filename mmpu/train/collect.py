@@ -71,8 +71,11 @@ def collect(stage: Stage, step: int, position: int) -> Collected:
                 "others, sample more candidates (`k`), or set the method's `batches: 0` to train on what there is"
             )
     metrics = {**seconds, **({"generation_batches": batches, "dropped_groups": dropped} if refill else {})}
-    part = rollout.scorer.part if rollout.scorer else lambda _: 0
-    rows = [[replace(row, group=g, part=part(group.sample)) for row in rows] for g, (group, rows) in enumerate(kept)]
+    scorer = rollout.scorer
+    rows = [
+        [replace(row, group=g, part=scorer.part(group.sample) if scorer else 0) for row in rows]
+        for g, (group, rows) in enumerate(kept)
+    ]
     return Collected([group for group, _ in kept], rows, position, metrics)
 
 

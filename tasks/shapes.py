@@ -32,12 +32,7 @@ SHAPES = ("circle", "rectangle", "triangle", "diamond", "cross")
 SIDE = 64
 CELL = SIDE // 2
 LETTERS = "ABC"
-TEACHER = (
-    "The answer is {x}.",
-    "Looking at the picture, it is {x}.",
-    "The picture shows that it is {x}.",
-    "I looked closely and I see {x}.",
-)
+TEACHER = ("The answer is {x}.", "It is {x}.", "That is {x}.", "I see {x}.")
 """Wordings of the teacher; all end with the answer."""
 BUCKETS = 20
 SPLITS = {

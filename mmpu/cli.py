@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mmpu import __version__
+from mmpu.cli_tasks import DATA, TRUST, tasks
 from mmpu.core import UserError
 
 
@@ -51,12 +52,17 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @main.command("eval")
 @click.argument("systems", nargs=-1, required=True, metavar="[LABEL=]RUN_OR_MODEL…")
 @click.option("--task", required=True, help="Task name or YAML file.")
-@click.option("--judge", required=True, help="Judge name or YAML file: rule, qwen3, qwen3-vl, …")
-@click.option("--baseline", required=True, help="A system's label, a run, a model, or a .jsonl of answers.")
-@click.option("--split", default="test", show_default=True)
+@click.option("--judge", help="Judge name or YAML file: rule, qwen3, qwen3-vl, …; default: the task's.")
+@click.option(
+    "--baseline",
+    help="A system's label, a run, a model, a .jsonl of answers, or `reference`, the data's own; default: the task's.",
+)
+@click.option("--split", help="Default: the one that the task is evaluated on, most often test.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
 @click.option("--judge-url", help="OpenAI-compatible endpoint of the judge, up to /v1.")
-@click.option("--data", help="Folder that the task's files are in.")
+@DATA
+@TRUST
+@click.option("--attempts", type=click.IntRange(min=1), help="Answers per prompt, for Avg@k; default: the task's.")
 @click.option("--out", default="leaderboards", show_default=True, help="Where boards, answers and verdicts go.")
 @click.option("--temperature", type=float, help="Sampling temperature; default: the task's.")
 @click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
@@ -64,12 +70,14 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 def evaluate(
     systems: tuple[str, ...],
     task: str,
-    judge: str,
-    baseline: str,
-    split: str,
+    judge: str | None,
+    baseline: str | None,
+    split: str | None,
     limit: int | None,
     judge_url: str | None,
-    data: str | None,
+    data: tuple[str, ...],
+    trust: bool,
+    attempts: int | None,
     out: str,
     temperature: float | None,
     max_tokens: int | None,
@@ -92,6 +100,8 @@ def evaluate(
             data,
             out,
             {k: v for k, v in sampling.items() if v is not None},
+            attempts,
+            trust,
         )
     )
     _show(board)
@@ -113,10 +123,7 @@ def leaderboard(paths: tuple[Path, ...], markdown: bool) -> None:
             _show(board)
 
 
-@main.command()
-def tasks() -> None:
-    """List the tasks on the search path."""
-    _list("tasks")
+main.add_command(tasks)
 
 
 @main.command()

@@ -17,6 +17,7 @@ from pathlib import Path
 from mmpu.core import Duel, Engine, Failed, Judge, Response, Sample, Sampling, UserError, Verdict, digest
 from mmpu.leaderboard import Board, Entry, Provenance, System, WinRate, merge, read, write
 from mmpu.media import prompt_key
+from mmpu.metrics import over_attempts
 from mmpu.statistics import bootstrap
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
@@ -43,7 +44,13 @@ class Answers:
     """A system and what it answered, in the order of the samples."""
 
     system: System
-    responses: tuple[Response, ...]
+    attempts: tuple[tuple[Response, ...], ...]
+    """All answers to each sample."""
+
+    @property
+    def responses(self) -> tuple[Response, ...]:
+        """The first answer to each sample, which is the one that is judged."""
+        return tuple(each[0] for each in self.attempts)
 
 
 def evaluate(
@@ -54,16 +61,19 @@ def evaluate(
     split: str,
     sampling: Sampling,
     folder: Path,
+    attempts: int = 1,
 ) -> Board:
     """Answers, judges and publishes; returns the board that `folder/<task>.<judge>.json` now holds.
 
     Args:
         baseline: The name of the contender that the others are compared with.
+        attempts: Answers per prompt; the first is judged, all are graded.
     """
     path = folder / f"{task.name}.{judge.name}.json"
     board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
     samples = task.samples(split)
-    answers = {c.name: answer(c, samples, sampling, folder / f"{task.name}.{split}") for c in contenders}
+    place = folder / f"{task.name}.{split}"
+    answers = {c.name: answer(c, samples, sampling, place, attempts) for c in contenders}
     theirs = answers[baseline]
     provenance = provenance_of(task, samples, judge, sampling)
     entries = [
@@ -75,17 +85,22 @@ def evaluate(
     return board
 
 
-def answer(contender: Contender, samples: Sequence[Sample], sampling: Sampling, folder: Path) -> Answers:
-    """One response per sample, also written to `folder/<system>.outputs.jsonl`."""
-    found = contender.engine.generate(samples, 1, sampling)
+def answer(
+    contender: Contender, samples: Sequence[Sample], sampling: Sampling, folder: Path, attempts: int = 1
+) -> Answers:
+    """`attempts` responses per sample, also written to `folder/<system>.outputs.jsonl`."""
+    found = contender.engine.generate(samples, attempts, sampling)
     failed = [(s.id, f.reason) for s, f in zip(samples, found, strict=True) if isinstance(f, Failed)]
     if failed:
         raise UserError(
             f"{contender.name} left {len(failed)} of {len(samples)} prompts unanswered; first, {failed[0][0]!r}: "
             f"{failed[0][1]}"
         )
-    responses = tuple(f[0] for f in found if isinstance(f, tuple))
-    rows = [{"id": s.id, "output": r.text} for s, r in zip(samples, responses, strict=True)]
+    responses = tuple(f for f in found if isinstance(f, tuple))
+    texts = ([r.text for r in each] for each in responses)
+    rows = [
+        {"id": s.id, "output": each if attempts > 1 else each[0]} for s, each in zip(samples, texts, strict=True)
+    ]
     write_atomically(
         folder / f"{slug(contender.name)}.outputs.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
@@ -121,6 +136,7 @@ def entry(
     )
     grades = [task.grade(s, r.text) for s, r in zip(samples, ours.responses, strict=True)]
     known = [g for g in grades if g is not None]
+    several = len(ours.attempts[0]) > 1
     return Entry(
         system=ours.system,
         baseline=theirs.system,
@@ -131,6 +147,7 @@ def entry(
         mean_words=sum(len(r.text.split()) for r in ours.responses) / len(samples),
         truncated=sum(not r.finished for r in ours.responses),
         provenance=provenance,
+        metrics=over_attempts(task.grader, samples, ours.attempts) if several and task.grader else {},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

@@ -80,6 +80,10 @@ class Entry:
     created: str
     length_controlled: dict[str, Interval] = field(default_factory=dict[str, Interval])
     """By name of the procedure; procedures are never mixed."""
+    metrics: dict[str, Interval] = field(default_factory=dict[str, Interval])
+    """Of several answers per prompt, by name: `avg@12`, `maj@12`, `pass@12`."""
+    lm_eval: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Results of lm-eval's own tasks, with its versions and hashes."""
 
 
 @dataclass(frozen=True)

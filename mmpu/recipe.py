@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from mmpu import plugins
 from mmpu.config import Values, build, component, dump_yaml, load_yaml, override, to_values
 from mmpu.core import Engine, Judge, Method, Sampling, Scorer, UserError, digest
+from mmpu.lookup import place_of
 from mmpu.store import Ledger, Store, write_atomically
-from mmpu.task import YamlTask, load_task
+from mmpu.task import YamlTask, load_task, parse_split
 
 if TYPE_CHECKING:
     from mmpu.evaluate import Contender
@@ -178,7 +179,9 @@ def _check(stage: StageConfig, method: Method, teacher: Engine | None, task: Yam
         raise UserError(f"{where}: its method needs anchors; set `teacher:` in the config")
     if stage.prompts_per_step < 1 or (stage.steps is not None and stage.steps < 1) or stage.epochs <= 0:
         raise UserError(f"{where}: prompts_per_step, steps and epochs must be positive")
-    task.samples(stage.split)
+    if task.config.for_evaluation(parse_split(stage.split, where)[0]):
+        raise UserError(f"{where}: the split {stage.split!r} of {task.name} is for evaluation; train on another")
+    task.ready(stage.split)
 
 
 def _claim(folder: Path, run: RunConfig) -> None:
@@ -252,33 +255,43 @@ class EvalOptions:
     systems: tuple[str, ...]
     """`NAME`, `PATH` or `label=PATH` of runs, stages, models or answer files (.jsonl)."""
     task: str
-    judge: str
-    baseline: str
-    split: str = "test"
+    judge: str | None = None
+    """None takes the task's, as for `baseline`, `split` and `attempts`."""
+    baseline: str | None = None
+    split: str | None = None
     limit: int | None = None
     judge_url: str | None = None
-    data: str | None = None
+    data: str | Sequence[str] = ()
+    """`PATH`, or `NAME=PATH` of tasks and data sets."""
     folder: str = "leaderboards"
     sampling: dict[str, Any] = field(default_factory=dict[str, Any])
+    attempts: int | None = None
+    """Answers per prompt."""
+    trust: bool = False
+    """Whether Python beside a YAML given by its path may run."""
 
 
 def evaluate(options: EvalOptions) -> Board:
     """Runs an evaluation and returns the published board."""
     from mmpu import evaluate as evaluation
 
-    task = load_task(options.task, **({"data": options.data} if options.data else {}))
-    judge = load_judge(options.judge, task, options.judge_url)
-    split = f"{options.split}[:{options.limit}]" if options.limit else options.split
-    task.samples(split)
+    place = place_of([options.data] if isinstance(options.data, str) else options.data, options.task)
+    task = load_task(options.task, trust=options.trust, **({"data": place} if place else {}))
+    judge = load_judge(_default("judge", options.judge, task), task, options.judge_url)
+    baseline = _default("baseline", options.baseline, task)
+    split = options.split or task.config.evaluate
+    split = f"{split}[:{options.limit}]" if options.limit else split
+    task.ready(split)
     sampling = build(Sampling, {**to_values(task.config.sampling), **options.sampling}, "sampling")
     named: dict[str, str] = {}
-    for text in (*options.systems, options.baseline):
+    for text in (*options.systems, baseline):
         label, target = _named(text)
         if named.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
             raise UserError(f"two systems are labelled {label!r}: {named[label]} and {target}; choose another label")
     contenders = [_contender(label, target) for label, target in named.items()]
+    attempts = options.attempts or task.config.attempts
     return evaluation.evaluate(
-        contenders, _named(options.baseline)[0], task, judge, split, sampling, Path(options.folder)
+        contenders, _named(baseline)[0], task, judge, split, sampling, Path(options.folder), attempts
     )
 
 
@@ -311,6 +324,13 @@ def load_judge(name: str, task: YamlTask, url: str | None = None) -> Judge:
     return build(cls, {"name": path.stem, **values}, str(path), provided)
 
 
+def _default(key: str, given: str | None, task: YamlTask) -> str:
+    chosen = given or getattr(task.config, key)
+    if not chosen:
+        raise UserError(f"task {task.name} names no {key}; choose one with --{key}")
+    return str(chosen)
+
+
 def _named(text: str) -> tuple[str, str]:
     label, equals, target = text.partition("=")
     return (label, target) if equals else (text.rstrip("/"), text)
@@ -321,6 +341,10 @@ def _contender(name: str, target: str) -> Contender:
     from mmpu.evaluate import Contender
 
     path = Path(target).expanduser()
+    if target == "reference" and not path.exists():
+        from mmpu.engines.reference import Reference
+
+        return Contender(name, target, Reference(), "none")
     if path.suffix == ".jsonl":
         if not path.exists():
             raise UserError(f"no answers file {target}")

@@ -47,13 +47,14 @@ def show(name: str, n: int, split: str | None, data: tuple[str, ...], trust: boo
 
 @tasks.command()
 @click.argument("name")
+@click.option("--split", multiple=True, help="Look at this split only; may be repeated.")
 @DATA
 @TRUST
-def check(name: str, data: tuple[str, ...], trust: bool) -> None:
+def check(name: str, split: tuple[str, ...], data: tuple[str, ...], trust: bool) -> None:
     """Check the task NAME, or a YAML file: fields, pictures, ids, grader, and that splits share nothing."""
     from mmpu import task_check
 
-    report = task_check.check(_load(name, data, trust), data)
+    report = task_check.check(_load(name, data, trust), data, split)
     for line in report.facts:
         click.echo(f"ok    {line}")
     for line in report.notes:

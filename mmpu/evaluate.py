@@ -98,9 +98,7 @@ def answer(
         )
     responses = tuple(f for f in found if isinstance(f, tuple))
     texts = ([r.text for r in each] for each in responses)
-    rows = [
-        {"id": s.id, "output": each if attempts > 1 else each[0]} for s, each in zip(samples, texts, strict=True)
-    ]
+    rows = [{"id": s.id, "output": each if attempts > 1 else each[0]} for s, each in zip(samples, texts, strict=True)]
     write_atomically(
         folder / f"{slug(contender.name)}.outputs.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),

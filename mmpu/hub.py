@@ -45,9 +45,11 @@ class HubSource:
         """
         try:
             import datasets
+            from huggingface_hub.utils import logging
         except ImportError:
             raise UserError("`hf:` sources need datasets; run `pip install 'mmpu[datasets]'`") from None
         datasets.disable_progress_bars()
+        logging.set_verbosity_error()  # it would announce every retry; what is wrong is said below, once
         place = str(folder) if folder else self.name
         wanted = self.split or split
         try:

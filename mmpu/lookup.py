@@ -1,4 +1,4 @@
-"""Finding tasks: by name, by an alias such as a paper's, or by path; and finding the local files that are meant for one."""
+"""Finding tasks by name, by an alias such as a paper's, or by path; and the local files that are meant for one."""
 
 from __future__ import annotations
 

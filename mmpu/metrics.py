@@ -1,8 +1,8 @@
 """What several graded answers to one prompt are worth: Avg@k, maj@k and pass@k.
 
-    Avg@k   mean over prompts of the mean grade of k answers (not majority, not best of k)
-    maj@k   grade of the answer that most of the k agree on, the earliest of them in a tie; no answer is no vote
-    pass@k  1 - C(n-c, k) / C(n, k) for c right ones of n answers (Chen et al. 2021, arXiv 2107.03374)
+Avg@k   mean over prompts of the mean grade of k answers (not majority, not best of k)
+maj@k   grade of the answer that most of the k agree on, the earliest of them in a tie; no answer is no vote
+pass@k  1 - C(n-c, k) / C(n, k) for c right ones of n answers (Chen et al. 2021, arXiv 2107.03374)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmpu.statistics import Interval, bootstrap
 def over_attempts(
     grader: Grader, samples: Sequence[Sample], answers: Sequence[Sequence[Response]]
 ) -> dict[str, Interval]:
-    """The metrics of k answers to each sample, with 95% intervals over samples; those that cannot be graded are left out.
+    """The metrics of k answers to each sample, with 95% intervals over the samples that can be graded.
 
     Returns:
         By name, such as `avg@12`. `maj@k` is missing where the grader cannot tell which answers are the same.

@@ -121,7 +121,9 @@ class Maker:
     def _messages(self, turn: tuple[str, list[tuple[Kind, str]]], row: Values, where: str) -> list[Message]:
         role, parts = turn
         if role == "messages":
-            return [_message(m, where) for _, source in parts for m in _chat(templates.value(source, row, where), where)]
+            return [
+                _message(m, where) for _, source in parts for m in _chat(templates.value(source, row, where), where)
+            ]
         made = tuple(self._part(kind, templates.text(source, row, where), where) for kind, source in parts)
         return [Message(cast(Role, role), made)]
 
@@ -145,7 +147,7 @@ def _message(found: object, where: str) -> Message:
     role, content = values.get("role"), values.get("content")
     if role not in ROLES or not isinstance(content, str):
         raise UserError(f"{where}: a message has a role ({', '.join(ROLES)}) and a text `content`, got {found!r:.80}")
-    return Message(cast(Role, role), (Part("text", content),))
+    return Message(role, (Part("text", content),))
 
 
 def _uri_if_picture(cell: object) -> object:

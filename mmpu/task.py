@@ -33,7 +33,7 @@ from mmpu.sample import Maker, SampleTemplates
 from mmpu.sources import is_there, read_rows
 
 EVALUATION = ("test", "validation")
-"""Splits that are for evaluation: nothing may be trained on them."""
+"""Splits that are for evaluation, also as `test_real`: nothing may be trained on them."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class TaskConfig(SampleTemplates):
     def for_evaluation(self, split: str) -> bool:
         """Whether a split is there to be evaluated on, so that nothing may be trained on it."""
         config = self.splits.get(split)
-        return split in EVALUATION or (config is not None and config.part_of in EVALUATION)
+        names = (split, config.part_of) if config and config.part_of else (split,)
+        return any(name.split("_")[0] in EVALUATION for name in names)
 
 
 class YamlTask(Task):

@@ -32,15 +32,16 @@ class Report:
     problems: list[str] = field(default_factory=list[str])
 
 
-def check(task: YamlTask, data: Sequence[str] = ()) -> Report:
-    """Checks all splits of a task.
+def check(task: YamlTask, data: Sequence[str] = (), only: Sequence[str] = ()) -> Report:
+    """Checks a task.
 
     Args:
+        only: Splits to look at; default: all.
         data: `NAME=PATH` of local files, for tasks that `held_out` names.
     """
     report = Report()
     found: dict[str, Sequence[Sample]] = {}
-    for split, config in task.config.splits.items():
+    for split in only or task.config.splits:
         try:
             found[split] = task.samples(split)
         except UserError as error:
@@ -48,9 +49,10 @@ def check(task: YamlTask, data: Sequence[str] = ()) -> Report:
             continue
         dropped = "".join(f", {n} rows left out by `{why}`" for why, n in task.dropped[split].items())
         report.facts.append(f"{split}: {len(found[split])} samples{dropped}")
-        if config.published not in (None, len(found[split])):
+        published = task.config.splits[split].published
+        if published not in (None, len(found[split])):
             report.notes.append(
-                f"{split}: the published split has {config.published} samples, these files have {len(found[split])}"
+                f"{split}: the published one has {published} samples, these files have {len(found[split])}"
             )
     _templates(task, report)
     _pictures(task, found, report)
@@ -74,7 +76,8 @@ def _templates(task: YamlTask, report: Report) -> None:
         unknown = templates.undeclared(source, is_expression=bare) - task.columns
         if unknown:
             report.problems.append(
-                f"`{key}` reads {', '.join(sorted(unknown))}, which no row has; rows have {', '.join(sorted(task.columns))}"
+                f"`{key}` reads {', '.join(sorted(unknown))}, which no row has; "
+                f"rows have {', '.join(sorted(task.columns))}"
             )
 
 
@@ -114,7 +117,7 @@ def _grades(task: YamlTask, found: Samples, report: Report) -> None:
     grader = task.grader
     if grader is None:
         return
-    graded, limited = 0, 0
+    graded, limited, ungraded = 0, 0, 0
     try:
         for split, samples in found.items():
             wrong: list[str] = []
@@ -122,6 +125,7 @@ def _grades(task: YamlTask, found: Samples, report: Report) -> None:
             for sample in samples:
                 ideal = grader.ideal(sample)
                 if ideal is None:
+                    ungraded += 1
                     continue
                 answer, best = ideal
                 graded, limited = graded + 1, limited + (best < 1)
@@ -137,8 +141,10 @@ def _grades(task: YamlTask, found: Samples, report: Report) -> None:
         report.problems.append(str(error))
         return
     report.facts.append(f"{graded} right answers get the best grade there is")
+    if ungraded:
+        report.notes.append(f"{ungraded} samples give the grader no right answer to try")
     if limited:
-        report.notes.append(f"{limited} samples have no answer that gets 1.0, since people agreed on none")
+        report.notes.append(f"{limited} samples have no answer that gets 1.0 from this grader")
 
 
 def _disjoint(one: str, these: Sequence[Sample], other: str, those: Sequence[Sample], report: Report) -> None:
@@ -155,7 +161,7 @@ def _held_out(name: str, pools: Samples, data: Sequence[str], report: Report) ->
     task, _, split = name.partition("/")
     place = place_of(data, task)
     try:
-        those = load_task(task, **({"data": place} if place else {})).samples(split)
+        those = load_task(task, data=place).samples(split) if place else load_task(task).samples(split)
     except UserError as error:
         report.notes.append(f"not compared with {name}: {error}")
         return
@@ -189,7 +195,8 @@ def _contents(samples: Iterable[Sample]) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())
+    """A text without case and white space. Signs stay: cos(150) and cos(-150) are two problems."""
+    return "".join(text.casefold().split())
 
 
 def _some(items: Sequence[str]) -> str:

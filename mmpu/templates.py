@@ -1,18 +1,20 @@
 """Jinja over a row's fields, sandboxed: a task's texts may come from anywhere, and evaluating them runs no code.
 
-A field that a row lacks is an error, as is one that would be written as `None`, `[…]` or `{…}`. Filters beside Jinja's:
-`last_boxed`, `most_common`, `shuffled(key)`.
+A field that a row lacks is an error, as is one that would be written as `None`, `[…]` or `{…}`. A field
+whose name is no identifier is `row['its name']`. Filters beside Jinja's: `last_boxed`, `literal`, `most_common`,
+`shuffled(key)`.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mmpu.config import Values
 from mmpu.core import UserError
@@ -30,7 +32,7 @@ def text(template: str, row: Values, where: str) -> str:
     Raises:
         UserError: with `where`, and what the row has.
     """
-    return _run(lambda: _template(template).render(row), row, where)
+    return _run(lambda: _template(template).render(row, row=row), row, where)
 
 
 def value(template: str, row: Values, where: str) -> object:
@@ -38,7 +40,7 @@ def value(template: str, row: Values, where: str) -> object:
     found = _expression_of(template)
     if found is None:
         return text(template, row, where)
-    return _run(lambda: _present(found(row)), row, where)
+    return _run(lambda: _present(found(row, row=row)), row, where)
 
 
 def expression(source: str, where: str) -> Callable[[Values], Any]:
@@ -46,9 +48,10 @@ def expression(source: str, where: str) -> Callable[[Values], Any]:
     from jinja2 import TemplateError
 
     try:
-        return _expression(source)
+        compiled = _expression(source)
     except TemplateError as error:
         raise UserError(f"{where}: {error}") from None
+    return lambda row: compiled(row, row=row)
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -66,7 +69,7 @@ def undeclared(source: str, *, is_expression: bool = False) -> set[str]:
     tree = environment.parse("{{ " + source + " }}" if is_expression else source)
     guards = [n for n in tree.find_all((nodes.Test, nodes.Filter)) if n.name in ("defined", "default", "d")]
     guarded = {name.name for guard in guards for name in guard.find_all(nodes.Name)}
-    return meta.find_undeclared_variables(tree) - guarded - set(environment.globals)
+    return meta.find_undeclared_variables(tree) - guarded - {"row"}
 
 
 def _run(evaluate: Callable[[], T], row: Values, where: str) -> T:
@@ -84,7 +87,8 @@ def _environment() -> Environment:
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, finalize=_written, autoescape=False, keep_trailing_newline=True
     )
-    environment.filters.update(last_boxed=_last_boxed, most_common=_most_common, shuffled=_shuffled)
+    filters = cast(dict[str, Any], environment.filters)
+    filters.update(last_boxed=_last_boxed, literal=_literal, most_common=_most_common, shuffled=_shuffled)
     return environment
 
 
@@ -122,7 +126,7 @@ def _present(found: object) -> object:
 
 def _written(found: object) -> object:
     if isinstance(found, dict | list | bytes):
-        kind = {dict: "a mapping", list: "a list"}.get(type(found), "binary")
+        kind = "a mapping" if isinstance(found, dict) else "a list" if isinstance(found, list) else "binary"
         raise TypeError(f"a field is {kind}, not a text; name what of it is meant, or write {{{{ field | tojson }}}}")
     return _present(found)
 
@@ -136,13 +140,18 @@ def _last_boxed(solution: str) -> str:
     return found
 
 
+def _literal(text: object) -> object:
+    """The value of a Python literal, as lists are sometimes published in text columns; what is no text stays."""
+    return ast.literal_eval(text) if isinstance(text, str) else text
+
+
 def _most_common(values: Sequence[object]) -> object:
     """The value that occurs most often, the first of them in a tie."""
     return Counter(values).most_common(1)[0][0]
 
 
 def _shuffled(values: Sequence[object], key: object) -> list[object]:
-    """The values in an order that depends on `key` and on them alone: the same everywhere, for options of a question."""
+    """The values in an order that is a hash of `key` and each: the same everywhere, for the options of a question."""
 
     def rank(item: object) -> bytes:
         return hashlib.sha256(json.dumps([key, item], default=str).encode()).digest()

@@ -23,9 +23,17 @@ USES = {
     "store": "core",
     "prompts": "core",
     "config": "core plugins",
-    "task": "core plugins config media",
+    "templates": "core config graders",
+    "sources": "core config plugins hub",
+    "hub": "core config",
+    "sample": "core config media templates",
+    "lookup": "core config plugins",
+    "task": "core config lookup plugins sample sources hub templates",
+    "task_check": "core lookup media task templates",
+    "task_show": "core media task",
+    "metrics": "core statistics",
     "leaderboard": "core statistics store",
-    "evaluate": "core leaderboard media statistics store task",
+    "evaluate": "core leaderboard media metrics statistics store task",
     "judge": "core prompts",
     "graders": "core",
     "scorers": "core prompts",
@@ -36,12 +44,14 @@ USES = {
     "train": "core packing statistics store student",
     "recipe": EVERYTHING,
     "cli": EVERYTHING,
+    "cli_tasks": EVERYTHING,
 }
 """What of mmpu each module or package may import, at its top or inside a function; a package also from itself."""
 
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
-    *("judge", "graders", "recipe", "cli"),
+    *("templates", "sources", "hub", "sample", "lookup", "task_check", "task_show", "metrics"),
+    *("judge", "graders", "recipe", "cli", "cli_tasks"),
     *("engines.cached", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""

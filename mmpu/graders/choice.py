@@ -75,10 +75,7 @@ class Choice(Grader):
         return {index for label in found if (index := self._index(label, count)) is not None}
 
     def _index(self, label: str, count: int) -> int | None:
-        if label.isdecimal():
-            index = int(label) - self.first
-        else:
-            index = ord(label.casefold()[0]) - ord("a")
+        index = int(label) - self.first if label.isdecimal() else ord(label.casefold()[0]) - ord("a")
         return index if 0 <= index < count else None
 
 

@@ -15,7 +15,7 @@ from typing import cast
 from mmpu.core import Grader, Sample, UserError
 from mmpu.graders._text import announced
 
-_NUMBERS = "zero one two three four five six seven eight nine ten".split()
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(n) for n, word in enumerate(_NUMBERS)} | {"none": "0"}
 _FULL = 3
 """People who must have given an answer for a full grade."""

@@ -51,7 +51,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 
 @main.command("eval")
 @click.argument("systems", nargs=-1, required=True, metavar="[LABEL=]RUN_OR_MODEL…")
-@click.option("--task", required=True, help="Task name or YAML file.")
+@click.option("--task", help="Task name or YAML file.")
+@click.option("--lm-eval", help="Tasks of lm-eval to run as well, or alone: gsm8k,ifeval,…")
 @click.option("--judge", help="Judge name or YAML file: rule, qwen3, qwen3-vl, …; default: the task's.")
 @click.option(
     "--baseline",
@@ -69,7 +70,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 def evaluate(
     systems: tuple[str, ...],
-    task: str,
+    task: str | None,
+    lm_eval: str | None,
     judge: str | None,
     baseline: str | None,
     split: str | None,
@@ -87,6 +89,13 @@ def evaluate(
     _quiet()
     from mmpu import recipe
 
+    harness = tuple(filter(None, (lm_eval or "").split(",")))
+    if task is None:
+        if not harness:
+            raise click.UsageError("Missing option '--task', or '--lm-eval'.")
+        for path in recipe.lm_eval(systems, harness, limit, Path(out)):
+            click.echo(f"written to {path}")
+        return
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     board = recipe.evaluate(
         recipe.EvalOptions(
@@ -102,6 +111,7 @@ def evaluate(
             {k: v for k, v in sampling.items() if v is not None},
             attempts,
             trust,
+            harness,
         )
     )
     _show(board)

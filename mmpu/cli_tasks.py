@@ -82,6 +82,21 @@ def new(name: str, folder: Path) -> None:
     click.echo(f"written: {', '.join(map(str, targets.values()))}. Next: mmpu tasks check {folder / name}.yaml")
 
 
+@tasks.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("names", nargs=-1, required=True)
+@click.option("--split", help="Default: the split that each task is evaluated on.")
+@DATA
+def export(folder: Path, names: tuple[str, ...], split: str | None, data: tuple[str, ...]) -> None:
+    """Write the text tasks NAMES to FOLDER, for `lm_eval --include_path FOLDER --tasks mmpu_NAME`."""
+    from mmpu import harness
+    from mmpu.lookup import place_of
+
+    places = {name: place for name in names if (place := place_of(data, name))}
+    harness.export(names, folder, split, places)
+    click.echo(f"written: {', '.join(f'mmpu_{name}' for name in names)} in {folder}")
+
+
 def _load(name: str, data: tuple[str, ...], trust: bool) -> Any:
     from mmpu.lookup import place_of
     from mmpu.task import load_task

@@ -9,10 +9,11 @@ from __future__ import annotations
 import datetime
 import json
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from mmpu.core import Duel, Engine, Failed, Judge, Response, Sample, Sampling, UserError, Verdict, digest
 from mmpu.leaderboard import Board, Entry, Provenance, System, WinRate, merge, read, write
@@ -62,12 +63,14 @@ def evaluate(
     sampling: Sampling,
     folder: Path,
     attempts: int = 1,
+    lm_eval: Mapping[str, dict[str, Any]] | None = None,
 ) -> Board:
     """Answers, judges and publishes; returns the board that `folder/<task>.<judge>.json` now holds.
 
     Args:
         baseline: The name of the contender that the others are compared with.
         attempts: Answers per prompt; the first is judged, all are graded.
+        lm_eval: By contender, what lm-eval reports of it.
     """
     path = folder / f"{task.name}.{judge.name}.json"
     board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
@@ -80,6 +83,8 @@ def evaluate(
         entry(ours, theirs, task, judge, split, samples, provenance, folder / f"{task.name}.{judge.name}")
         for ours in answers.values()
     ]
+    reports = lm_eval or {}
+    entries = [replace(e, lm_eval=reports.get(e.system.name, {})) for e in entries]
     board = merge(read(path) if path.exists() else board, entries)  # another evaluation may have published meanwhile
     write(path, board)
     return board

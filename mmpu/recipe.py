@@ -269,6 +269,8 @@ class EvalOptions:
     """Answers per prompt."""
     trust: bool = False
     """Whether Python beside a YAML given by its path may run."""
+    lm_eval: tuple[str, ...] = ()
+    """Tasks of lm-eval to run beside."""
 
 
 def evaluate(options: EvalOptions) -> Board:
@@ -290,9 +292,32 @@ def evaluate(options: EvalOptions) -> Board:
             raise UserError(f"two systems are labelled {label!r}: {named[label]} and {target}; choose another label")
     contenders = [_contender(label, target) for label, target in named.items()]
     attempts = options.attempts or task.config.attempts
+    reports = _lm_eval(contenders, options.lm_eval, options.limit) if options.lm_eval else {}
     return evaluation.evaluate(
-        contenders, _named(baseline)[0], task, judge, split, sampling, Path(options.folder), attempts
+        contenders, _named(baseline)[0], task, judge, split, sampling, Path(options.folder), attempts, reports
     )
+
+
+def lm_eval(systems: Sequence[str], tasks: Sequence[str], limit: int | None, folder: Path) -> list[Path]:
+    """Runs lm-eval's tasks alone; returns the files with its reports, one per system."""
+    from mmpu.evaluate import slug
+
+    reports = _lm_eval([_contender(*_named(text)) for text in systems], tasks, limit)
+    if not reports:
+        raise UserError("lm-eval runs models, and these are recorded answers; name a run, a stage or a model")
+    paths = {folder / f"{slug(name)}.lm_eval.json": report for name, report in reports.items()}
+    for path, report in paths.items():
+        write_atomically(path, json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    return list(paths)
+
+
+def _lm_eval(contenders: Sequence[Contender], tasks: Sequence[str], limit: int | None) -> dict[str, dict[str, Any]]:
+    """What lm-eval reports of the contenders that are models."""
+    from mmpu import harness
+    from mmpu.engines.hf import HF
+
+    models = {c.name: c.engine.student for c in contenders if isinstance(c.engine, HF)}
+    return {name: harness.run(student, tasks, limit) for name, student in models.items()}
 
 
 def export(target: str, folder: Path) -> None:

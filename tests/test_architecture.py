@@ -32,6 +32,7 @@ USES = {
     "task_check": "core lookup media task templates",
     "task_show": "core media task",
     "metrics": "core statistics",
+    "harness": "core config store student task",
     "leaderboard": "core statistics store",
     "evaluate": "core leaderboard media metrics statistics store task",
     "judge": "core prompts",
@@ -50,7 +51,7 @@ USES = {
 
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
-    *("templates", "sources", "hub", "sample", "lookup", "task_check", "task_show", "metrics"),
+    *("templates", "sources", "hub", "sample", "lookup", "task_check", "task_show", "metrics", "harness"),
     *("judge", "graders", "recipe", "cli", "cli_tasks"),
     *("engines.cached", "engines.openai", "engines.reference", "engines.replay"),
 }

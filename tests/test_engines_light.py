@@ -84,12 +84,18 @@ def test_a_broken_line_is_named(tmp_path: Path, rows: list[Any], message: str) -
 
 def test_what_replay_cannot_do_it_says(tmp_path: Path) -> None:
     engine = recorded(tmp_path, {"id": "a", "output": "x"}, {"id": "a", "output": "x"})
-    with pytest.raises(UserError, match=r"one recorded answer per prompt in .*, 3 were asked for"):
-        engine.generate([Sample("a", user("q"))], 3, GREEDY)
+    (failed,) = engine.generate([Sample("a", user("q"))], 3, GREEDY)
+    assert isinstance(failed, Failed)
+    assert failed.reason.endswith("answers.jsonl has 1 answers for sample 'a', 3 were asked for")
     with pytest.raises(UserError, match="cannot weigh options"):
         engine.choose([Sample("a", user("q"))], ("A", "B"))
     with pytest.raises(UserError, match=r"cannot read the recorded answers .*gone\.jsonl"):
         Replay(str(tmp_path / "gone.jsonl")).generate([Sample("a", user("q"))], 1, GREEDY)
+
+
+def test_replay_gives_as_many_recorded_answers_as_are_asked_for(tmp_path: Path) -> None:
+    engine = recorded(tmp_path, {"id": "a", "output": ["x", "y", "z"]})
+    assert engine.generate([Sample("a", user("q"))], 2, GREEDY) == [(Response("x"), Response("y"))]
 
 
 def test_replay_is_known_by_its_answers_not_by_its_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Graders of the published benchmarks: what each accepts and refuses (docs/graders.md), and that no answer breaks one."""
+"""Graders of the published benchmarks: what each accepts and refuses (docs/graders.md); no answer breaks one."""
 
 from __future__ import annotations
 
@@ -265,9 +265,9 @@ def test_an_option_within_another_one() -> None:
 
 
 def test_choice_needs_its_options() -> None:
-    with pytest.raises(UserError, match="'a': grader choice needs the options as a list in `meta.choices`"):
+    with pytest.raises(UserError, match=r"'a': grader choice needs the options as a list in `meta\.choices`"):
         Choice().grade(sample("x"), "x")
-    with pytest.raises(UserError, match="the answer 'x' is not among its `meta.choices`"):
+    with pytest.raises(UserError, match=r"the answer 'x' is not among its `meta\.choices`"):
         Choice().grade(sample("x", choices=["y", "z"]), "x")
 
 
@@ -389,9 +389,10 @@ PIECES = [
 TEXTS = st.text() | st.lists(st.sampled_from(PIECES), max_size=14).map(" ".join)
 
 
-@settings(max_examples=10_000, deadline=1000, derandomize=True)
+@settings(max_examples=1250, deadline=None, derandomize=True)
 @given(TEXTS)
 def test_ten_thousand_answers_break_no_grader(text: str) -> None:
+    """1250 texts, each for eight graders."""
     for make, item in SAMPLES:
         grader = make()
         grade = grader.grade(item, text)
@@ -402,13 +403,15 @@ def test_ten_thousand_answers_break_no_grader(text: str) -> None:
 
 
 LATEX = st.lists(
-    st.sampled_from([*r"\frac \sqrt \left( \right) \pi \infty \cup \le \text ^ _ { } 1 2 x y + - / , = ! \% ;".split()]),
+    st.sampled_from(
+        [*r"\frac \sqrt \left( \right) \pi \infty \cup \le \text ^ _ { } 1 2 x y + - / , = ! \% ;".split()]
+    ),
     max_size=7,
 ).map(" ".join)
 
 
 @pytest.mark.usefixtures("_math_verify")
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(LATEX | TEXTS)
 def test_no_latex_breaks_the_math_grader(text: str) -> None:
     for item in (sample("18"), sample(r"\frac{1}{2}")):
@@ -418,7 +421,18 @@ def test_no_latex_breaks_the_math_grader(text: str) -> None:
 
 @pytest.mark.parametrize(("make", "item"), [*SAMPLES, (Math, sample(r"\frac{1}{2}"))])
 def test_a_megabyte_costs_no_more_than_a_moment(make: Callable[..., Grader], item: Sample) -> None:
-    for piece in ("x", "9", "(1) ", "answer is ", "#### 1 ", "Action: a\nAction Input: {", "{", "\\boxed{", " ", "not a "):
+    for piece in (
+        "x",
+        "9",
+        "(1) ",
+        "answer is ",
+        "#### 1 ",
+        "Action: a\nAction Input: {",
+        "{",
+        "\\boxed{",
+        " ",
+        "not a ",
+    ):
         text = piece * (1_000_000 // len(piece))
         begin = time.monotonic()
         assert make().grade(item, text) is not None

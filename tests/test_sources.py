@@ -98,7 +98,9 @@ def test_a_broken_columnar_file_is_named(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.usefixtures("_pyarrow")
 def test_pictures_in_columns_keep_their_bytes(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "rows.parquet", [{"q": "Colour?", "a": "red", "image": {"bytes": png("red"), "path": "x"}}])
+    write_parquet(
+        tmp_path / "rows.parquet", [{"q": "Colour?", "a": "red", "image": {"bytes": png("red"), "path": "x"}}]
+    )
     prompt = [{"user": [{"image": "{{ image }}"}, "{{ q }}"]}]
     (sample,) = task(tmp_path, source="rows.parquet", prompt=prompt).samples("test")
     assert base64.b64decode(sample.images[0].partition(",")[2]) == png("red")
@@ -180,7 +182,7 @@ def test_the_parts_of_a_hub_source(source: str, expected: HubSource) -> None:
 
 @pytest.mark.parametrize("source", ["hf:", "hf:gsm8k", "hf:a/b/c", "hf:a/b:"])
 def test_a_hub_source_that_cannot_be_read(source: str) -> None:
-    with pytest.raises(UserError, match="here: cannot read 'hf:.*; write hf:org/name"):
+    with pytest.raises(UserError, match=r"here: cannot read 'hf:.*; write hf:org/name"):
         HubSource.parse(source, "here")
 
 

@@ -159,8 +159,8 @@ def _disjoint(one: str, these: Sequence[Sample], other: str, those: Sequence[Sam
 
 def _held_out(name: str, pools: Samples, data: Sequence[str], report: Report) -> None:
     task, _, split = name.partition("/")
-    place = place_of(data, task)
     try:
+        place = place_of(data, task)
         those = load_task(task, data=place).samples(split) if place else load_task(task).samples(split)
     except UserError as error:
         report.notes.append(f"not compared with {name}: {error}")

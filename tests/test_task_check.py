@@ -43,7 +43,7 @@ def write(folder: Path, rows: Sequence[object] = ROWS, name: str = "sums", **key
     folder.mkdir(parents=True, exist_ok=True)
     values = {k: v for k, v in {**SUMS, **keys}.items() if v is not None}
     (folder / values["source"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return folder / f"{name}.yaml"
 
 
@@ -124,10 +124,9 @@ def test_check_finds_ids_that_two_splits_share(tmp_path: Path) -> None:
 
 
 def test_check_finds_answers_that_the_grader_refuses(tmp_path: Path) -> None:
-    rows = [*ROWS[:9], {"n": 9, "q": "?", "a": "12 or 13"}]
-    assert problem(tmp_path, rows, grader="final_answer") == "split test: the grader refuses 1 right answers: " + (
-        "test-10 ('12 or 13')"
-    )
+    rows = [{"n": n, "q": f"{n}?", "a": "A", "letter": "B" if n == 9 else "A"} for n in range(10)]
+    message = problem(tmp_path, rows, grader="final_answer", meta={"letter": "{{ letter }}"})
+    assert message == "split test: the grader refuses 1 right answers: test-10 ('A')"
 
 
 def test_check_finds_a_field_that_only_an_untaken_branch_reads(tmp_path: Path) -> None:
@@ -302,7 +301,7 @@ CODE = "def rows(split):\n    yield {'q': '1+1?', 'a': '2', 'n': 1}\n    yield {
 
 def test_python_beside_a_yaml_runs_only_where_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "tasks", source="rows.py")
-    path.with_name("rows.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{CODE}")
+    path.with_name("rows.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n{CODE}")
     for arguments in (["show", str(path)], ["check", str(path)]):
         done = mmpu("tasks", *arguments)
         assert done.exit_code == 2

@@ -19,6 +19,8 @@ from mmpu.graders._text import UNSAID, announced, words
 
 _LABEL = re.compile(r"\W*(?:the\s+)?(?:(?:option|choice)\s+\(?(\w)\b|(\w)[.):]\s+(?=\S))", re.IGNORECASE)
 _BRACKETED = re.compile(r"\((\w)\)")
+_TAKEN_BACK = UNSAID - {"or", "either"}
+"""Words before an option that is not meant; «a bus or a car» means both, which is no answer."""
 _BARE = re.compile(r"\W*(\w)\W*", re.DOTALL)
 
 
@@ -49,12 +51,13 @@ class Choice(Grader):
 
     def _read(self, options: Sequence[list[str]], text: str) -> int | None:
         """The option that a text names; None if it names none, -1 if it contradicts itself."""
-        said = words(text)
-        labels = self._labels(text, len(options))
+        labels, unlabelled = self._labels(text, len(options))
         if len(labels) == 1:
             (index,) = labels
-            others = [o for i, o in enumerate(options) if i != index and _mentions(said, o)]
-            return -1 if others and not _mentions(said, options[index]) else index
+            rest = words(unlabelled)
+            others = [o for i, o in enumerate(options) if i != index and _mentions(rest, o)]
+            return -1 if others and not _mentions(rest, options[index]) else index
+        said = words(text)
         if said in options:
             return list(options).index(said)
         if (bare := _BARE.fullmatch(text)) and (index := self._index(bare[1], len(options))) is not None:
@@ -68,11 +71,14 @@ class Choice(Grader):
         ]
         return whole[0] if len(whole) == 1 else None
 
-    def _labels(self, text: str, count: int) -> set[int]:
-        """The options that a text names by label: one at its start, or else those in brackets anywhere."""
+    def _labels(self, text: str, count: int) -> tuple[set[int], str]:
+        """The options that a text names by label, one at its start or else those in brackets; and the text without."""
         start = _LABEL.match(text)
-        found = [start[1] or start[2]] if start else _BRACKETED.findall(text)
-        return {index for label in found if (index := self._index(label, count)) is not None}
+        if start:
+            found, rest = [start[1] or start[2]], text[start.end() :]
+        else:
+            found, rest = _BRACKETED.findall(text), _BRACKETED.sub(" ", text)
+        return {index for label in found if (index := self._index(label, count)) is not None}, rest
 
     def _index(self, label: str, count: int) -> int | None:
         index = int(label) - self.first if label.isdecimal() else ord(label.casefold()[0]) - ord("a")
@@ -95,6 +101,6 @@ def _mentions(said: list[str], option: list[str]) -> bool:
     for i in range(len(said) - len(option) + 1):
         if said[i : i + len(option)] == option:
             before = next((w for w in reversed(said[:i]) if w not in {"a", "an", "the"}), "")
-            if before not in UNSAID:
+            if before not in _TAKEN_BACK:
                 return True
     return False

@@ -16,6 +16,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, cast
 
 from mmpu.core import Grader, Sample
@@ -76,8 +77,8 @@ def _calls(text: str) -> list[Call]:
     """The calls of a text in order; arguments that cannot be read are `_MALFORMED`."""
     calls: list[Call] = []
     found = list(_ACTION.finditer(text))
-    ends = [m.start() for m in found[1:]] + [len(text)]
-    for match, end in zip(found, ends, strict=True):
+    for match, following in zip_longest(found, found[1:]):
+        end = following.start() if following else len(text)
         start = _INPUT.match(text, match.end(), end)
         calls.append((match[1].strip("`*\"'"), _arguments(text[start.end() : end]) if start else _MALFORMED))
     return calls

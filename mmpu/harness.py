@@ -7,6 +7,7 @@ lm-eval calls the task's own grader, so that the same answers get the same grade
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -42,17 +43,14 @@ def run(
     Raises:
         UserError: lm-eval is not installed, or a task is unknown or cannot be loaded.
     """
-    lm_eval = _library()
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=str(include) if include else None)
+    lm_eval = _library("lm_eval")
+    manager = _library("lm_eval.tasks").TaskManager(include_path=str(include) if include else None)
     unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown:
         raise UserError(f"lm-eval has no task {', '.join(map(repr, unknown))}; `lm_eval ls tasks` lists them")
     was_training = student.training
     student.eval()
-    model: Any = HFLM(
+    model = _library("lm_eval.models.huggingface").HFLM(
         pretrained=student.model,
         tokenizer=student.tokenizer,
         backend="causal",
@@ -60,7 +58,7 @@ def run(
         device=str(student.device),
     )
     try:
-        report: Any = lm_eval.simple_evaluate(
+        report = lm_eval.simple_evaluate(
             model=model,
             tasks=list(tasks),
             limit=limit,
@@ -159,9 +157,8 @@ def _task(name: str) -> YamlTask:
     return load_task(name)
 
 
-def _library() -> Any:
+def _library(module: str) -> Any:
     try:
-        import lm_eval
+        return importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"this needs lm-eval ({error}); run `pip install 'mmpu[lm-eval]'`") from None
-    return lm_eval

@@ -7,6 +7,7 @@ line and without asterisks.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -51,7 +52,6 @@ class IfEval(Grader):
 
 def _checks() -> Any:
     try:
-        from lm_eval.tasks.ifeval import utils
+        return importlib.import_module("lm_eval.tasks.ifeval.utils")
     except ImportError as error:
         raise UserError(f"grader ifeval needs lm-eval ({error}); run `pip install 'mmpu[lm-eval]'`") from None
-    return utils

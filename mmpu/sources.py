@@ -20,6 +20,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,8 +60,17 @@ def is_there(file: Path) -> bool:
     archive = _archive_of(file)
     if archive is None:
         return file.exists()
+    try:
+        return file.relative_to(archive).as_posix() in _members(archive, archive.stat().st_mtime_ns)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {archive}: {error}") from None
+
+
+@lru_cache(maxsize=16)
+def _members(archive: Path, changed: int) -> frozenset[str]:
+    """The names in an archive, which thousands of pictures are looked up in; read again when the file has changed."""
     with zipfile.ZipFile(archive) as opened:
-        return file.relative_to(archive).as_posix() in opened.NameToInfo
+        return frozenset(opened.namelist())
 
 
 def _mappings(file: Path, rows: Numbered, fields: tuple[str, ...]) -> Iterator[tuple[str, Values]]:

@@ -56,7 +56,12 @@ def test_no_two_tasks_share_a_name() -> None:
 
 HUB: dict[str, list[dict[str, Any]]] = {
     "compmath-count": [
-        {"problem": "1+1?", "level": "Level 1", "type": "Counting & Probability", "solution": r"It is $\boxed{\frac42}$."}
+        {
+            "problem": "1+1?",
+            "level": "Level 1",
+            "type": "Counting & Probability",
+            "solution": r"It is $\boxed{\frac42}$.",
+        }
     ],
     "aime24": [{"id": 60, "problem": "Count.", "solution": "...", "answer": "073", "url": "", "year": "2024"}],
     "hmmt25": [{"problem_idx": 1, "problem": "Find.", "answer": r"\frac{1}{576}", "problem_type": ["Algebra"]}],
@@ -83,7 +88,14 @@ HUB: dict[str, list[dict[str, Any]]] = {
         for answer, kind in (("7", "numerical substitution"), ("None", "critical thinking"))
     ],
     "svamp": [
-        {"ID": "chal-1", "Body": "He has 3", "Question": "How many?", "Equation": "( 3.0 )", "Answer": "3.0", "Type": "x"}
+        {
+            "ID": "chal-1",
+            "Body": "He has 3",
+            "Question": "How many?",
+            "Equation": "( 3.0 )",
+            "Answer": "3.0",
+            "Type": "x",
+        }
     ],
     "aokvqa-da": [
         {
@@ -120,7 +132,10 @@ HUB: dict[str, list[dict[str, Any]]] = {
         {
             "prompt_id": "p",
             "prompt": [{"role": "user", "content": "It hurts."}, {"role": "assistant", "content": "Where?"}],
-            "rubrics": [{"criterion": "Asks since when.", "points": 5, "tags": []}, {"criterion": "Lies.", "points": -4}],
+            "rubrics": [
+                {"criterion": "Asks since when.", "points": 5, "tags": []},
+                {"criterion": "Lies.", "points": -4},
+            ],
             "ideal_completions_data": None,
             "example_tags": [],
         }
@@ -162,7 +177,11 @@ def test_what_the_hub_s_rows_become() -> None:
 
 
 STORIES = {
-    "train": [("[ CW ] Write a story .", "Once <newline> <newline> there ."), ("[ WP ] Go .", "x"), ("[ CW ] Two .", "y")],
+    "train": [
+        ("[ CW ] Write a story .", "Once <newline> <newline> there ."),
+        ("[ WP ] Go .", "x"),
+        ("[ CW ] Two .", "y"),
+    ],
     "valid": [("[ CW ] Three , in a row .", "He said : `` do n't ! ''"), ("[ EU ] A house ( big ) .", "It 's $ 5 .")],
     "test": [("[ CW ] two .", "z"), ("[ CW ] Two .", "second story"), ("[ EU ] Four ?", "w")],
 }

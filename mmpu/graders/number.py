@@ -49,7 +49,7 @@ class Number(Grader):
         number = self._read(text)
         if number is None:
             return _refused(text) if self.refusal else None
-        return f"{number:g}" if abs(number) < 1e6 else repr(number)
+        return repr(number)
 
     def _read(self, text: str) -> float | None:
         if not self.strict:

@@ -108,7 +108,7 @@ def _export(task: YamlTask, split: str, folder: Path) -> None:
     samples = task.samples(split)
     if task.grader is None:
         raise UserError(f"task {task.name} has no grader, and lm-eval no judge; choose another task")
-    chats = [s.id for s in samples if len(s.prompt) > 1 or s.prompt[0].role != "user" or s.images]
+    chats = [s.id for s in samples if len(s.prompt) != 1 or s.prompt[0].role != "user" or s.images]
     if chats:
         raise UserError(
             f"task {task.name}: {len(chats)} samples have pictures or several turns, which lm-eval's text tasks cannot "

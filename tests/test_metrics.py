@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from mmpu import recipe
 from mmpu.core import Grader, Response, Sample, user
+from mmpu.evaluate import answers_of
 from mmpu.graders.final_answer import FinalAnswer
 from mmpu.graders.ifeval import IfEval
 from mmpu.graders.number import Number
+from mmpu.judging.archive import recompute
 from mmpu.leaderboard import read
 from mmpu.metrics import over_attempts, pass_at
 
@@ -79,3 +81,44 @@ def test_an_evaluation_of_several_attempts_publishes_them(tmp_path: Path, monkey
     assert {m.value for m in theirs.metrics.values()} == {1}
     rows = [json.loads(line) for line in Path("leaderboards/sums.test/ours.outputs.jsonl").read_text().splitlines()]
     assert {row["id"]: row["output"] for row in rows} == answers
+    ((board, _),) = recompute(Path("leaderboards/verdicts.sqlite"), None, None, None, 0.02)
+    again = {entry.system.name: entry.metrics for entry in board.entries}
+    assert again == {ours.system.name: ours.metrics, theirs.system.name: theirs.metrics}, "they stand in the store too"
+    read_back = answers_of(ours.system, Path("leaderboards/sums.test"))
+    assert read_back == {"test-1": "2", "test-2": "4"}, "those that were judged"
+
+
+def test_a_prompt_without_answers_counts_as_missing_not_as_wrong(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('[{"q": "1+1?", "a": "2"}, {"q": "1+2?", "a": "3"}]')
+    (tmp_path / "sums.yaml").write_text(
+        'prompt: [{user: "{{ q }}"}]\nanswer: "{{ a }}"\nreference: "{{ a }}"\nsource: rows.json\ngrader: number\n'
+        "attempts: 2\njudge: rule\nbaseline: reference\n"
+    )
+    (tmp_path / "ours.jsonl").write_text('{"id": "test-1", "output": ["2", "5"]}\n{"id": "test-2", "output": ["3"]}\n')
+    options = recipe.EvalOptions(
+        (f"ours={tmp_path / 'ours.jsonl'}",),
+        str(tmp_path / "sums.yaml"),
+        folder=str(tmp_path),
+        judging=recipe.JudgingOptions(max_missing=0.5),
+    )
+    ours, _ = sorted(recipe.evaluate(options).entries, key=lambda e: e.system.name)
+    assert {name: m.value for name, m in ours.metrics.items()} == {"avg@2": 0.5, "pass@2": 1, "maj@2": 1}
+    assert (ours.n, ours.counts["ours.missing"]) == (1, 1)
+
+
+def test_a_dry_run_asks_lm_eval_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.json").write_text('[{"q": "1+1?", "a": "2"}]')
+    (tmp_path / "sums.yaml").write_text(
+        'prompt: [{user: "{{ q }}"}]\nanswer: "{{ a }}"\nreference: "{{ a }}"\nsource: rows.json\ngrader: number\n'
+        "judge: rule\nbaseline: reference\n"
+    )
+    asked: list[object] = []
+    monkeypatch.setattr(recipe, "_lm_eval", lambda *given: asked.append(given) or {"reference": {"results": {}}})
+    options = recipe.EvalOptions(
+        ("reference",), str(tmp_path / "sums.yaml"), folder=str(tmp_path / "out"), lm_eval=("gsm8k",)
+    )
+    recipe.estimate(options)
+    assert not asked
+    (entry,) = recipe.evaluate(options).entries
+    assert len(asked) == 1
+    assert entry.lm_eval == {"results": {}}

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mmpu import __version__
+from mmpu.cli_tasks import DATA, TRUST, tasks
 from mmpu.core import UserError
 from mmpu.judge_cli import announce, judging_options, progress_on_stderr
 from mmpu.judge_cli import judge as judge_group
@@ -57,13 +58,19 @@ def train(config: str, overrides: tuple[str, ...], allow_urls: bool) -> None:
 
 @main.command("eval")
 @click.argument("systems", nargs=-1, required=True, metavar="[LABEL=]RUN_OR_MODEL…")
-@click.option("--task", required=True, help="Task name or YAML file.")
-@click.option("--judge", required=True, help="Judge name or YAML file: rule, qwen3, qwen3-vl, …")
-@click.option("--baseline", required=True, help="A system's label, a run, a model, or a .jsonl of answers.")
-@click.option("--split", default="test", show_default=True)
+@click.option("--task", help="Task name or YAML file.")
+@click.option("--lm-eval", help="Tasks of lm-eval to run as well, or alone: gsm8k,ifeval,…")
+@click.option("--judge", help="Judge name or YAML file: rule, qwen3, qwen3-vl, …; default: the task's.")
+@click.option(
+    "--baseline",
+    help="A system's label, a run, a model, a .jsonl of answers, or `reference`, the data's own; default: the task's.",
+)
+@click.option("--split", help="Default: the one that the task is evaluated on, most often test.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
 @click.option("--judge-url", envvar="MMPU_JUDGE_URL", help="OpenAI-compatible endpoint of the judge, up to /v1.")
-@click.option("--data", help="Folder that the task's files are in.")
+@DATA
+@TRUST
+@click.option("--attempts", type=click.IntRange(min=1), help="Answers per prompt, for Avg@k; default: the task's.")
 @click.option("--out", default="leaderboards", show_default=True, help="Where boards, answers and verdicts go.")
 @click.option("--temperature", type=float, help="Sampling temperature; default: the task's.")
 @click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
@@ -73,13 +80,16 @@ def train(config: str, overrides: tuple[str, ...], allow_urls: bool) -> None:
 @judging_options
 def evaluate(
     systems: tuple[str, ...],
-    task: str,
-    judge: str,
-    baseline: str,
-    split: str,
+    task: str | None,
+    lm_eval: str | None,
+    judge: str | None,
+    baseline: str | None,
+    split: str | None,
     limit: int | None,
     judge_url: str | None,
-    data: str | None,
+    data: tuple[str, ...],
+    trust: bool,
+    attempts: int | None,
     out: str,
     temperature: float | None,
     max_tokens: int | None,
@@ -92,6 +102,13 @@ def evaluate(
     _quiet()
     from mmpu import recipe
 
+    harness = tuple(filter(None, (lm_eval or "").split(",")))
+    if task is None:
+        if not harness:
+            raise click.UsageError("Missing option '--task', or '--lm-eval'.")
+        for path in recipe.lm_eval(systems, harness, limit, Path(out)):
+            click.echo(f"written to {path}")
+        return
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     options = recipe.EvalOptions(
         systems,
@@ -102,9 +119,12 @@ def evaluate(
         limit,
         judge_url,
         data,
+        trust,
         allow_urls,
         out,
         {k: v for k, v in sampling.items() if v is not None},
+        attempts,
+        harness,
         recipe.JudgingOptions(**judging),
     )
     if dry_run:
@@ -130,7 +150,8 @@ def evaluate(
 @click.option(
     "--store", type=click.Path(path_type=Path), help="Where answers are kept; default: store.sqlite by --out."
 )
-@click.option("--data", help="Folder that the task's files are in.")
+@DATA
+@TRUST
 @click.option("--dry-run", is_flag=True, help="Show calls, tokens and cost, and ask nothing.")
 @_allow_urls
 def generate(**options: Any) -> None:
@@ -179,10 +200,7 @@ def leaderboard(paths: tuple[Path, ...], markdown: bool) -> None:
             show_board(board)
 
 
-@main.command()
-def tasks() -> None:
-    """List the tasks on the search path."""
-    _list("tasks")
+main.add_command(tasks)
 
 
 @main.command()

@@ -312,6 +312,14 @@ class Grader(ABC):
     def grade(self, sample: Sample, text: str) -> float | None:
         """Returns 0..1, or None if this sample cannot be graded."""
 
+    def ideal(self, sample: Sample) -> tuple[str, float] | None:
+        """A right answer as this grader wants it written, and the best grade there is; None if none is known."""
+        return None if sample.answer is None else (sample.answer, 1.0)
+
+    def key(self, sample: Sample, text: str) -> str | None:
+        """What a text answers, equal for equal answers, so that answers can be counted; None if it answers nothing."""
+        return None
+
 
 class Engine(ABC):
     """Every word that a model says comes out of one of these two calls."""

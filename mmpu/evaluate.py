@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mmpu.core import Duel, Engine, Failed, Judge, Response, Sample, Sampling, UserError, digest
 from mmpu.judging.audit import adversarial
@@ -27,7 +27,9 @@ from mmpu.judging.run import Limits, Progress, Question, ask, questions
 from mmpu.judging.verdicts import Verdicts
 from mmpu.leaderboard import Board, Provenance, System, merge, read, write
 from mmpu.media import fingerprint, prompt_key
+from mmpu.metrics import over_attempts
 from mmpu.prompts import prompt_hash
+from mmpu.statistics import Interval
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
 
@@ -54,14 +56,17 @@ class Answers:
 
     system: System
     responses: tuple[Response | None, ...]
+    """The first answer to each sample, which is the one that is judged."""
     grades: tuple[float | None, ...]
     oddities: Mapping[str, int]
     """What was out of the ordinary, counted: `missing`, `strays`, `repeated`."""
+    metrics: Mapping[str, Interval]
+    """Of several answers to each sample; empty where one was asked for."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How an evaluation is judged and measured."""
+    """How an evaluation is answered, judged and measured."""
 
     equalise: bool = False
     """Judge length-equalised answers too (`lc_equalised`)."""
@@ -74,6 +79,10 @@ class Settings:
     max_missing: float = 0.02
     """Share of prompts without an answer, of either side, above which nothing is judged."""
     limits: Limits = field(default_factory=Limits)
+    attempts: int = 1
+    """Answers per prompt; the first is judged, all are graded."""
+    lm_eval: Mapping[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """By contender, what lm-eval reports of it, to be published beside."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,9 @@ def prepare(
         read(path)  # a board that cannot be added to should fail before anything is asked
     samples = task.samples(split)
     place = folder / f"{task.name}.{split}"
-    answers = {c.name: answer(c, task, samples, sampling, place, settings.max_missing) for c in contenders}
+    answers = {
+        c.name: answer(c, task, samples, sampling, place, settings.max_missing, settings.attempts) for c in contenders
+    }
     provenance = provenance_of(task, samples, judge, sampling)
     theirs = answers[baseline]
     return [_match(ours, theirs, task, judge, split, samples, provenance, settings) for ours in answers.values()]
@@ -169,21 +180,23 @@ def answer(
     sampling: Sampling,
     folder: Path,
     max_missing: float = 0.0,
+    attempts: int = 1,
 ) -> Answers:
-    """One response per sample, also written to `folder/<system>.outputs.jsonl`.
+    """`attempts` responses per sample, also written to `folder/<system>.outputs.jsonl`.
 
     Raises:
         UserError: more than the share `max_missing` of the prompts got none.
     """
-    found = contender.engine.generate(samples, 1, sampling)
+    found = contender.engine.generate(samples, attempts, sampling)
     failed = [(s.id, f.reason) for s, f in zip(samples, found, strict=True) if isinstance(f, Failed)]
     if len(failed) > max_missing * len(samples):
         raise UserError(
             f"{contender.name} left {len(failed)} of {len(samples)} prompts unanswered; first, {failed[0][0]!r}: "
             f"{failed[0][1]}"
         )
-    responses = tuple(None if isinstance(f, Failed) else _encodable(f[0]) for f in found)
-    rows = [{"id": s.id, "output": r.text} for s, r in zip(samples, responses, strict=True) if r is not None]
+    attempts_of = [() if isinstance(f, Failed) else tuple(map(_encodable, f)) for f in found]
+    answered = [(sample, each) for sample, each in zip(samples, attempts_of, strict=True) if each]
+    rows = [{"id": s.id, "output": [r.text for r in e] if attempts > 1 else e[0].text} for s, e in answered]
     write_atomically(
         folder / f"{slug(contender.name)}.outputs.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
@@ -197,14 +210,18 @@ def answer(
         contender.seed,
         digest(rows),
     )
+    responses = tuple(each[0] if each else None for each in attempts_of)
     grades = tuple(None if r is None else task.grade(s, r.text) for s, r in zip(samples, responses, strict=True))
     oddities = getattr(contender.engine, "oddities", None)
     counts = {"missing": len(failed), **(oddities(samples) if oddities else {})}
-    return Answers(system, responses, grades, {name: n for name, n in counts.items() if n})
+    metrics: dict[str, Interval] = {}
+    if attempts > 1 and task.grader is not None and answered:
+        metrics = over_attempts(task.grader, [sample for sample, _ in answered], [each for _, each in answered])
+    return Answers(system, responses, grades, {name: n for name, n in counts.items() if n}, metrics)
 
 
 def answers_of(system: System, folder: Path) -> dict[str, str]:
-    """A system's answers by sample, from the file that `answer` wrote.
+    """A system's judged answers by sample, from the file that `answer` wrote.
 
     Raises:
         UserError: the file is not there, or holds other answers than those that were judged.
@@ -216,7 +233,8 @@ def answers_of(system: System, folder: Path) -> dict[str, str]:
         raise UserError(f"cannot read the answers {path}: {error}") from None
     if digest(rows) != system.outputs:
         raise UserError(f"{path} holds other answers of {system.name} than those that were judged; evaluate again")
-    return {row["id"]: row["output"] for row in rows}
+    outputs = {row["id"]: row["output"] for row in rows}
+    return {sample: output[0] if isinstance(output, list) else output for sample, output in outputs.items()}
 
 
 def _encodable(response: Response) -> Response:
@@ -273,6 +291,8 @@ def _match(
         clustered=len({item.cluster for item in items}) < len(items),
         counts=counts,
         probes=tuple(probes),
+        metrics=dict(ours.metrics),
+        lm_eval=settings.lm_eval.get(ours.system.name, {}),
     )
     return Prepared(match, tuple(duels))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmpu import wiring
 from mmpu.core import Group, Method, Sampling, UserError
+from mmpu.task import parse_split
 from mmpu.wiring import Wired
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
     UserError: the reason, and the way out.
     """
     where = f"stage {stage.name!r}"
-    samples = wired.task.samples(stage.split)
+    if wired.task.config.for_evaluation(parse_split(stage.split, where)[0]):
+        raise UserError(f"{where}: the split {stage.split!r} of {wired.task.name} is for evaluation; train on another")
+    samples = wired.task.ready(stage.split)
     scored = "scores" in method.needs
     if scored and stage.scorer is None:
         raise UserError(f"{where}: its method needs scores; set `scorer:`, for example `scorer: self_eval`")

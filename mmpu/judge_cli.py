@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mmpu.cli_tasks import DATA, TRUST
+
 if TYPE_CHECKING:
     from mmpu.judging.economy import Estimate
     from mmpu.judging.run import Progress
@@ -87,7 +89,8 @@ def metrics(
 @click.option("--split", default="test", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), default=25, show_default=True, help="Prompts to use.")
 @click.option("--judge-url", help="OpenAI-compatible endpoint of the judge, up to /v1.")
-@click.option("--data", help="Folder that the task's files are in.")
+@DATA
+@TRUST
 @click.option("--out", default="leaderboards", show_default=True, help="Where the verdict store is.")
 def audit(
     judge_name: str,
@@ -96,7 +99,8 @@ def audit(
     split: str,
     limit: int,
     judge_url: str | None,
-    data: str | None,
+    data: tuple[str, ...],
+    trust: bool,
     out: str,
 ) -> None:
     """Let a judge compare empty, constant, prompt-injecting and repeated answers with good ones. Exit code 1 if one of
@@ -104,7 +108,7 @@ def audit(
     from mmpu import recipe
 
     found = recipe.audit_judge(
-        judge_name, task, baseline, split, limit, judge_url, data, Path(out), progress_on_stderr()
+        judge_name, task, baseline, split, limit, judge_url, data, trust, Path(out), progress_on_stderr()
     )
     if not show_audit(found):
         sys.exit(1)
@@ -125,8 +129,9 @@ def import_(file: Path, store: Path) -> None:
 @click.argument("store", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--alpaca-eval", "task", help="Write AlpacaEval's files of this task into the folder TARGET instead.")
-@click.option("--data", help="Folder that the task's files are in.")
-def export(store: Path, target: Path, task: str | None, data: str | None) -> None:
+@DATA
+@TRUST
+def export(store: Path, target: Path, task: str | None, data: tuple[str, ...], trust: bool) -> None:
     """Write all readings and matches of a STORE as JSONL to TARGET."""
     from mmpu import recipe
     from mmpu.judging.archive import export_verdicts
@@ -135,7 +140,7 @@ def export(store: Path, target: Path, task: str | None, data: str | None) -> Non
         readings, matches = export_verdicts(store, target)
         click.echo(f"{readings} readings and {matches} matches written to {target}")
         return
-    for folder, unread in recipe.export_alpaca_eval(store, target, task, data):
+    for folder, unread in recipe.export_alpaca_eval(store, target, task, data, trust):
         click.echo(
             f"written to {folder}" + (f"; {unread} preferences are null, their verdicts unread" if unread else "")
         )

@@ -145,6 +145,10 @@ class Entry:
     """Duels by how `lc_equalised` made the lengths comparable."""
     score: Interval | None = None
     """Mean mark in 0..1, where the judge marks each answer by itself."""
+    metrics: dict[str, Interval] = field(default_factory=dict[str, Interval])
+    """Of several answers per prompt, by name: `avg@12`, `maj@12`, `pass@12`."""
+    lm_eval: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Results of lm-eval's own tasks, with its versions and hashes."""
     clusters: int | None = None
     """Groups of items that were resampled together; None if every item stands for itself."""
     counts: dict[str, int] = field(default_factory=dict[str, int])

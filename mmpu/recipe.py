@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mmpu import fit, plugins, presets, wiring
 from mmpu.config import Values, build, component, dump_yaml, load_yaml, override, to_values
 from mmpu.core import Engine, Failed, Judge, Method, Sampling, UserError, digest
+from mmpu.lookup import place_of
 from mmpu.store import Ledger, Store, write_atomically
 from mmpu.task import YamlTask, load_task
 from mmpu.wiring import engine as _engine
@@ -331,15 +332,23 @@ class EvalOptions:
     systems: tuple[str, ...]
     """`NAME`, `PATH` or `label=PATH` of runs, stages, models or answer files (.jsonl, .json)."""
     task: str
-    judge: str
-    baseline: str
-    split: str = "test"
+    judge: str | None = None
+    """None takes the task's, as for `baseline`, `split` and `attempts`."""
+    baseline: str | None = None
+    split: str | None = None
     limit: int | None = None
     judge_url: str | None = None
-    data: str | None = None
+    data: str | Sequence[str] = ()
+    """`PATH`, or `NAME=PATH` of tasks and data sets."""
+    trust: bool = False
+    """Whether Python beside a YAML given by its path may run."""
     allow_urls: bool = False
     folder: str = "leaderboards"
     sampling: dict[str, Any] = field(default_factory=dict[str, Any])
+    attempts: int | None = None
+    """Answers per prompt."""
+    lm_eval: tuple[str, ...] = ()
+    """Tasks of lm-eval to run beside."""
     judging: JudgingOptions = field(default_factory=JudgingOptions)
 
 
@@ -382,7 +391,7 @@ def evaluate(
 
 def estimate(options: EvalOptions) -> Estimate:
     """What an evaluation would ask of the judge, without asking."""
-    return _estimate(_prepare(options), options)[0]
+    return _estimate(_prepare(dataclasses.replace(options, lm_eval=())), options)[0]
 
 
 def _prepare(options: EvalOptions) -> _Evaluation:
@@ -390,14 +399,17 @@ def _prepare(options: EvalOptions) -> _Evaluation:
     from mmpu.judging.glm import read_calibration
     from mmpu.judging.run import Limits
 
-    task = _task({"name": options.task, **({"data": options.data} if options.data else {})}, options.allow_urls)
+    task = _local_task(options.task, options.data, options.trust, options.allow_urls)
     judging = options.judging
-    judge = load_judge(options.judge, task, options.judge_url, judging.concurrency)
-    split = f"{options.split}[:{options.limit}]" if options.limit else options.split
-    task.samples(split)
+    judge_name = _default("judge", options.judge, task)
+    judge = load_judge(judge_name, task, options.judge_url, judging.concurrency)
+    baseline = _default("baseline", options.baseline, task)
+    split = options.split or task.config.evaluate
+    split = f"{split}[:{options.limit}]" if options.limit else split
+    task.ready(split)
     sampling = build(Sampling, {**to_values(task.config.sampling), **options.sampling}, "sampling")
     named: dict[str, str] = {}
-    for text in (*options.systems, options.baseline):
+    for text in (*options.systems, baseline):
         label, target = _named(text)
         if named.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
             raise UserError(f"two systems are labelled {label!r}: {named[label]} and {target}; choose another label")
@@ -408,11 +420,13 @@ def _prepare(options: EvalOptions) -> _Evaluation:
         probes=judging.probes,
         calibration=read_calibration(Path(judging.calibration)) if judging.calibration else None,
         limits=Limits(judging.max_calls, judging.rejudge),
+        attempts=options.attempts or task.config.attempts,
+        lm_eval=_lm_eval(contenders, options.lm_eval, options.limit) if options.lm_eval else {},
         **{name: share for name, share in shares.items() if share is not None},
     )
-    folder, baseline = Path(options.folder), _named(options.baseline)[0]
-    prepared = evaluation.prepare(contenders, baseline, task, judge, split, sampling, folder, settings)
-    return _Evaluation(task, judge, load_prices(options.judge), settings, prepared)
+    label, folder = _named(baseline)[0], Path(options.folder)
+    prepared = evaluation.prepare(contenders, label, task, judge, split, sampling, folder, settings)
+    return _Evaluation(task, judge, load_prices(judge_name), settings, prepared)
 
 
 def _estimate(one: _Evaluation, options: EvalOptions) -> tuple[Estimate, list[Question]]:
@@ -435,7 +449,8 @@ def audit_judge(
     split: str,
     limit: int,
     url: str | None,
-    data: str | None,
+    data: str | Sequence[str],
+    trust: bool,
     folder: Path,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Audit:
@@ -445,7 +460,7 @@ def audit_judge(
     from mmpu.judging.audit import audit_with_traps
     from mmpu.judging.verdicts import Verdicts
 
-    task = _task({"name": task_name, **({"data": data} if data else {})})
+    task = _local_task(task_name, data, trust)
     judge = load_judge(judge_name, task, url)
     engine = _contender("baseline", baseline).engine if baseline else Reference()
     samples = task.samples(f"{split}[:{limit}]")
@@ -472,7 +487,9 @@ class GenerateOptions:
     n: int = 1
     sampling: dict[str, Any] = field(default_factory=dict[str, Any])
     store: Path | None = None
-    data: str | None = None
+    data: str | Sequence[str] = ()
+    """As for `EvalOptions`, and `trust` too."""
+    trust: bool = False
     allow_urls: bool = False
     dry_run: bool = False
 
@@ -482,7 +499,7 @@ def collection(options: GenerateOptions) -> Collection:
     from mmpu.engines.cached import Cached
     from mmpu.generate import Collection
 
-    task = _task({"name": options.task, **({"data": options.data} if options.data else {})}, options.allow_urls)
+    task = _local_task(options.task, options.data, options.trust, options.allow_urls)
     samples = task.samples(options.split)[: options.limit]
     sampling = build(Sampling, {**to_values(task.config.sampling), **options.sampling}, "sampling")
     file = Path(options.engine)
@@ -497,6 +514,28 @@ def collection(options: GenerateOptions) -> Collection:
     )
 
 
+def lm_eval(systems: Sequence[str], tasks: Sequence[str], limit: int | None, folder: Path) -> list[Path]:
+    """Runs lm-eval's tasks alone; returns the files with its reports, one per system."""
+    from mmpu.evaluate import slug
+
+    reports = _lm_eval([_contender(*_named(text)) for text in systems], tasks, limit)
+    if not reports:
+        raise UserError("lm-eval runs models, and these are recorded answers; name a run, a stage or a model")
+    paths = {folder / f"{slug(name)}.lm_eval.json": report for name, report in reports.items()}
+    for path, report in paths.items():
+        write_atomically(path, json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    return list(paths)
+
+
+def _lm_eval(contenders: Sequence[Contender], tasks: Sequence[str], limit: int | None) -> dict[str, dict[str, Any]]:
+    """What lm-eval reports of the contenders that are models."""
+    from mmpu import harness
+    from mmpu.engines.hf import HF
+
+    models = {c.name: c.engine.student for c in contenders if isinstance(c.engine, HF)}
+    return {name: harness.run(student, tasks, limit) for name, student in models.items()}
+
+
 def export(target: str, folder: Path) -> None:
     """Writes the merged weights of a run, a stage or a model."""
     from mmpu.loading import StudentConfig
@@ -507,7 +546,9 @@ def export(target: str, folder: Path) -> None:
     Student.load(StudentConfig(str(stage) if stage.exists() else target)).save(folder)
 
 
-def export_alpaca_eval(store: Path, target: Path, task_name: str, data: str | None) -> list[tuple[Path, int]]:
+def export_alpaca_eval(
+    store: Path, target: Path, task_name: str, data: str | Sequence[str] = (), trust: bool = False
+) -> list[tuple[Path, int]]:
     """Writes AlpacaEval's files for every match of a task in a store, from the answers beside the store.
 
     Returns:
@@ -518,7 +559,7 @@ def export_alpaca_eval(store: Path, target: Path, task_name: str, data: str | No
     from mmpu.judging.match import match_of
     from mmpu.judging.verdicts import Verdicts
 
-    task = _task({"name": task_name, **({"data": data} if data else {})})
+    task = _local_task(task_name, data, trust)
     verdicts = Verdicts(store)
     matches = [match for values in verdicts.matches() if (match := match_of(values)).task == task.name]
     if not matches:
@@ -567,6 +608,13 @@ def _judge_values(name: str) -> tuple[Path, JudgeConfig, Values]:
     return path, build(JudgeConfig, {k: values.pop(k) for k in keys if k in values}, str(path)), values
 
 
+def _default(key: str, given: str | None, task: YamlTask) -> str:
+    chosen = given or getattr(task.config, key)
+    if not chosen:
+        raise UserError(f"task {task.name} names no {key}; choose one with --{key}")
+    return str(chosen)
+
+
 def _named(text: str) -> tuple[str, str]:
     label, equals, target = text.partition("=")
     return (label, target) if equals else (text.rstrip("/"), text)
@@ -577,6 +625,10 @@ def _contender(name: str, target: str) -> Contender:
     from mmpu.evaluate import Contender
 
     path = Path(target).expanduser()
+    if target == "reference" and not path.exists():
+        from mmpu.engines.reference import Reference
+
+        return Contender(name, target, Reference(), "none")
     if path.suffix in (".jsonl", ".json"):
         if not path.exists():
             raise UserError(f"no answers file {target}")
@@ -635,6 +687,12 @@ def _hash_files(paths: Sequence[Path]) -> str:
 def _task(spec: str | Mapping[str, Any], allow_urls: bool = False) -> YamlTask:
     name, overrides = component(spec, "task")
     return load_task(name, allow_urls=allow_urls, **overrides)
+
+
+def _local_task(name: str, data: str | Sequence[str], trust: bool = False, allow_urls: bool = False) -> YamlTask:
+    """A task by its name, its files where `--data` says."""
+    place = place_of([data] if isinstance(data, str) else data, name)
+    return load_task(name, trust=trust, allow_urls=allow_urls, **({"data": place} if place else {}))
 
 
 def _asked(spec: str | Mapping[str, Any], task: YamlTask, where: str) -> tuple[Engine, str]:

@@ -1,7 +1,7 @@
 """A task is a YAML file: where rows come from, how a row becomes a prompt, how an answer is graded.
 
     about: Which of two shops sells more apples?
-    source: rows.jsonl                 # .jsonl .json .csv, each also .gz, or a .py with rows(split)
+    source: rows.jsonl                 # see mmpu/sources.py for what a source may be
     prompt:
       - user: [{image: "pictures/{{ picture }}.png"}, "{{ question }}"]
     reference: "{{ explanation }}"
@@ -9,35 +9,31 @@
     grader: final_answer
     splits: {train: {where: number < 900}, test: {where: number >= 900}}
 
-Texts are Jinja templates over a row's fields, and `split`; a field that a row lacks is an error that names file, row
-and field. Paths are relative to the YAML's folder, or to `data` where the user points the task at files elsewhere.
+Texts are Jinja templates over a row's fields, and `split`; a field that a row lacks is an error that names file, line
+and field. Paths are relative to the YAML's folder, or to `data` where the user points the task at files elsewhere, and
+may not leave it.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import inspect
-import io
-import json
 import random
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any
 
-from mmpu import plugins
+from mmpu import plugins, templates
 from mmpu.config import Values, build, component, load_yaml
-from mmpu.core import Grader, Message, Part, Sample, Sampling, Task, UserError
-from mmpu.media import named_picture
+from mmpu.core import Grader, Sample, Sampling, Task, UserError
+from mmpu.lookup import find_task, on_the_path
+from mmpu.sample import Maker, SampleTemplates
+from mmpu.sources import is_there, read_rows
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-ROLES = ("system", "user", "assistant")
+EVALUATION = ("test", "validation")
+"""Splits that are for evaluation, also as `test_real`: nothing may be trained on them."""
 GRADES_KEPT = 1 << 15
 
 
@@ -46,34 +42,52 @@ class Split:
     """Which rows belong to a split."""
 
     source: str | None = None
-    """A file of its own; None takes the task's."""
+    """A source of its own; None takes the task's."""
     where: str | None = None
     """A Jinja expression over a row's fields, such as `number < 900`."""
+    local: tuple[str, ...] = ()
+    """Names that the files of an `hf:` source go by where `data` points at a folder; the first that is there counts."""
+    part_of: str | None = None
+    """The split whose samples these are too, so that sharing them is no leak."""
+    published: int | None = None
+    """Samples that the whole published split has, for `mmpu tasks check`."""
 
 
 @dataclass(frozen=True)
-class TaskConfig:
+class TaskConfig(SampleTemplates):
     """The keys of a task YAML."""
 
-    prompt: list[dict[str, Any]]
-    """Turns: `- user: text` or `- user: [{image: path}, text]`."""
     about: str = ""
     """One line for `mmpu tasks`."""
+    aliases: tuple[str, ...] = ()
+    """Other names, such as those of a paper's table."""
+    dataset: str | None = None
+    """What `--data NAME=PATH` calls the files, where several tasks share them."""
     source: str | None = None
     fields: tuple[str, ...] = ()
     """Names for the columns of rows that are lists."""
-    id: str | None = None
-    """Template of a sample's id; default: split and row number."""
-    reference: str | None = None
-    answer: str | None = None
-    meta: dict[str, str] = field(default_factory=dict[str, str])
-    """Further templates, kept with the sample: `letter` tells graders the right option's letter."""
+    unique: str | None = None
+    """A template; of rows with the same text the first is kept."""
     grader: str | dict[str, Any] | None = None
+    attempts: int = 1
+    """Answers per prompt in an evaluation; more than one gives Avg@k, maj@k and pass@k."""
     splits: dict[str, Split] = field(default_factory=lambda: {"train": Split(), "test": Split()})
+    evaluate: str = "test"
+    """The split of `mmpu eval` unless it is told another."""
+    held_out: tuple[str, ...] = ()
+    """Evaluation splits of other tasks that training splits must share nothing with, as `gsm-plus/test`."""
     sampling: Sampling = field(default_factory=Sampling)
     """How answers are drawn unless a config says otherwise."""
+    judge: str | None = None
+    """The judge of `mmpu eval` unless it is told another."""
+    baseline: str | None = None
+    """The baseline of `mmpu eval` unless it is told another; `reference` is the data set's own answers."""
     licence: str = ""
     citation: str = ""
+    obtain: str = ""
+    """How to get files that are not there, for errors."""
+    traps: str = ""
+    """What is easily got wrong about the data or their scoring."""
     shuffle: int | None = None
     """Seed of an order of the rows, for files that are sorted; a slice such as `train[:400]` is then a sample."""
     equalise: bool = False
@@ -81,16 +95,27 @@ class TaskConfig:
     data: str | None = None
     """Folder that relative paths start from; default: the YAML's."""
 
+    def for_evaluation(self, split: str) -> bool:
+        """Whether a split is there to be evaluated on, so that nothing may be trained on it."""
+        config = self.splits.get(split)
+        names = (split, config.part_of) if config and config.part_of else (split,)
+        return any(name.split("_")[0] in EVALUATION for name in names)
+
 
 class YamlTask(Task):
     """A task as its YAML says."""
 
-    def __init__(self, name: str, path: Path, config: TaskConfig, *, allow_urls: bool = False) -> None:
+    def __init__(self, name: str, path: Path, config: TaskConfig, *, trusted: bool, allow_urls: bool = False) -> None:
         self.name = name
         self.path = path
         self.config = config
-        self.allow_urls = allow_urls
         self.folder = Path(config.data).expanduser().resolve() if config.data else path.parent
+        self.dropped: dict[str, Counter[str]] = {}
+        """By split as asked for: rows read and left out, by the key of the YAML that did it."""
+        self.columns: set[str] = set()
+        """Fields that some row read so far has, derived ones included."""
+        self._trusted = trusted
+        self._allow_urls = allow_urls
         self._grader = _grader(config, path)
         self._samples: dict[str, tuple[Sample, ...]] = {}
         self._grades: dict[tuple[str, str | None, str, str], float | None] = {}
@@ -103,12 +128,33 @@ class YamlTask(Task):
         """
         if split not in self._samples:
             samples = self._load(split)
-            if self.allow_urls:
+            if self._allow_urls:
                 from mmpu.download import local
 
                 samples = local(samples)
             self._samples[split] = tuple(samples)
         return self._samples[split]
+
+    def ready(self, split: str) -> Sequence[Sample]:
+        """The samples of a split, once all their pictures are known to be there.
+
+        Raises:
+            UserError: also where picture files are missing, with how many, which, and how to get them.
+        """
+        samples = self.samples(split)
+        images = dict.fromkeys(i for s in samples for i in s.images if not i.startswith(("data:", "http:", "https:")))
+        missing = [image for image in images if not is_there(Path(image))]
+        if missing:
+            shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+            raise UserError(
+                f"task {self.name}: {len(missing)} of {len(images)} pictures of {split!r} are missing: {shown}; "
+                f"{self.config.obtain or 'check the image path of the prompt, or point `data` at the folder'}"
+            )
+        return samples
+
+    @property
+    def grader(self) -> Grader | None:
+        return self._grader
 
     def grade(self, sample: Sample, text: str) -> float | None:
         if self._grader is None:
@@ -121,133 +167,118 @@ class YamlTask(Task):
             self._grades[key] = self._grader.grade(sample, text)
         return self._grades[key]
 
-    def _load(self, spec: str) -> list[Sample]:
-        name, start, stop = _slice(spec, f"task {self.name}")
+    def rows(self, split: str) -> tuple[str, Iterator[tuple[str, Values]]]:
+        """What errors call the source of a split, and its rows with their places."""
+        spec = self._split(split)
+        source = spec.source or self.config.source
+        if source is None:
+            raise UserError(f"{self.path}: neither the task nor its split {split!r} names a `source`")
+        if source.startswith("hf:"):
+            return self._hub(source, split, spec)
+        path = self.folder / source
+        if path.suffix == ".py":
+            path = self.path.parent / source  # code stays where the task is; only data moves with `data`
+            if not self._trusted:
+                raise UserError(f"{self.path} runs the code of {path}; read it, and allow it with --trust")
+        elif self.config.obtain and not is_there(path):
+            raise UserError(f"{path}: no such file; {self.config.obtain}")
+        return str(path), read_rows(path, split, self.config.fields, self.folder)
+
+    def _hub(self, source: str, split: str, spec: Split) -> tuple[str, Iterator[tuple[str, Values]]]:
+        from mmpu.hub import HubSource
+
+        hub = HubSource.parse(source, str(self.path))
+        if self.config.data is None:
+            return source, ((f"row {n}", row) for n, row in enumerate(hub.rows(split), 1))
+        for name in spec.local:
+            if is_there(self.folder / name):
+                return str(self.folder / name), read_rows(self.folder / name, split, self.config.fields, self.folder)
+        if not self.folder.is_dir() or not any(self.folder.rglob("*.parquet")):
+            raise UserError(
+                f"task {self.name}: {self.folder} holds none of {', '.join(spec.local) or 'the files'} for the split "
+                f"{split!r}, and is no copy of the data set {hub.name} with its Parquet files; {self.config.obtain}"
+            )
+        return str(self.folder), ((f"row {n}", row) for n, row in enumerate(hub.rows(split, self.folder), 1))
+
+    def _split(self, name: str) -> Split:
         if name not in self.config.splits:
             raise UserError(f"task {self.name} has no split {name!r}; {plugins.suggest(name, self.config.splits)}")
-        split = self.config.splits[name]
-        source = split.source or self.config.source
-        if source is None:
-            raise UserError(f"{self.path}: neither the task nor its split {name!r} names a `source`")
-        file = self._resolve(source)
-        keep = self._condition(split.where)
-        make = self._compile(name)
-        numbered = enumerate(read_rows(file, name, self.config.fields, self.folder), 1)
-        rows: Iterable[tuple[int, Values]] = ((n, row) for n, row in numbered if keep(n, row))
+        return self.config.splits[name]
+
+    def _load(self, spec: str) -> list[Sample]:
+        name, start, stop = parse_split(spec, f"task {self.name}")
+        keep = self._condition(self._split(name).where)
+        file, found = self.rows(name)
+        make = Maker(self.config, self.path, self.folder, name)
+        dropped = self.dropped[spec] = Counter()
+        rows: Iterable[tuple[int, str, Values]] = self._kept(found, file, make, keep, dropped)
         if self.config.shuffle is not None:
             rows = list(rows)
             random.Random(self.config.shuffle).shuffle(rows)
         samples: list[Sample] = []
-        seen: dict[str, int] = {}
-        for number, row in islice(rows, start, stop):
-            sample = make(number, row, file)
+        seen: dict[str, str] = {}
+        for number, place, row in islice(rows, start, stop):
+            sample = make(number, row, f"{file}, {place}")
             if sample.id in seen:
-                raise UserError(f"{file}: rows {seen[sample.id]} and {number} have the same id {sample.id!r}")
-            seen[sample.id] = number
+                raise UserError(f"{file}: {seen[sample.id]} and {place} have the same id {sample.id!r}")
+            seen[sample.id] = place
             samples.append(sample)
         if not samples:
             raise UserError(f"task {self.name}: {spec!r} holds no sample (from {file}); check `where` and the slice")
         return samples
 
-    def _resolve(self, name: str) -> Path:
-        path = self.folder / name
-        # Code stays where the task is; only data moves with `data`.
-        return self.path.parent / name if path.suffix == ".py" else path
+    def _kept(
+        self,
+        rows: Iterable[tuple[str, Values]],
+        file: str,
+        make: Maker,
+        keep: Callable[[str, Values], bool],
+        dropped: Counter[str],
+    ) -> Iterator[tuple[int, str, Values]]:
+        seen: set[str] = set()
+        for number, (place, raw) in enumerate(rows, 1):
+            row = make.prepare(raw, f"{file}, {place}")
+            self.columns.update(row)
+            if not keep(place, row):
+                dropped["where"] += 1
+                continue
+            if self.config.unique is not None:
+                key = templates.text(self.config.unique, row, f"{file}, {place}: `unique` of {self.path.name}")
+                if key in seen:
+                    dropped["unique"] += 1
+                    continue
+                seen.add(key)
+            yield number, place, row
 
-    def _condition(self, where: str | None) -> Callable[[int, Values], bool]:
+    def _condition(self, where: str | None) -> Callable[[str, Values], bool]:
         if where is None:
-            return lambda _n, _row: True
-        from jinja2 import TemplateError
+            return lambda _place, _row: True
+        holds = templates.expression(where, f"{self.path}: cannot read `where: {where}`")
 
-        try:
-            expression = _environment().compile_expression(where, undefined_to_none=False)
-        except TemplateError as error:
-            raise UserError(f"{self.path}: cannot read `where: {where}`: {error}") from None
-
-        def keep(number: int, row: Values) -> bool:
+        def keep(place: str, row: Values) -> bool:
             try:
-                return bool(expression(row))
-            except (TemplateError, TypeError) as error:
-                raise UserError(f"{self.path}: `where: {where}` fails on row {number}: {error}") from None
+                return bool(holds(row))
+            except templates.failures() as error:
+                raise UserError(f"{self.path}: `where: {where}` fails on {place}: {error}") from None
 
         return keep
 
-    def _compile(self, split: str) -> Callable[[int, Values, Path], Sample]:
-        """Turns the YAML's templates into one function from a row to a sample."""
-        config = self.config
-        turns = [self._turn(turn) for turn in config.prompt]
-        if not turns:
-            raise UserError(f"{self.path}: `prompt` has no turn")
 
-        def make(number: int, row: Values, file: Path) -> Sample:
-            row = {k: named_picture(v, f"{file}, row {number}, field {k!r}") for k, v in row.items()}
-            row.setdefault("split", split)
-
-            def render(template: str, what: str) -> str:
-                return _render(template, row, f"{file}, row {number}: `{what}` of {self.path.name}")
-
-            def optional(template: str | None, what: str) -> str | None:
-                return (render(template, what) or None) if template is not None else None
-
-            prompt = tuple(
-                Message(
-                    cast(Literal["system", "user", "assistant"], role),
-                    tuple(self._part(kind, render(text, "prompt")) for kind, text in parts),
-                )
-                for role, parts in turns
-            )
-            if not any(part.data.strip() for message in prompt for part in message.parts):
-                raise UserError(f"{file}, row {number}: the prompt is empty")
-            return Sample(
-                id=optional(config.id, "id") or f"{split}-{number}",
-                prompt=prompt,
-                reference=optional(config.reference, "reference"),
-                answer=optional(config.answer, "answer"),
-                meta={key: render(text, f"meta.{key}") for key, text in config.meta.items()},
-            )
-
-        return make
-
-    def _turn(self, turn: Mapping[str, Any]) -> tuple[str, list[tuple[Literal["text", "image"], str]]]:
-        if len(turn) != 1 or next(iter(turn)) not in ROLES:
-            raise UserError(f"{self.path}: a turn of `prompt` is `user:`, `system:` or `assistant:`, got {turn!r}")
-        role, content = next(iter(turn.items()))
-        parts: list[tuple[Literal["text", "image"], str]] = []
-        for part in cast(list[object], content) if isinstance(content, list) else [content]:
-            if isinstance(part, str):
-                parts.append(("text", part))
-            elif isinstance(part, dict) and list(cast(Values, part)) == ["image"]:
-                parts.append(("image", str(cast(Values, part)["image"])))
-            else:
-                raise UserError(f"{self.path}: a part of a turn is a text or {{image: …}}, got {part!r}")
-        return role, parts
-
-    def _part(self, kind: Literal["text", "image"], value: str) -> Part:
-        if kind == "image" and not value.startswith(("data:", "http://", "https://")):
-            value = str(self.folder / value)
-        return Part(kind, value)
-
-
-def load_task(name: str, *, allow_urls: bool = False, **overrides: object) -> YamlTask:
-    """The task `name` (or of a YAML's path).
+def load_task(name: str, *, trust: bool = False, allow_urls: bool = False, **overrides: object) -> YamlTask:
+    """The task `name` (an alias, or of a YAML's path).
 
     Args:
+        trust: Whether a `.py` source may run though the YAML is not on the search path.
         allow_urls: Fetch images that rows name by URL. Not a key of the YAML: who runs a task decides, not its author.
         overrides: Replace keys of the YAML, such as `data`.
     """
-    path = plugins.find_data("tasks", name)
+    path = find_task(name)
     config = build(TaskConfig, {**load_yaml(path), **overrides}, str(path))
-    return YamlTask(path.stem, path, config, allow_urls=allow_urls)
+    return YamlTask(path.stem, path, config, trusted=trust or on_the_path(path), allow_urls=allow_urls)
 
 
-def _grader(config: TaskConfig, path: Path) -> Grader | None:
-    if config.grader is None:
-        return None
-    name, values = component(config.grader, f"{path}: grader")
-    return build(plugins.find_class("graders", name, Grader), values, f"{path}: grader")
-
-
-def _slice(spec: str, where: str) -> tuple[str, int, int | None]:
+def parse_split(spec: str, where: str) -> tuple[str, int, int | None]:
+    """`train[400:1400]` as its name, start and stop."""
     match = re.fullmatch(r"([\w-]+)(?:\[(\d*):(\d*)\])?", spec.strip())
     if not match:
         raise UserError(f"{where}: cannot read the split {spec!r}; write `test` or `train[400:1400]`")
@@ -255,97 +286,8 @@ def _slice(spec: str, where: str) -> tuple[str, int, int | None]:
     return name, int(start or 0), int(stop) if stop else None
 
 
-def _environment() -> Environment:
-    from jinja2 import Environment, StrictUndefined
-
-    return Environment(undefined=StrictUndefined, finalize=_not_null, autoescape=False, keep_trailing_newline=True)
-
-
-def _not_null(value: object) -> object:
-    if value is None:  # would be written as the word "None"
-        raise TypeError("a field is null; where that is meant, write {{ field or '' }}")
-    return value
-
-
-_compiled: dict[str, Any] = {}
-
-
-def _render(template: str, row: Values, where: str) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        if template not in _compiled:
-            _compiled[template] = _environment().from_string(template)
-        return _compiled[template].render(row)
-    except (TemplateError, TypeError) as error:
-        raise UserError(f"{where}: {error}; the row has: {', '.join(map(str, row))}") from None
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# rows
-
-
-def read_rows(file: Path, split: str, fields: tuple[str, ...] = (), folder: Path | None = None) -> Iterator[Values]:
-    """Rows of a file as mappings; for a `.py`, what its `rows(split)` or `rows(split, folder)` yields.
-
-    Args:
-        folder: Where the task's data are; default: beside the file.
-    """
-    for number, row in _raw_rows(file, split, folder or file.parent):
-        if isinstance(row, list) and len(cast(list[object], row)) == len(fields):
-            row = dict(zip(fields, cast(list[object], row), strict=True))
-        if not isinstance(row, dict):
-            hint = f"; `fields` names {len(fields)} columns" if fields else "; name its columns with `fields`"
-            raise UserError(f"{file}, row {number}: not a mapping{hint}")
-        yield cast(Values, row)
-
-
-def _raw_rows(file: Path, split: str, folder: Path) -> Iterable[tuple[int, object]]:
-    if file.suffix == ".py":
-        rows = getattr(plugins.load_module(file), "rows", None) if file.is_file() else None
-        if rows is None:
-            raise UserError(f"{file}: no such file, or it does not define rows(split)")
-        takes_folder = len(inspect.signature(rows).parameters) > 1
-        return enumerate(rows(split, folder) if takes_folder else rows(split), 1)
-    kind = (file.with_suffix("") if file.suffix == ".gz" else file).suffix
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
-    if kind not in readers:
-        raise UserError(f"{file}: a source ends in .jsonl, .json, .csv (or these with .gz) or .py")
-    try:
-        raw = file.read_bytes()
-        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
-    return readers[kind](text, file)
-
-
-def _jsonl(text: str, file: Path) -> Iterable[tuple[int, object]]:
-    # Not splitlines(): JSON strings may hold U+2028 and other characters that it would break at.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{file}, line {number}: not JSON ({error}): {line[:80]!r}") from None
-
-
-def _json(text: str, file: Path) -> Iterable[tuple[int, object]]:
-    try:
-        rows: object = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not JSON ({error})") from None
-    if not isinstance(rows, list):
-        raise UserError(f"{file}: must hold a list of rows")
-    return enumerate(cast(list[object], rows), 1)
-
-
-def _csv(text: str, file: Path) -> Iterable[tuple[int, object]]:
-    try:
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
-            if None in row or None in row.values():
-                raise UserError(f"{file}, row {number}: has not as many columns as the header")
-            yield number, row
-    except csv.Error as error:
-        raise UserError(f"cannot read {file}: {error}") from None
+def _grader(config: TaskConfig, path: Path) -> Grader | None:
+    if config.grader is None:
+        return None
+    name, values = component(config.grader, f"{path}: grader")
+    return build(plugins.find_class("graders", name, Grader), values, f"{path}: grader")

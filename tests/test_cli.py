@@ -48,7 +48,11 @@ def evaluation(*systems: str, **options: str) -> list[str]:
 
 def test_listings_name_what_there_is() -> None:
     listed = dict(line.split(maxsplit=1) for line in mmpu("tasks").output.splitlines())
-    assert listed == {path.stem: load_yaml(path)["about"] for path in (ROOT / "tasks").glob("*.yaml")}
+    expected = {path.stem: load_yaml(path) for path in (ROOT / "tasks").glob("*.yaml")}
+    assert listed.keys() == expected.keys()
+    for name, values in expected.items():
+        assert listed[name].startswith(values["about"])
+        assert all(alias in listed[name] for alias in values.get("aliases", ()))
     assert {"rule", "qwen3", "qwen3-vl"} <= {line.split()[0] for line in mmpu("judges").output.splitlines()}
     assert __version__ in mmpu("--version").output
 

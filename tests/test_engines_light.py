@@ -97,6 +97,11 @@ def test_what_replay_cannot_do_it_says(tmp_path: Path) -> None:
         Replay(str(tmp_path / "gone.jsonl")).generate([Sample("a", user("q"))], 1, GREEDY)
 
 
+def test_replay_gives_as_many_recorded_answers_as_are_asked_for(tmp_path: Path) -> None:
+    engine = recorded(tmp_path, {"id": "a", "output": ["x", "y", "z"]})
+    assert engine.generate([Sample("a", user("q"))], 2, GREEDY) == [(Response("x"), Response("y"))]
+
+
 def test_replay_is_known_by_its_answers_not_by_its_file(tmp_path: Path) -> None:
     rows = [{"id": "a", "output": "x"}, {"id": "b", "output": "y"}]
     one, two = recorded(tmp_path, *rows), recorded(tmp_path, *reversed(rows), name="renamed.jsonl")

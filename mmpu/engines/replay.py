@@ -1,9 +1,9 @@
 """Recorded answers: how a teacher's answers that were collected elsewhere come in, and what `mmpu generate` writes.
 
 A JSONL file with one prompt a line, `{"id": …, "output": …}` by sample id, or `{"prompt": …, "output": …}` by the
-prompt's text (for prompts without pictures); several answers stand in a list, `"outputs": […]`. `"finished": false`
-(or a list of these) marks answers that the length limit cut. AlpacaEval's `model_outputs.json`, where the prompt is
-`instruction`, is read too.
+prompt's text (for prompts without pictures); several answers stand in a list, under `outputs` or `output`.
+`"finished": false` (or a list of these) marks answers that the length limit cut. AlpacaEval's `model_outputs.json`,
+where the prompt is `instruction`, is read too.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ class Replay(Engine):
         repeated = 0
         for where, row in read_answers(Path(self.path).expanduser()):
             key = next((f"{name}:{row[field]}" for field, name in KEYS.items() if field in row), None)
-            outputs: object = [row["output"]] if "output" in row else row.get("outputs")
-            texts = cast(list[object], outputs) if isinstance(outputs, list) else []
+            outputs: object = row["output"] if "output" in row else row.get("outputs")
+            texts = cast(list[object], outputs if isinstance(outputs, list) else [outputs])
             if key is None or not texts or not all(isinstance(text, str) for text in texts):
                 raise UserError(f"{where}: needs `id` or `prompt`, and `output`, a text, or `outputs`, a list")
             flags = row.get("finished", True)
             ended = cast(list[object], flags) if isinstance(flags, list) else [flags] * len(texts)
             if len(ended) != len(texts):
-                raise UserError(f"{where}: `finished` has not as many entries as `outputs`")
+                raise UserError(f"{where}: `finished` has not as many entries as there are answers")
             found = tuple(Response(str(text), finished=bool(end)) for text, end in zip(texts, ended, strict=True))
             repeated += key in recorded
             if recorded.setdefault(key, found) != found:

@@ -11,10 +11,8 @@ import re
 from dataclasses import dataclass
 
 from mmpu.core import Grader, Sample
+from mmpu.graders._text import UNSAID, announced, words
 
-_ANSWER_IS = re.compile(r"\banswer\s*(?:is|:)\s*:?", re.IGNORECASE)
-_UNSAID = {"not", "t", "or", "nor", "neither", "either"}
-"""Before an answer, words that take it back: «not 12», «isn't 12», «11 or 12»."""
 _OPTION = re.compile(r"\(?([a-z])\)(.*)|([a-z])\W*", re.DOTALL)
 
 
@@ -25,25 +23,24 @@ class FinalAnswer(Grader):
             return None
         tail = _tail(text)
         letter = str(sample.meta.get("letter") or "").casefold()
-        answer = _words(sample.answer)
+        answer = words(sample.answer)
         option = _OPTION.fullmatch(tail.casefold().strip())
         if letter and option:
-            chosen, rest = option[1] or option[3], _words(option[2] or "")
+            chosen, rest = option[1] or option[3], words(option[2] or "")
             return float(chosen == letter and (not rest or rest == answer))
-        words = _words(tail)
+        said = words(tail)
         if not answer:
             return None
-        before = next((w for w in reversed(words[: -len(answer)]) if w not in {"a", "an", "the", letter}), "")
-        return float(words[-len(answer) :] == answer and before not in _UNSAID)
+        before = next((w for w in reversed(said[: -len(answer)]) if w not in {"a", "an", "the", letter}), "")
+        return float(said[-len(answer) :] == answer and before not in UNSAID)
+
+    def key(self, sample: Sample, text: str) -> str | None:
+        return " ".join(words(_tail(text))) or None
 
 
 def _tail(text: str) -> str:
-    parts = _ANSWER_IS.split(text)
-    if len(parts) > 1:
-        return parts[-1]
+    found = announced(text)
+    if found is not None:
+        return found
     sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n", text.strip()) if s.strip()]
     return sentences[-1] if sentences else ""
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"-?\d+(?:\.\d+)?|[^\W\d_]+", text.casefold())

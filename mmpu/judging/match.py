@@ -16,6 +16,7 @@ from mmpu.judging.equalise import Equalised, How, equalise, words
 from mmpu.judging.verdicts import Reading, key_of
 from mmpu.leaderboard import Provenance, System
 from mmpu.prompts import conditions
+from mmpu.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ class Match:
     clustered: bool = False
     counts: dict[str, int] = field(default_factory=dict[str, int])
     probes: tuple[Probe, ...] = ()
+    metrics: dict[str, Interval] = field(default_factory=dict[str, Interval])
+    """Of several answers of the system to each prompt."""
+    lm_eval: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What lm-eval reports of the system."""
 
     @property
     def key(self) -> str:

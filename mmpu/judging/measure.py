@@ -92,6 +92,8 @@ def measure(
         length_refused=refused,
         equalised=dict(sorted(Counter(i.how for i in match.items if i.how is not None).items())),
         score=_mean(scores, shared) if scores else None,
+        metrics=match.metrics,
+        lm_eval=match.lm_eval,
         clusters=len(set(clusters.values())) if match.clustered else None,
         counts=match.counts,
         audit=audit.audit(match, raw, readings, judges or {}),

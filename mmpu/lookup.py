@@ -1,0 +1,57 @@
+"""Finding tasks by name, by an alias such as a paper's, or by path; and the local files that are meant for one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpu import plugins
+from mmpu.config import load_yaml
+from mmpu.core import UserError
+
+
+def find_task(name: str) -> Path:
+    """The YAML of a task by its name, an alias, or a path."""
+    try:
+        return plugins.find_data("tasks", name)
+    except UserError:
+        known = plugins.data("tasks")
+        aliases = {str(a): path for path in known.values() for a in load_yaml(path).get("aliases") or ()}
+        found = {alias.casefold(): path for alias, path in aliases.items()}.get(name.casefold())
+        if found is not None:
+            return found
+        raise UserError(
+            f"no task {name!r} on the search path and no such file; {plugins.suggest(name, [*known, *aliases])}"
+        ) from None
+
+
+def place_of(data: Sequence[str], task: str) -> str | None:
+    """The folder that `--data` gives a task: of `NAME=PATH` the one that names it or its data set, or a bare `PATH`.
+
+    Raises:
+        UserError: a name that no task goes by.
+    """
+    path = find_task(task)
+    own = {path.stem, task, *_names(path)}
+    chosen: str | None = None
+    for item in data:
+        name, equals, folder = item.partition("=")
+        if not equals:
+            chosen = chosen or item
+        elif name in own:
+            chosen = folder
+        else:
+            known = {n for stem, p in plugins.data("tasks").items() for n in (stem, *_names(p))}
+            if name not in known:
+                raise UserError(f"--data {item}: no task or data set is named {name!r}; {plugins.suggest(name, known)}")
+    return chosen
+
+
+def _names(path: Path) -> list[str]:
+    values = load_yaml(path)
+    return [str(n) for n in (*(values.get("aliases") or ()), values.get("dataset")) if n]
+
+
+def on_the_path(path: Path) -> bool:
+    """Whether a task's YAML lies in a folder or package that the user has put on the search path, and so trusts."""
+    return any(path.is_relative_to((root.data / "tasks").resolve()) for root in plugins.roots())

@@ -1,0 +1,95 @@
+"""lm-eval both ways, with the extra installed: our tasks get the same scores there, its report comes back whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from mmpu import harness
+from mmpu.core import UserError
+
+WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7}
+
+
+def questions() -> list[dict[str, str]]:
+    names = list(WORDS)
+    return [
+        {"q": f"Ann has {a} apples and buys {b} more. How many apples has Ann?", "a": names[WORDS[a] + WORDS[b] - 1]}
+        for a in names[:4]
+        for b in names[:3]
+    ]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions()))
+    values = {
+        "about": "Sums in words.",
+        "source": "rows.jsonl",
+        "prompt": [{"user": "{{ q }}"}],
+        "reference": "{{ a }}",
+        "answer": "{{ a }}",
+        "grader": "final_answer",
+        "splits": {"test": {}},
+        "sampling": {"temperature": 0.0, "max_tokens": 12},
+        "judge": "rule",
+        "baseline": "reference",
+    }
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "sums.yaml"
+
+
+def test_an_export_holds_the_samples_and_calls_our_grader(task: Path, tmp_path: Path) -> None:
+    harness.export([str(task)], tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out/mmpu_sums.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["answer"]) for row in rows] == [(row["q"], row["a"]) for row in questions()]
+    assert harness.grade(rows[0], ["The answer is two."]) == {"grade": 1}
+    assert harness.grade(rows[0], ["The answer is six."]) == {"grade": 0}
+    assert (tmp_path / "out/mmpu_grade.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("shapes", "have pictures or several turns"), ("stories", "no task 'stories'")],
+)
+def test_what_lm_eval_cannot_hold_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        harness.export([name], tmp_path)
+
+
+@pytest.mark.slow
+def test_scores_are_equal_and_land_in_the_entry(task: Path, tmp_path: Path) -> None:
+    """In a process of its own, as a user runs it; lm-eval warns and prints at will."""
+    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed: pip install 'mmpu[lm-eval]'")
+    harness.export([str(task)], tmp_path / "out")
+    code = f"""
+from functools import partial
+from pathlib import Path
+from mmpu import harness, recipe
+harness.run = partial(harness.run, include=Path({str(tmp_path / "out")!r}))
+recipe.evaluate(
+    recipe.EvalOptions(("ours=tiny-text",), {str(task)!r}, folder={str(tmp_path)!r}, lm_eval=("mmpu_sums",))
+)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    entries = {e["system"]["name"]: e for e in json.loads((tmp_path / "sums.rule.json").read_text())["entries"]}
+    ours = entries["ours"]
+    assert ours["lm_eval"]["results"]["mmpu_sums"]["grade,none"] == pytest.approx(ours["accuracy"]["value"])
+    assert ours["lm_eval"]["versions"] == {"mmpu_sums": 1.0}
+    assert ours["lm_eval"]["hashes"].keys() == {"mmpu_sums"}
+    assert ours["lm_eval"]["lm_eval"]
+    assert entries["reference"]["lm_eval"] == {}

@@ -102,7 +102,7 @@ def _load(name: str, data: tuple[str, ...], trust: bool) -> Any:
     from mmpu.task import load_task
 
     place = place_of(data, name)
-    return load_task(name, trust=trust, **({"data": place} if place else {}))
+    return load_task(name, trust=trust, data=place) if place else load_task(name, trust=trust)
 
 
 def _list(words: tuple[str, ...]) -> None:

@@ -66,15 +66,16 @@ class Arm(ABC):
     model: Any
     work: Problem
     objective: str = "ldl"
-
-    @property
-    def micro_batches(self) -> tuple[int, ...]:
-        """Sizes to tune over; empty where there is nothing to tune."""
-        return ()
+    tunable = False
+    """Whether there is a micro-batch size to choose."""
 
     def choose(self, micro: int) -> None:
         """Uses a micro-batch size from now on."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no micro-batch size")
+
+    def first_pass(self) -> None:
+        """The gradient of the first micro-batch alone."""
+        raise TypeError(f"{type(self).__name__} has no micro-batches")
 
     @abstractmethod
     def step(self) -> None:
@@ -131,13 +132,10 @@ def padded(work: Problem, micro: int) -> Iterator[Padded]:
         )
 
 
-def sizes(rows: int) -> tuple[int, ...]:
-    """1, 2, 4, … and all rows."""
-    return tuple(sorted({min(2**i, rows) for i in range(rows.bit_length() + 1)}))
-
-
 class Plain(Arm):
     """A careful loop over transformers, without sharing."""
+
+    tunable = True
 
     def __init__(self, model: Any, work: Problem, recorded: Sequence[float]) -> None:
         self.model, self.work = model.train(), work
@@ -146,12 +144,11 @@ class Plain(Arm):
         self.optimizer = adamw(model)
         self.choose(min(8, len(work.completions)))
 
-    @property
-    def micro_batches(self) -> tuple[int, ...]:
-        return sizes(len(self.work.completions))
-
     def choose(self, micro: int) -> None:
         self.batches = list(padded(self.work, micro))
+
+    def first_pass(self) -> None:
+        self._backward(self.batches[0])
 
     def step(self) -> None:
         self.gradient()
@@ -161,7 +158,10 @@ class Plain(Arm):
 
     def gradient(self) -> None:
         for batch in self.batches:
-            (self._logp(batch).sum(1) * self.coefficient_B[batch.rows]).sum().backward()
+            self._backward(batch)
+
+    def _backward(self, batch: Padded) -> None:
+        (self._logp(batch).sum(1) * self.coefficient_B[batch.rows]).sum().backward()
 
     def log_probs(self) -> Tensor:
         with torch.no_grad():
@@ -179,7 +179,7 @@ class Trl(Arm):
     """TRL's own trainer, handed a batch that its sampler would have prepared."""
 
     def __init__(self, model: Any, work: Problem, recorded: Sequence[float], stock: bool) -> None:
-        self.model, self.work, self.stock = model, work, stock
+        self.work, self.tunable = work, not stock
         self.objective = "grpo" if stock else "ldl"
         self.trainer = trl_trainer(model, work, stock)
         self.model = self.trainer.model
@@ -193,11 +193,6 @@ class Trl(Arm):
         self.batches: list[dict[str, Any]] = []
         self.rows: list[list[int]] = []
         self.choose(min(8, rows))
-
-    @property
-    def micro_batches(self) -> tuple[int, ...]:
-        rows = len(self.work.completions)
-        return () if self.stock else tuple(size for size in sizes(rows) if rows % size == 0)
 
     def choose(self, micro: int) -> None:
         batches = list(padded(self.work, micro))
@@ -228,6 +223,9 @@ class Trl(Arm):
     def gradient(self) -> None:
         for inputs in self.batches:
             self.trainer.training_step(self.model, dict(inputs), None)
+
+    def first_pass(self) -> None:
+        self.trainer.training_step(self.model, dict(self.batches[0]), None)
 
     def log_probs(self) -> Tensor:
         found: list[tuple[list[int], Tensor]] = []
@@ -327,12 +325,12 @@ class _Keep(torch.optim.Optimizer):
             parameter.grad = gradient
 
 
-def student(model: Any, work: Problem) -> Student:
+def student(model: Any, work: Problem, kind: type[Student] = Student) -> Student:
     """The model as mmpu holds it."""
     setting = work.setting
     config = StudentConfig(setting.model, dtype=setting.dtype, device=setting.device)  # pyright: ignore
     encoder = work.encoder
-    return Student(model, encoder.tokenizer, config, encoder.image_processor, encoder.family).eval()
+    return kind(model, encoder.tokenizer, config, encoder.image_processor, encoder.family).eval()
 
 
 def updater(held: Student, work: Problem, optimizer: Callable[[], Any]) -> Updater:

@@ -46,7 +46,9 @@ def main() -> int:
     for name in arms.NAMES:
         if reason := arms.missing(name):
             print(f"left out: {name} ({reason})")
-    print(f"largest relative error {worst:.1e}, tolerance {TOLERANCE:.0e}: {'passed' if worst <= TOLERANCE else 'FAILED'}")
+    print(
+        f"largest relative error {worst:.1e}, tolerance {TOLERANCE:.0e}: {'passed' if worst <= TOLERANCE else 'FAILED'}"
+    )
     return int(not worst <= TOLERANCE)
 
 

@@ -90,9 +90,10 @@ class Problem:
     def rows(self) -> list[list[Row]]:
         """Per prompt, a row per candidate, weighted D(k)."""
         result: list[list[Row]] = []
-        for g, (sample, responses) in enumerate(zip(self.samples, self._responses, strict=True)):
-            group = Group(sample, responses=tuple(responses), scores=self.scores[g], anchor_score=1.0)
-            result.append([replace(row, group=g) for row in self.setting.method.supervise(group)])
+        for g, sample in enumerate(self.samples):
+            group = Group(sample, responses=tuple(self._responses(g)), scores=self.scores[g], anchor_score=1.0)
+            rows = self.setting.method.supervise(group) or [Row(sample, group.responses[0])]  # K = 1 teaches nothing
+            result.append([replace(row, group=g) for row in rows])
         return result
 
     @cached_property
@@ -131,20 +132,18 @@ class Problem:
             raise SystemExit(f"a prompt of {self.setting.prompt} tokens has no room for its template and image")
         return Sample(f"{g}", user(*images, words(self.setting, spare, (2, g))))
 
-    @property
-    def _responses(self) -> list[list[Response]]:
-        setting = self.setting
-        result: list[list[Response]] = []
-        for g in range(setting.groups):
-            lengths = np.random.default_rng((setting.seed, 3, g)).integers(
-                (setting.completion + 1) // 2, setting.completion + 1, setting.k
-            )
-            lengths[0] = setting.completion
-            if not setting.ragged:
-                lengths[:] = setting.completion
-            texts = [words(setting, int(n), (4, g, k)) for k, n in enumerate(lengths)]
-            result.append([Response(text, tuple(int(word[1:]) for word in text.split())) for text in texts])
-        return result
+    def _responses(self, g: int) -> list[Response]:
+        texts = [words(self.setting, n, (4, g, k)) for k, n in enumerate(lengths(self.setting, g))]
+        return [Response(text, tuple(int(word[1:]) for word in text.split())) for text in texts]
+
+
+def lengths(setting: Setting, g: int) -> list[int]:
+    """Tokens of each candidate of a prompt; the first is the longest."""
+    if not setting.ragged:
+        return [setting.completion] * setting.k
+    half = (setting.completion + 1) // 2
+    drawn = np.random.default_rng((setting.seed, 3, g)).integers(half, setting.completion + 1, setting.k).tolist()
+    return [setting.completion, *drawn[1:]]
 
 
 def problem(setting: Setting, model: object) -> Problem:

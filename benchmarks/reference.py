@@ -74,16 +74,16 @@ def compare(arm: Arm, expected: Reference) -> Check:
         size += float(true[name].double().square().sum())
         norm += float(found.double().square().sum())
     arm.model.zero_grad(set_to_none=True)
-    return Check(
-        float(((logp_B - true_B) / true_B).abs().max()), (wrong / size) ** 0.5, float(logp_B.sum()), norm**0.5
-    )
+    return Check(float(((logp_B - true_B) / true_B).abs().max()), (wrong / size) ** 0.5, float(logp_B.sum()), norm**0.5)
 
 
 def _log_likelihood(model: Any, work: Problem, b: int) -> Tensor:
     prompt, completion = work.encoded[b // work.setting.k], work.completions[b]
     device = work.setting.device
     ids = torch.tensor([prompt.ids + completion], device=device)
-    media = {k: v.to(device, work.setting.torch_dtype if v.is_floating_point() else None) for k, v in prompt.media.items()}
+    media = {
+        k: v.to(device, work.setting.torch_dtype if v.is_floating_point() else None) for k, v in prompt.media.items()
+    }
     if "image_grid_thw" in media:
         media["mm_token_type_ids"] = (ids == models.SPECIAL.index("<|image_pad|>")).int()
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(completion) + 1, **media).logits[0, :-1].float()

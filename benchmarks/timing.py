@@ -19,13 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, Protocol
-
-
-class Served(Protocol):
-    """What runs inside a process: its public methods can be called through the pipe."""
-
-    def step(self) -> Any: ...
+from typing import Any
 
 
 def quiet() -> None:
@@ -140,21 +134,25 @@ class Clock:
         return self.limit is not None and time.perf_counter() - self.start > self.limit
 
 
-def interleave(workers: Mapping[str, Worker], plan: Plan, clock: Clock) -> dict[str, list[Any]]:
-    """Results of `step` by arm; arms take turns in the order A B C, C B A."""
-    results: dict[str, list[Any]] = {name: [] for name in workers}
-    order = list(workers)
-    for index in range(-plan.warmup, plan.steps):
-        if index > 0 and clock.over:
+def interleave(workers: Mapping[str, Worker], plan: Plan, resident: bool) -> dict[str, Timing]:
+    """Seconds per step by arm, through the workers' `visit(warmup, steps)`; arms take turns A B C, C B A, ….
+
+    Args:
+        resident: Turns of one step each; else two turns, each with warm-ups of its own.
+    """
+    results: dict[str, list[float]] = {name: [] for name in workers}
+    half = max(1, plan.steps // 2)
+    turns = [(1, 0)] * plan.warmup + [(0, 1)] * plan.steps if resident else [(plan.warmup, half)] * 2
+    clock, order = Clock(plan.seconds), list(workers)
+    for index, (warmup, steps) in enumerate(turns):
+        if clock.over and results[order[0]]:
             break
-        if index < -1 and clock.over:
-            continue  # one warm-up is left in any case
+        if clock.over and 0 < index < plan.warmup:
+            continue
         for name in order:
-            value = workers[name].call("step")
-            if index >= 0:
-                results[name].append(value)
+            results[name] += workers[name].call("visit", warmup, steps)
         order.reverse()
-    return results
+    return {name: Timing(tuple(seconds)) for name, seconds in results.items()}
 
 
 def synchronise(device: str) -> None:

@@ -183,6 +183,8 @@ class Trl(Arm):
         self.objective = "grpo" if stock else "ldl"
         self.trainer = trl_trainer(model, work, stock)
         self.model = self.trainer.model
+        if self.trainer.args.gradient_checkpointing:  # as `Trainer.train` does before its first step
+            self.model.gradient_checkpointing_enable(self.trainer.args.gradient_checkpointing_kwargs)
         rows = len(work.completions)
         longest, device = max(map(len, work.completions)), work.setting.device
         if stock:

@@ -76,11 +76,10 @@ def measure(name: str, setting: Setting) -> dict[str, Counts]:
 
 
 def _cells(name: str, part: str, counts: Counts) -> list[object]:
-    numbers = (
-        *(counts.forward, counts.trained, counts.equivalents, counts.passes, round(counts.head_rows)),
-        *(counts.tower_images, counts.preprocessed),
-    )
-    return [name, part, *(f"{n:,}" for n in numbers)]
+    numbers = (counts.forward, counts.trained, counts.equivalents, counts.passes, round(counts.head_rows))
+    # The others' batches come prepared here.
+    prepared = counts.preprocessed if name == "ours" else "not counted"
+    return [name, part, *(f"{n:,}" for n in (*numbers, counts.tower_images)), prepared]
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ of plain autograd in float32, on the same shapes with two layers.
 
 Columns: `s/step` median with quartiles, and minimum; `n` measured steps; `tokens/s` useful tokens, ΣT_k per prompt, so
 that neither padding nor repetition of the prompt earns anything; `MFU` of the FLOPs that are needed when nothing is
-computed twice, over the peak named in the first line; `decoder tokens` counted at the first layer, the deterministic
-part of the story; `MiB` by which memory rises above weights and optimiser state. It shows nothing about sampling and
+computed twice, over the peak named in the first line; `decoder tokens` counted at the first layer, those
+trained on, the deterministic part of the story; `MiB` by which memory rises above weights and optimiser state. It shows nothing about sampling and
 scoring (see B3), nor about several devices.
 """
 
@@ -54,19 +54,18 @@ class Row:
 class Gate:
     """Holds arms against the reference, one after the other; lives in a process of its own."""
 
-    def run(self, setting: Setting, names: Sequence[str]) -> tuple[dict[str, Check], dict[str, float]]:
-        """Checks on two layers in float32, and the decoder tokens of a step of each arm."""
+    def run(self, setting: Setting, names: Sequence[str]) -> tuple[dict[str, Check], dict[str, int]]:
+        """Checks on two layers in float32, and the decoder tokens that each arm trains on."""
         small = replace(setting, layers=2, dtype="float32")
         torch.backends.cuda.matmul.allow_tf32 = False
         expected = reference(small, ("ldl", "grpo") if "trl" in names else ("ldl",))
         checks: dict[str, Check] = {}
-        tokens: dict[str, float] = {}
+        tokens: dict[str, int] = {}
         for name in names:
             arm = arms.make(name, small, expected.logp)
-            checks[name] = compare(arm, expected)
             with counting(arm.model) as counts:
-                arm.gradient()
-            tokens[name] = counts.forward + counts.trained
+                checks[name] = compare(arm, expected)
+            tokens[name] = counts.trained
             del arm
             gc.collect()
         return checks, tokens
@@ -113,7 +112,6 @@ class Bench:
         for size in sizes:
             arm.choose(size)
             try:
-                arm.first_pass()  # warm-up of these shapes, once per size
                 best[size] = timing.timed(arm.first_pass, self.setting.device) / size
             except torch.OutOfMemoryError:
                 continue
@@ -133,12 +131,14 @@ class Bench:
         return seconds
 
     def memory(self) -> tuple[float, float]:
-        """Seconds of a first step, MiB of a second."""
+        """Seconds and MiB of one step, after the first one has made the optimiser's state."""
+        cold = self.arm is None
         arm = self._ready()
         assert self.setting is not None
-        seconds = timing.timed(arm.step, self.setting.device)
-        with timing.peak_memory(self.setting.device) as peak:
+        if cold:
             arm.step()
+        with timing.peak_memory(self.setting.device) as peak:
+            seconds = timing.timed(arm.step, self.setting.device)
         if self.setting.device != "cpu":
             self.unload()
         return seconds, peak[0]
@@ -180,7 +180,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=8)
     parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--arms", default=None, help="comma-separated; default: those a row needs, all with --full")
-    parser.add_argument("--seconds", type=float, default=60.0, help="limit of a row's rounds, unless --full")
+    parser.add_argument("--seconds", type=float, default=40.0, help="limit of a row's rounds, unless --full")
     return parser.parse_args()
 
 
@@ -296,7 +296,7 @@ def _measure(row: Row, options: argparse.Namespace, workers: dict[str, Worker], 
     return all(check.passed for check in checks.values())
 
 
-def _verdicts(row: Row, times: dict[str, Timing], tokens: dict[str, float]) -> list[str]:
+def _verdicts(row: Row, times: dict[str, Timing], tokens: dict[str, int]) -> list[str]:
     lines: list[str] = []
     rivals = [name for name in ("trl-ldl", "plain") if name in times]
     if "ours" not in times:
@@ -346,7 +346,7 @@ def _memory(options: argparse.Namespace, workers: dict[str, Worker]) -> None:
         seconds, mebibytes = found[name, case] = workers[name].call("memory")
         workers[name].call("unload")
         body.append([f"{name}, {case}", f"{mebibytes:,.0f}", f"{seconds:.3g}"])
-    print(f"\n**peak memory, {setting.name}**\n\n{table(('arm', 'MiB', 's of a first step'), body)}")
+    print(f"\n**peak memory, {setting.name}**\n\n{table(('arm', 'MiB', 's/step'), body)}")
     rival = [value for (name, _), value in found.items() if name == "trl-ldl"]
     ours = {case: mebibytes for (name, case), (_, mebibytes) in found.items() if name == "ours"}
     if rival:

@@ -128,7 +128,7 @@ def build(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32,
             model = _model(shape)
     finally:
         torch.set_default_dtype(before)
-    model.generation_config = GenerationConfig(pad_token_id=SPECIAL.index(PAD), eos_token_id=SPECIAL.index(END))
+    model.generation_config = GenerationConfig(pad_token_id=SPECIAL.index(PAD))  # no end: lengths are forced
     model.requires_grad_(False)
     language_model(model).requires_grad_(True)
     model.get_output_embeddings().requires_grad_(True)
@@ -145,7 +145,7 @@ def _model(shape: Shape) -> Any:
         "num_key_value_heads": shape.kv_heads,
         "max_position_embeddings": 8192,
         "bos_token_id": None,
-        "eos_token_id": SPECIAL.index(END),
+        "eos_token_id": None,
         "pad_token_id": SPECIAL.index(PAD),
         "tie_word_embeddings": True,
     }
@@ -170,11 +170,11 @@ def _model(shape: Shape) -> Any:
             )
         )
     half = shape.head_dim // 2
-    first = half // 4
+    spatial = (half - half // 4) // 2
     text["rope_parameters"] = {
         "rope_type": "default",
         "rope_theta": 1e6,
-        "mrope_section": [half - 2 * (half - first) // 2, (half - first) // 2, (half - first) // 2],
+        "mrope_section": [half - 2 * spatial, spatial, spatial],
     }
     tower: dict[str, Any] = {
         "depth": shape.tower_layers,

@@ -125,7 +125,7 @@ class Plain(Pipeline):
 
     def _sample(self, inputs: dict[str, Tensor]) -> list[int]:
         self.model.eval()
-        options = {"do_sample": True, "top_k": 0, "eos_token_id": None}
+        options = {"do_sample": True, "top_k": 0}
         with torch.no_grad():
             out = self.model.generate(**inputs, max_new_tokens=self.work.setting.completion, **options)
         return [out.shape[1] - inputs["input_ids"].shape[1]] * len(out)
@@ -196,7 +196,7 @@ class Trl(Plain):
 
     def _arm(self, recorded: list[float]) -> arms.Arm:
         arm = arms.Trl(self.model, self.work, recorded, stock=False)
-        arm.trainer.generation_config.eos_token_id = None
+        arm.trainer.generation_config.eos_token_id = None  # lengths are forced
         arm.trainer.eos_token_ids = [-1]
         return arm
 

@@ -12,9 +12,9 @@ of plain autograd in float32, on the same shapes with two layers.
 
 Columns: `s/step` median with quartiles, and minimum; `n` measured steps; `tokens/s` useful tokens, ΣT_k per prompt, so
 that neither padding nor repetition of the prompt earns anything; `MFU` of the FLOPs that are needed when nothing is
-computed twice, over the peak named in the first line; `decoder tokens` counted at the first layer, those
-trained on, the deterministic part of the story; `MiB` by which memory rises above weights and optimiser state. It shows nothing about sampling and
-scoring (see B3), nor about several devices.
+computed twice, over the peak named in the first line; `decoder tokens` counted at the first layer, those trained on;
+`MiB` by which memory rises above weights and optimiser state. It shows nothing about sampling and scoring (see B3), nor
+about several devices.
 """
 
 from __future__ import annotations

@@ -45,19 +45,19 @@ def missing(name: str) -> str | None:
     return f"{' and '.join(absent)} not installed" if absent else None
 
 
-def make(name: str, setting: Setting, recorded: Sequence[float]) -> Arm:
+def make(name: str, setting: Setting, recorded: Sequence[Sequence[float]] = ()) -> Arm:
     """An arm with a model of its own.
 
     Args:
-        recorded: Log-likelihood of every candidate under the starting weights, (B,).
+        recorded: See `Problem`.
     """
     model = models.build(setting.shape, setting.device, setting.torch_dtype, setting.seed)
-    work = problem(setting, model)
+    work = problem(setting, model, recorded)
     if name in ("ours", "unshared"):
         return Ours(model, work, name == "ours")
     if name == "plain":
-        return Plain(model, work, recorded)
-    return Trl(model, work, recorded, stock=name == "trl")
+        return Plain(model, work)
+    return Trl(model, work, stock=name == "trl")
 
 
 class Arm(ABC):
@@ -137,9 +137,9 @@ class Plain(Arm):
 
     tunable = True
 
-    def __init__(self, model: Any, work: Problem, recorded: Sequence[float]) -> None:
+    def __init__(self, model: Any, work: Problem) -> None:
         self.model, self.work = model.train(), work
-        self.coefficient_B = work.ldl_coefficients(recorded).float().to(work.setting.device)
+        self.coefficient_B = work.ldl_coefficients().float().to(work.setting.device)
         self.batches: list[Padded] = []
         self.optimizer = adamw(model)
         self.choose(min(8, len(work.completions)))
@@ -178,7 +178,7 @@ class Plain(Arm):
 class Trl(Arm):
     """TRL's own trainer, handed a batch that its sampler would have prepared."""
 
-    def __init__(self, model: Any, work: Problem, recorded: Sequence[float], stock: bool) -> None:
+    def __init__(self, model: Any, work: Problem, stock: bool) -> None:
         self.work, self.tunable = work, not stock
         self.objective = "grpo" if stock else "ldl"
         self.trainer = trl_trainer(model, work, stock)
@@ -190,7 +190,7 @@ class Trl(Arm):
         if stock:
             self.advantage_B = work.grpo_advantages().to(device)
         else:  # dr_grpo divides by rows × the longest completion allowed
-            self.advantage_B = -work.ldl_coefficients(recorded).float().to(device) * rows * longest
+            self.advantage_B = -work.ldl_coefficients().float().to(device) * rows * longest
         self.optimizer = self.trainer.create_optimizer()
         self.batches: list[dict[str, Any]] = []
         self.rows: list[list[int]] = []

@@ -78,7 +78,6 @@ class Bench:
         self.name = name
         self.arm: arms.Arm | None = None
         self.setting: Setting | None = None
-        self.recorded: Sequence[float] = ()
         self.micro: int | None = None
 
     def load(self, setting: Setting, micro: int | None = None) -> None:
@@ -95,9 +94,8 @@ class Bench:
     def _ready(self) -> arms.Arm:
         assert self.setting is not None
         if self.arm is None:
-            # Timing does not depend on the coefficients; the gate checked them.
-            even = [-1.0] * (self.setting.k * self.setting.groups)
-            self.arm = arms.make(self.name, self.setting, even)
+            # Timing does not depend on the recorded log-probabilities; the gate checked what is made of them.
+            self.arm = arms.make(self.name, self.setting)
             if self.micro is not None and self.arm.tunable:
                 self.arm.choose(self.micro)
         return self.arm

@@ -73,6 +73,7 @@ class Shared(Pipeline):
 
     def __init__(self, model: Any, work: Problem) -> None:
         self.work = work
+        assert work.rows  # measured to their length with the problem's own encoder, before anything is counted
         self.student = arms.student(model, work, Endless)
         self.student.start_stage(reference=False)
         self.model = self.student.base
@@ -106,12 +107,11 @@ class Plain(Pipeline):
         setting = work.setting
         self.rows = setting.k
         """Responses generated, scored or trained on at a time; a group, as for mmpu."""
-        # The values of the recorded log-probabilities do not change what is computed.
-        self.arm: arms.Arm = self._arm([-1.0] * (setting.k * setting.groups))
+        self.arm: arms.Arm = self._arm()
         self.model = self.arm.model
 
-    def _arm(self, recorded: list[float]) -> arms.Arm:
-        return arms.Plain(self.model, self.work, recorded)
+    def _arm(self) -> arms.Arm:
+        return arms.Plain(self.model, self.work)
 
     def generate(self) -> list[int]:
         setting, lengths = self.work.setting, list[int]()
@@ -194,8 +194,8 @@ class Trl(Plain):
 
     arm: arms.Trl
 
-    def _arm(self, recorded: list[float]) -> arms.Arm:
-        arm = arms.Trl(self.model, self.work, recorded, stock=False)
+    def _arm(self) -> arms.Arm:
+        arm = arms.Trl(self.model, self.work, stock=False)
         arm.trainer.generation_config.eos_token_id = None  # lengths are forced
         arm.trainer.eos_token_ids = [-1]
         return arm

@@ -77,6 +77,9 @@ class Problem:
 
     setting: Setting
     encoder: Encoder = field(repr=False)
+    recorded: Sequence[Sequence[float]] = ()
+    """Log-probabilities of every candidate's tokens under the starting weights, as a sampler records them. Empty where
+    only the amount of work matters: then they count as zero."""
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -107,13 +110,13 @@ class Problem:
         """Token ids, group after group."""
         return [row.response.tokens or () for rows in self.rows for row in rows]
 
-    def ldl_coefficients(self, logp_B: Sequence[float]) -> Tensor:
+    def ldl_coefficients(self) -> Tensor:
         """dL/dℓ of each token of a row, (B,): (q − D) / T_k per prompt, from the recorded log-likelihoods.
 
         Each of `sum`, `mean` and `ratio` divides differently; see `mmpu/methods/ldl_grpo.py`.
         """
         lengths = torch.tensor([len(c) for c in self.completions], dtype=torch.float64)
-        z = torch.tensor(logp_B, dtype=torch.float64)
+        z = torch.tensor([sum(row.response.logp) for rows in self.rows for row in rows], dtype=torch.float64)
         form = self.setting.method.form
         z = z / lengths if form == "mean" else torch.zeros_like(z) if form == "ratio" else z
         q = z.view(self.setting.groups, -1).softmax(1).flatten()
@@ -133,8 +136,12 @@ class Problem:
         return Sample(f"{g}", user(*images, words(self.setting, spare, (2, g))))
 
     def _responses(self, g: int) -> list[Response]:
-        texts = [words(self.setting, n, (4, g, k)) for k, n in enumerate(lengths(self.setting, g))]
-        return [Response(text, tuple(int(word[1:]) for word in text.split())) for text in texts]
+        result: list[Response] = []
+        for k, n in enumerate(lengths(self.setting, g)):
+            text = words(self.setting, n, (4, g, k))
+            logp = self.recorded[g * self.setting.k + k] if self.recorded else (0.0,) * n
+            result.append(Response(text, tuple(int(word[1:]) for word in text.split()), tuple(logp)))
+        return result
 
 
 def lengths(setting: Setting, g: int) -> list[int]:
@@ -146,12 +153,13 @@ def lengths(setting: Setting, g: int) -> list[int]:
     return [setting.completion, *drawn[1:]]
 
 
-def problem(setting: Setting, model: object) -> Problem:
+def problem(setting: Setting, model: object, recorded: Sequence[Sequence[float]] = ()) -> Problem:
     shape = setting.shape
     config = StudentConfig(setting.model, dtype=setting.dtype, device=setting.device)  # pyright: ignore
     family = models.FAMILIES[shape.family]()
     processor = models.image_processor(shape)
-    return Problem(setting, Encoder(config, model.config, model, models.tokenizer(shape), processor, family))  # pyright: ignore
+    encoder = Encoder(config, model.config, model, models.tokenizer(shape), processor, family)  # pyright: ignore
+    return Problem(setting, encoder, recorded)
 
 
 def words(setting: Setting, count: int, key: tuple[int, ...]) -> str:

@@ -35,8 +35,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Reference:
-    logp: tuple[float, ...]
-    """Log-likelihood of every candidate, group after group."""
+    logp: tuple[tuple[float, ...], ...]
+    """Log-probability of every candidate's tokens, group after group."""
     gradients: dict[str, dict[str, Tensor]]
     """By objective and parameter."""
 
@@ -46,16 +46,15 @@ def reference(setting: Setting, objectives: tuple[str, ...]) -> Reference:
     model = models.build(setting.shape, setting.device, setting.torch_dtype, setting.seed)
     work = problem(setting, model)
     gradients: dict[str, dict[str, Tensor]] = {}
-    logp: tuple[float, ...] = ()
+    logp: tuple[tuple[float, ...], ...] = ()
     for objective in objectives:
         model.zero_grad(set_to_none=True)
-        sums = [
-            checkpoint(_log_likelihood, model, work, b, use_reentrant=False, preserve_rng_state=False)
+        tokens: list[Any] = [
+            checkpoint(_log_probs, model, work, b, use_reentrant=False, preserve_rng_state=False)
             for b in range(len(work.completions))
         ]
-        logp_B: Any = torch.stack(sums)  # pyright: ignore
-        logp = tuple(logp_B.tolist())
-        (_ldl if objective == "ldl" else _grpo)(work, logp_B).backward()
+        logp = tuple(tuple(logp_T.tolist()) for logp_T in tokens)
+        (_ldl if objective == "ldl" else _grpo)(work, torch.stack([logp_T.sum() for logp_T in tokens])).backward()
         gradients[objective] = {n: p.grad for n, p in models.trainable(model) if p.grad is not None}
     return Reference(logp, gradients)
 
@@ -63,7 +62,7 @@ def reference(setting: Setting, objectives: tuple[str, ...]) -> Reference:
 def compare(arm: Arm, expected: Reference) -> Check:
     """Runs the arm once and measures its distance from the reference."""
     logp_B = arm.log_probs().double().cpu()
-    true_B = torch.tensor(expected.logp, dtype=torch.float64)
+    true_B = torch.tensor([sum(logp) for logp in expected.logp], dtype=torch.float64)
     arm.model.zero_grad(set_to_none=True)
     arm.gradient()
     wrong = norm = size = 0.0
@@ -77,7 +76,7 @@ def compare(arm: Arm, expected: Reference) -> Check:
     return Check(float(((logp_B - true_B) / true_B).abs().max()), (wrong / size) ** 0.5, float(logp_B.sum()), norm**0.5)
 
 
-def _log_likelihood(model: Any, work: Problem, b: int) -> Tensor:
+def _log_probs(model: Any, work: Problem, b: int) -> Tensor:
     prompt, completion = work.encoded[b // work.setting.k], work.completions[b]
     device = work.setting.device
     ids = torch.tensor([prompt.ids + completion], device=device)
@@ -87,7 +86,7 @@ def _log_likelihood(model: Any, work: Problem, b: int) -> Tensor:
     if "image_grid_thw" in media:
         media["mm_token_type_ids"] = (ids == models.SPECIAL.index("<|image_pad|>")).int()
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(completion) + 1, **media).logits[0, :-1].float()
-    return logits.log_softmax(1).gather(1, torch.tensor(completion, device=device)[:, None]).sum()
+    return logits.log_softmax(1).gather(1, torch.tensor(completion, device=device)[:, None])[:, 0]
 
 
 def _ldl(work: Problem, logp_B: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return max(self.logp_error, self.gradient_error) <= TOLERANCE
+        return self.logp_error <= TOLERANCE and self.gradient_error <= TOLERANCE  # NaN passes neither
 
 
 @dataclass(frozen=True)

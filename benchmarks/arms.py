@@ -73,10 +73,6 @@ class Arm(ABC):
         """Uses a micro-batch size from now on."""
         raise TypeError(f"{type(self).__name__} has no micro-batch size")
 
-    def first_pass(self) -> None:
-        """The gradient of the first micro-batch alone."""
-        raise TypeError(f"{type(self).__name__} has no micro-batches")
-
     @abstractmethod
     def step(self) -> None:
         """One optimiser step."""
@@ -147,9 +143,6 @@ class Plain(Arm):
     def choose(self, micro: int) -> None:
         self.batches = list(padded(self.work, micro))
 
-    def first_pass(self) -> None:
-        self._backward(self.batches[0])
-
     def step(self) -> None:
         self.gradient()
         torch.nn.utils.clip_grad_norm_([p for _, p in models.trainable(self.model)], CLIP)
@@ -158,10 +151,7 @@ class Plain(Arm):
 
     def gradient(self) -> None:
         for batch in self.batches:
-            self._backward(batch)
-
-    def _backward(self, batch: Padded) -> None:
-        (self._logp(batch).sum(1) * self.coefficient_B[batch.rows]).sum().backward()
+            (self._logp(batch).sum(1) * self.coefficient_B[batch.rows]).sum().backward()
 
     def log_probs(self) -> Tensor:
         with torch.no_grad():
@@ -225,9 +215,6 @@ class Trl(Arm):
     def gradient(self) -> None:
         for inputs in self.batches:
             self.trainer.training_step(self.model, dict(inputs), None)
-
-    def first_pass(self) -> None:
-        self.trainer.training_step(self.model, dict(self.batches[0]), None)
 
     def log_probs(self) -> Tensor:
         found: list[tuple[list[int], Tensor]] = []

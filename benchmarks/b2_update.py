@@ -145,11 +145,13 @@ class Bench:
 
 def main() -> int:
     options = _options()
-    names = [name for name in arms.NAMES if arms.missing(name) is None]
+    rows = [] if options.memory else _rows(options)
+    wanted = {name for row in rows for name in row.arms} or {"trl-ldl", "plain", "ours"}
+    names = [name for name in arms.NAMES if name in wanted and arms.missing(name) is None]
     peak = peak_flops(options.device, "bfloat16" if options.device == "cuda" else "float32")
     print(f"{machine(options.device)}; peak for MFU {peak / 1e9:,.0f} GFLOP/s", flush=True)
     for name in arms.NAMES:
-        if reason := arms.missing(name):
+        if name in wanted and (reason := arms.missing(name)):
             print(f"left out: {name} ({reason}; pip install -r benchmarks/requirements.txt)", flush=True)
     workers = {name: Worker(Bench, name) for name in names}
     gate = Worker(Gate)
@@ -158,7 +160,7 @@ def main() -> int:
         if options.memory:
             _memory(options, workers)
         else:
-            for row in _rows(options):
+            for row in rows:
                 passed &= _measure(row, options, workers, gate, peak)
     finally:
         for worker in (*workers.values(), gate):

@@ -4,7 +4,7 @@ In the packed layout `[trunk | branch 1 | … | branch K]` a dense mask computes
 a branch sees only its trunk and itself. Here each layer attends twice: trunks causally, then all branches as a batch
 of their own, each over its trunk's keys and its own, K·C·(P + C) pairs. Everything else in the layer (projections, MLP,
 norms) runs once over the packed tokens. The prefix's keys and values stay differentiable, so it is exact for training;
-it needs nothing but SDPA, on CPU and GPU alike (docs/benchmarks.md compares the forms).
+it needs nothing but SDPA, on CPU and GPU alike.
 
 transformers picks it by name (`attn_implementation`), and hands the layout through as a keyword of every layer.
 """

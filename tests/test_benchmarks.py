@@ -42,8 +42,10 @@ def test_a_yaml_says_what_it_is_and_whose(name: str) -> None:
 
 
 def test_no_two_tasks_share_a_name() -> None:
-    names = [*YAMLS, *(alias for path in YAMLS.values() for alias in load_yaml(path).get("aliases", ()))]
-    assert len({name.casefold() for name in names}) == len(names)
+    owner: dict[str, str] = {}
+    for task, path in YAMLS.items():
+        for name in (task, *load_yaml(path).get("aliases", ())):
+            assert owner.setdefault(name.casefold(), task) == task
     paper = ("CFCW", "PBFG", "CountProb", "Geometry", "A-OKVQA-MC", "A-OKVQA-RG")
     assert {load_task(name).name for name in paper} == {
         *("writingprompts-cw", "writingprompts-eu", "compmath-count", "compmath-geometry"),
@@ -193,7 +195,7 @@ def test_writing_prompts_as_published(tmp_path: Path) -> None:
             (tmp_path / f"{split}.wp_{side}").write_text("".join(f"{line}\n" for line in lines))
     cw, eu = (load_task(f"writingprompts-{tag}", data=str(tmp_path)) for tag in ("cw", "eu"))
     (train,) = cw.samples("train")
-    assert (train.prompt[0].text, train.reference) == ("[CW] Write a story.", "Once\nthere.")
+    assert (train.prompt[0].text, train.reference) == ("[CW] Write a story.", "Once\n\nthere.")
     assert cw.dropped["train"] == {"where": 2}, "another tag, and a prompt of the test split"
     assert [s.reference for s in cw.samples("validation")] == ['He said: "do n\'t!"'.replace("do n't", "don't")]
     assert [s.reference for s in cw.samples("test")] == ["z"]

@@ -139,8 +139,8 @@ def test_no_bomb_takes_the_grader_down() -> None:
     assert grader.grade(sample("x+1"), r"\boxed{1+x}") == 1  # the worker is up
     for bomb in BOMBS:
         begin = time.monotonic()
-        assert grader.grade(sample("2"), bomb) == 0
-        assert grader.grade(sample("2"), "The answer is 2. " + bomb) == 0
+        assert grader.grade(sample("7"), bomb) == 0
+        assert grader.grade(sample("7"), "The answer is 7. " + bomb) == 0
         assert time.monotonic() - begin < 60, bomb[:40]
         assert Math(timeout=30.0).grade(sample("x+1"), r"\boxed{1+x}") == 1
 

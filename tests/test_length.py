@@ -79,6 +79,7 @@ def test_an_interval_by_refitting_is_wide_and_quick(calibration: Calibration) ->
     assert 1.5 * published_error < found.draws.std() < 6 * published_error
 
 
+@pytest.mark.filterwarnings("ignore:.*penalty.*")  # its newer name is not in the versions that alpaca-eval takes
 def test_weights_are_those_of_scikit_learn() -> None:
     linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
     rng = np.random.default_rng(5)

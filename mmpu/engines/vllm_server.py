@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import secrets
 import shutil
@@ -165,7 +166,7 @@ class VLLMServer(Engine):
             return await asyncio.gather(*(one(q, v) for q, v in zip(questions, values, strict=True)))
 
     async def _post(self, client: Any, question: Question, value: dict[str, Any]) -> dict[str, Any] | Failed:
-        import openai
+        openai = _openai()
 
         adapter = self._served.adapter
         body: dict[str, Any] = {
@@ -190,7 +191,7 @@ class VLLMServer(Engine):
         return reply
 
     def _client(self) -> Any:
-        import openai
+        openai = _openai()
 
         return openai.AsyncOpenAI(
             base_url=self.url.rstrip("/").removesuffix("/v1"),
@@ -224,7 +225,7 @@ class VLLMServer(Engine):
         served.version, served.adapter = version, name
 
     async def _swap(self, name: str, place: Path, before: str) -> None:
-        import openai
+        openai = _openai()
 
         async with self._client() as client:
             try:
@@ -243,7 +244,7 @@ class VLLMServer(Engine):
 
     def close(self) -> None:
         """Takes the adapter out of the server, if that still runs."""
-        import openai
+        openai = _openai()
 
         async def unload() -> None:
             async with self._client() as client:
@@ -254,3 +255,11 @@ class VLLMServer(Engine):
                 asyncio.run(unload())
             shutil.rmtree(self.folder / self._served.adapter, ignore_errors=True)
             self._served.adapter, self._served.version, self._served.checked = "", -1, -1
+
+
+def _openai() -> Any:
+    """The client that vLLM brings with it; not a dependency of ours."""
+    try:
+        return importlib.import_module("openai")
+    except ImportError:
+        raise UserError("vllm_server needs the package `openai`: pip install 'mmpu[vllm]', or openai alone") from None

@@ -86,7 +86,7 @@ def _serve(pipe: Connection, make: Callable[..., object], args: tuple[Any, ...])
             if served is None:
                 served = make(*args)
             pipe.send((True, getattr(served, method)(*values)))
-        except Exception:
+        except Exception:  # whatever it was, the parent is told and raises it; a silent worker would be waited for
             pipe.send((False, traceback.format_exc()))
 
 

@@ -196,12 +196,17 @@ def _checked(run: RunConfig, wired: wiring.Wired) -> list[Method]:
 
 def trained_student(folder: Path) -> Student:
     """The student after the last finished stage of a run."""
-    from mmpu.loading import StudentConfig
     from mmpu.student import Student
 
-    values = load_yaml(folder / "config.yaml")
-    held = {"model": str(_last_stage(folder)), "lora": None, "quantize": None}
-    return Student.load(build(StudentConfig, values["student"] | held, "student"))
+    return Student.load(_as_trained(load_yaml(folder / "config.yaml"), _last_stage(folder)))
+
+
+def _as_trained(values: Values, stage: Path) -> StudentConfig:
+    """How a run's student is held for answering: with the weights of a stage, its adapters merged."""
+    from mmpu.loading import StudentConfig
+
+    held = {"model": str(stage), "lora": None, "quantize": None}
+    return build(StudentConfig, values["student"] | held, "student")
 
 
 def _method(stage: StageConfig) -> Method:
@@ -643,8 +648,7 @@ def _contender(name: str, target: str) -> Contender:
     run = _run_of(stage)
     if run is not None:
         values, index = run
-        held = {"model": str(stage), "lora": None, "quantize": None}
-        config = build(StudentConfig, values["student"] | held, "student")
+        config = _as_trained(values, stage)
         target = str(values["student"]["model"])
         trained = {
             "method": component(values["stages"][index]["method"], "method")[0],

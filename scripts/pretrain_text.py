@@ -16,6 +16,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
@@ -121,10 +122,10 @@ def corpus() -> Iterator[str]:
     yield " ".join(market.NUMBERS)
 
 
-def build(tokenizer: object, width: int = 128) -> Qwen2ForCausalLM:
+def build(tokenizer: Any, width: int = 128) -> Qwen2ForCausalLM:
     """An untrained student of a bit under a million parameters."""
     config = Qwen2Config(
-        vocab_size=len(tokenizer),  # type: ignore[arg-type]
+        vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=3 * width,
         num_hidden_layers=4,
@@ -134,8 +135,8 @@ def build(tokenizer: object, width: int = 128) -> Qwen2ForCausalLM:
         tie_word_embeddings=True,
         initializer_range=INIT,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,  # type: ignore[attr-defined]
-        pad_token_id=tokenizer.pad_token_id,  # type: ignore[attr-defined]
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     model = Qwen2ForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id)

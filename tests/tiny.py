@@ -146,20 +146,23 @@ def gemma_text(shape: dict[str, Any]) -> Gemma3TextConfig:
     return Gemma3TextConfig(**shape, head_dim=32, layer_types=kinds, sliding_window=12)
 
 
+VIEW = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+}
+"""Vision tower of fixed resolution: 16 patches."""
+
+
 def image_model(family: str) -> tuple[Any, Any, Any, Family]:
     """Model, tokenizer, image processor and family file of a family that sees."""
     if family == "llava":
         tok = tokenizer(("<s>", "</s>", "<pad>", "<image>"), "</s>", "<pad>", LLAVA_TEMPLATE, "<s>")
-        vision = CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=56,
-            patch_size=14,
-        )
         config = LlavaConfig(
-            vision_config=vision,
+            vision_config=CLIPVisionConfig(**VIEW),
             text_config=LlamaConfig(**text_shape(len(tok), tok)),
             image_token_index=tok.convert_tokens_to_ids("<image>"),
             image_seq_length=16,
@@ -170,14 +173,7 @@ def image_model(family: str) -> tuple[Any, Any, Any, Family]:
         tok = tokenizer(GEMMA_SPECIAL + GEMMA_VISION, "<end_of_turn>", "<pad>", GEMMA_TEMPLATE, "<bos>")
         config = Gemma3Config(
             text_config=gemma_text(text_shape(len(tok), tok)),
-            vision_config=SiglipVisionConfig(
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                image_size=56,
-                patch_size=14,
-            ),
+            vision_config=SiglipVisionConfig(**VIEW),
             mm_tokens_per_image=4,
             image_token_index=tok.convert_tokens_to_ids("<image_soft_token>"),
             boi_token_index=tok.convert_tokens_to_ids("<start_of_image>"),

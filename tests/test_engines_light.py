@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -368,8 +370,27 @@ def asker(folder: Path, endpoint: Endpoint, name: str, lease: float) -> subproce
         text=True,
     )
     assert process.stdout
-    assert process.stdout.readline() == "ready\n"
+    if (line := process.stdout.readline()) != "ready\n":
+        process.kill()
+        process.communicate()
+        pytest.fail(f"said {line!r} instead of being ready")
     return process
+
+
+def halt(process: subprocess.Popen[str], stop: signal.Signals, store: Path) -> None:
+    """Stops the process between two of its transactions: one stopped within holds the file for as long as it sleeps."""
+    process.send_signal(stop)
+    with contextlib.closing(sqlite3.connect(store, timeout=0.2, isolation_level=None)) as other:
+        while True:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.005)
+                process.send_signal(stop)
+            else:
+                other.execute("ROLLBACK")
+                return
 
 
 def slowly(number: int, body: dict[str, Any]) -> Reply:
@@ -405,7 +426,7 @@ def test_what_a_dead_or_stuck_process_claimed_is_asked_by_another(
         first.stdin.write("\n")
         first.stdin.flush()
         heard = [first.stdout.readline() for _ in range(10)]
-        first.send_signal(stop)
+        halt(first, stop, tmp_path / "s.sqlite")
         time.sleep(0.5)  # what is on its way arrives at the endpoint
         asked = len(endpoint.bodies)
         output, _ = asker(tmp_path, endpoint, "two", 30).communicate("\n", timeout=60)

@@ -13,6 +13,7 @@ from mmpu.core import Message, Response, Sample, UserError
 from mmpu.loading import StudentConfig
 from mmpu.packing import Encoded
 from mmpu.students import Family
+from mmpu.vision import stacked
 
 KEPT = 20_000
 """Encoded prompts and images held before the cache starts anew."""
@@ -78,17 +79,15 @@ class Encoder:
                 f"sample {sample.id!r}: the prompt has {len(ids)} tokens, {self.config.model} reads {self.limit} at "
                 "most; shorten it or leave it out"
             )
-        names = {name for f in features for name in f}
-        tensors = {name: torch.cat([f[name] for f in features]) for name in sorted(names)}
         sequence = torch.tensor(ids)
         fingerprints = tuple(media.fingerprint(image) for image in sample.images)
         end = 0
         if features:
             placeholder = self.tokenizer.convert_tokens_to_ids(self.family.image_token)
             end = int((sequence == placeholder).nonzero().max()) + 1
-        positions = self._positions(sequence, end, tensors, fingerprints)
+        positions = self._positions(sequence, end, stacked(features), fingerprints)
         blocks = self.family.blocks(self.shape, sequence)
-        return Encoded(tuple(ids), positions, tensors, fingerprints, end, counts, blocks)
+        return Encoded(tuple(ids), positions, tuple(features), fingerprints, end, counts, blocks)
 
     def _placed(self, text: str, counts: Sequence[int], sample_id: str) -> str:
         """The text with every image marker replaced by as many placeholders as its image has features."""

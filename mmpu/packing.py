@@ -9,7 +9,7 @@ log-probs, anchored self-evaluation and judging all have this shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmpu.attention import Layout, layout
+from mmpu.vision import Features, Images, stacked
 
 T = TypeVar("T")
 
@@ -27,8 +28,8 @@ class Encoded:
 
     ids: tuple[int, ...]
     positions_RL: Tensor
-    media: Mapping[str, Tensor]
-    """Inputs of the vision tower, concatenated over the prompt's images along dimension 0."""
+    features: tuple[Features, ...] = ()
+    """Inputs of the vision tower, per image."""
     images: tuple[str, ...] = ()
     """Fingerprints of the images, in order: two prompts share a trunk only if these agree."""
     image_end: int = 0
@@ -37,6 +38,11 @@ class Encoded:
     """Placeholder tokens of each image, in order."""
     blocks: Tensor | None = None
     """Where tokens of an image see each other in both directions: a number per image, -1 elsewhere, (length,)."""
+
+    @property
+    def media(self) -> Features:
+        """The features of all images, concatenated along dimension 0."""
+        return stacked(self.features)
 
     @property
     def next_position(self) -> int:
@@ -68,7 +74,7 @@ class Pack:
     depth_SL: Tensor
     """How many tokens stand before this one in its own sequence; -1 at padding."""
     tree: Layout
-    media: Mapping[str, Tensor]
+    images: Images
     source_N: Tensor
     """For each branch token, the hidden state that predicts it: the trunk's last for a branch's first token."""
     target_N: Tensor
@@ -81,8 +87,7 @@ class Pack:
 
     def to(self, device: torch.device) -> Pack:
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        media = {k: v.to(device) for k, v in self.media.items()}
-        return replace(self, **tensors, media=media, tree=self.tree.to(device))
+        return replace(self, **tensors, tree=self.tree.to(device))
 
 
 def pack(trees: Sequence[Tree], pad: int) -> Pack:
@@ -123,8 +128,6 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
             end.append(base + (stop - 1 if branch else trunk_length - 1))
             at = stop
     tree = layout([len(t.trunk.ids) for t in trees], [[len(b) for b in t.branches] for t in trees], length)
-    keys = {key for tree in trees for key in tree.trunk.media}
-    media = {k: torch.cat([t.trunk.media[k] for t in trees if k in t.trunk.media]) for k in sorted(keys)}
     return Pack(
         ids,
         positions,
@@ -132,9 +135,14 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
         block,
         depth,
         tree,
-        media,
+        shown([t.trunk for t in trees]),
         *(torch.tensor(v, dtype=torch.long) for v in (source, target, branch_of, step_of, end)),
     )
+
+
+def shown(prompts: Sequence[Encoded]) -> Images:
+    """The images of a batch of prompts."""
+    return Images.of(pair for p in prompts for pair in zip(p.images, p.features, strict=True))
 
 
 def visible(segment_SL: Tensor, block_SL: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from mmpu.head import Ask, Head, Measured, measure
 from mmpu.loading import StudentConfig, load_parts
 from mmpu.packing import Encoded, Pack, Tree, alone, pack, visible
 from mmpu.students import Family
+from mmpu.vision import Images
 
 EXACT = frozenset(
     ("qwen2", "qwen3", "llama", "opt", "gemma3_text", "llava", "qwen2_5_vl", "qwen3_vl", "gemma3"),
@@ -228,7 +229,7 @@ class Student(nn.Module):
             position_ids=pack.positions_RSL[0] if axes == 1 else pack.positions_RSL,
             use_cache=False,
             **self._attention(pack),
-            **self.cast(pack.media),
+            **self.see(pack.images),
         )
         return out.last_hidden_state.flatten(0, 1)
 
@@ -261,6 +262,10 @@ class Student(nn.Module):
         if self.config.attention == "sdpa":
             return allow
         return torch.zeros_like(allow, dtype=self.base.dtype).masked_fill(~allow, torch.finfo(self.base.dtype).min)
+
+    def see(self, images: Images) -> dict[str, Any]:
+        """The backbone's inputs for the images of a batch."""
+        return images.inputs(getattr(self.base, self.base.base_model_prefix), self.cast)
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Image tensors on the model's device and, where they are real numbers, in its dtype."""

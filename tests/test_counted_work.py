@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+
 from benchmarks import pipeline
 from benchmarks.counting import Counts, counting
 from benchmarks.problem import Setting
 from mmpu.core import Part, Sample, Sampling, user
 from mmpu.engines.hf import HF
 from mmpu.packing import Tree
-from tiny import picture, student
+from tiny import IMAGE_FAMILIES, picture, student
 
 
 def step(setting: Setting) -> dict[str, Counts]:
@@ -39,14 +42,24 @@ def test_an_image_is_encoded_once_per_pass_and_prepared_once() -> None:
         assert sum(counts.preprocessed for counts in found.values()) <= 2
 
 
-def test_prompts_about_the_same_image_prepare_it_once() -> None:
-    model = student("llava")
-    samples = [
-        Sample(name, user(Part("image", picture()), text)) for name, text in (("a", "red? yes no"), ("b", "0 1 2"))
-    ]
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_an_image_of_several_prompts_is_prepared_and_encoded_once(family: str) -> None:
+    model = student(family)
+    one, other = picture(), picture(56, 112, "blue")
+    shown = ((one, "red? yes no"), (other, "0 1 2"), (one, "3 4 5"))
+    samples = [Sample(str(n), user(Part("image", image), text)) for n, (image, text) in enumerate(shown)]
     with counting(model.base, model.image_processor) as counts:
         trees = [Tree(model.encode(s), ((9, 10, 11), (12, 13))) for s in samples]
-        model(model.pack(trees))
+        together = model(model.pack(trees))
         HF(model).generate(samples, 3, Sampling(max_tokens=3))
-    assert counts.preprocessed == 1
-    assert counts.tower_passes == 2  # one in the update's pass, one in the prefill
+    assert counts.preprocessed == 2
+    assert counts.tower_images == 4  # two distinct ones in the update's pass, two in the prefill
+
+    tower = [p for name, p in model.base.named_parameters() if "visual" in name or "vision_tower" in name]
+    found = torch.autograd.grad(together.sum(), tower, allow_unused=True, materialize_grads=True)
+    alone = torch.cat([model(model.pack([tree])) for tree in trees])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    expected = torch.autograd.grad(alone.sum(), tower, allow_unused=True, materialize_grads=True)
+    assert max(float(g.abs().max()) for g in expected) > 0
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

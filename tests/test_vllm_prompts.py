@@ -38,7 +38,7 @@ def test_an_image_goes_as_one_placeholder(family: str) -> None:
 def test_images_without_a_word_between_them_stay_two() -> None:
     model = shared_student("llava")
     image = model.tokenizer.convert_tokens_to_ids("<image>")
-    encoded = Encoded((7, *[image] * 7, 8), torch.arange(9)[None], {}, image_lengths=(4, 3))
+    encoded = Encoded((7, *[image] * 7, 8), torch.arange(9)[None], image_lengths=(4, 3))
     assert _vllm._one_per_image(model, encoded) == (7, image, image, 8)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
 from mmpu.encoding import TooLong
-from mmpu.packing import Encoded, Tree, share, visible, within_budget
+from mmpu.packing import Encoded, Tree, share, shown, visible, within_budget
 from mmpu.student import Student
 
 
@@ -161,8 +161,6 @@ class _Decoding:
             positions[:, i, start:] = prompt.positions_RL
             if prompt.blocks is not None:
                 blocks[i, start:] = prompt.blocks
-        keys = sorted({key for p in prompts for key in p.media})
-        media = {key: torch.cat([p.media[key] for p in prompts if key in p.media]) for key in keys}
         student, device = self.student, self.student.device
         attention: Any = mask.to(device)
         if (blocks >= 0).any():
@@ -174,7 +172,7 @@ class _Decoding:
             position_ids=(positions[0] if axes == 1 else positions).to(device),
             past_key_values=cache,
             use_cache=True,
-            **student.cast(media),
+            **student.see(shown(prompts)),
         )
         following = torch.tensor([p.next_position for p in prompts])
         self.axes = axes

@@ -216,6 +216,44 @@ def test_two_processes_train_what_one_trains(workshop: Path, tmp_path: Path) -> 
     assert sorted(g["id"] for g in seen) == sorted(g["id"] for g in lines(alone / "groups.jsonl"))
 
 
+POISON = """
+from dataclasses import dataclass, replace
+from mmpu.methods.sft import SFT
+
+
+@dataclass(frozen=True)
+class Poison(SFT):
+    def supervise(self, group):
+        bad = group.sample.id == "r3"
+        return [replace(row, weight=float("inf") if bad else 1.0) for row in super().supervise(group)]
+
+    def loss(self, quantities, batch):
+        loss, metrics = super().loss(quantities, batch)
+        return loss * batch.weight_B.mean(), metrics
+"""
+
+
+def test_an_update_that_is_not_finite_changes_nothing_and_names_the_sample(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "poison.py").write_text(POISON)
+    monkeypatch.setenv("MMPU_PATH", str(tmp_path))
+    stage = {"name": "s", "method": "poison", "split": "train[:8]", "prompts_per_step": 2, "optim": {"lr": 1e-3}}
+    run = recipe.train(str(config(workshop, tmp_path / "run", stages=[stage])))
+    metrics = lines(run / "metrics.jsonl")
+    assert [m.get("refused", 0.0) for m in metrics].count(1.0) == 1
+    (refused,) = lines(run / "refused.jsonl")
+    (step,) = [m["step"] for m in metrics if m.get("refused")]
+    assert (refused["id"], refused["step"], refused["text"]) == ("r3", step, "The answer is no.")
+    assert all(tensor.isfinite().all() for tensor in weights(run / "0-s/model").values())
+
+    often = [stage | {"epochs": 8, "max_refused": 3}]
+    with pytest.raises(UserError, match=r"3 updates had a non-finite gradient.*refused\.jsonl"):
+        recipe.train(str(config(workshop, tmp_path / "often", stages=often)))
+    assert [r["id"] for r in lines(tmp_path / "often" / "refused.jsonl")] == ["r3"] * 3
+
+
 # ------------------------------------------------------------------------------------------------------- refusals
 
 

@@ -49,11 +49,11 @@ def watch(config: StageConfig, state: dict[str, Any], metrics: dict[str, float],
 
     if metrics.get("refused"):
         state["refused"] += 1
-        record.warn(f"stage {config.name}: the gradient was not finite; the update was refused")
+        record.warn(f"stage {config.name}: the gradient was not finite; the update was refused (refused.jsonl)")
         if state["refused"] >= config.max_refused:
             raise UserError(
                 f"stage {config.name}: {state['refused']} updates had a non-finite gradient; lower optim.lr, or look "
-                "at the groups of those steps in the run folder"
+                "at the samples in the run's refused.jsonl"
             )
     if metrics["unusable_groups"] > config.max_skipped:
         raise UserError(

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def run(stage: Stage, record: Record) -> None:
         shadow,
         rollout.sampling.temperature,
         rollout.scorer.shares if rollout.scorer else (1.0,),
+        partial(record.refused, config.name),
     )
     state = checkpoint.restore(stage.folder, stage.student, optimizer, shadow) or alarms.START
     record.rewind(config.name, state["step"])

@@ -73,6 +73,14 @@ class Record:
         self.accelerator.log({f"{stage}/{name}": value for name, value in metrics.items()}, step=step)
         return metrics
 
+    def refused(self, stage: str, step: int, rows: Sequence[Row]) -> None:
+        """Writes down which samples spoiled an update."""
+        rank = self.accelerator.process_index
+        with (self.folder / (f"refused.{rank}.jsonl" if rank else "refused.jsonl")).open("a", encoding="utf-8") as file:
+            for row in rows:
+                written = {"id": row.sample.id, "text": row.response.text, "weight": row.weight}
+                file.write(json.dumps({"stage": stage, "step": step, **written}, ensure_ascii=False) + "\n")
+
     def preflight(self, stage: str, step: int, found: Mapping[str, float]) -> None:
         if found and self.accelerator.is_main_process:
             self._write({"stage": stage, "step": step, **{f"preflight_{k}": v for k, v in found.items()}})

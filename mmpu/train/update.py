@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -55,6 +55,7 @@ class Updater:
         shadow: The method's second set of weights.
         temperature: At which responses were sampled; ratios and divergences are taken there too.
         shares: Weights of the parts of a step, by the index that rows carry.
+        refused: Is told the step and the rows whose loss was not finite when an update had to be refused.
     """
 
     student: Student
@@ -66,6 +67,7 @@ class Updater:
     shadow: Shadow | None = None
     temperature: float = 1.0
     shares: tuple[float, ...] = (1.0,)
+    refused: Callable[[int, Sequence[Row]], None] | None = None
 
     def __call__(
         self, groups: Sequence[Sequence[Row]], step: int, steps: int, mean_score: float = 0.0, kl: bool = False
@@ -135,6 +137,8 @@ class Updater:
             self.student.version += 1
         else:
             sums["refused"] = 1.0 / self.accelerator.num_processes
+            if self.refused is not None:
+                self.refused(step, self._offending(prepared, mean_score))
         self.optimizer.zero_grad(set_to_none=True)
         self.wrapped.eval()
         return sums | {"grad_norm": norm / self.accelerator.num_processes}
@@ -181,13 +185,8 @@ class Updater:
 
     def _two_passes(self, piece: Piece, batch: Batch, scale: float) -> tuple[Tensor, dict[str, Tensor]]:
         width = batch.mask_BT.shape[1]
-        parts: list[tuple[Tree, slice]] = []
-        for tree in self._measure.split(piece.tree):
-            start = parts[-1][1].stop if parts else 0
-            parts.append((tree, slice(start, start + len(tree.branches))))
-        with torch.no_grad():
-            measured = [self._measure.live(self.student, [tree], piece.rows[rows], width) for tree, rows in parts]
-        live = {name: torch.cat([m[name] for m in measured]).requires_grad_() for name in measured[0]}
+        parts = self._parts(piece)
+        live = {name: value.requires_grad_() for name, value in self._seen(piece, width).items()}
         loss, metrics = self._loss(live, [piece], batch)
         found = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
         coefficients = dict(zip(live, found, strict=True))
@@ -197,6 +196,34 @@ class Updater:
                 products = [(again[name] * coefficients[name][rows]).sum() for name in again]
                 self.accelerator.backward(torch.stack(products).sum() * scale)
         return loss.detach(), metrics
+
+    def _parts(self, piece: Piece) -> list[tuple[Tree, slice]]:
+        """The piece's branches in trees within the budget, and which of its rows each holds."""
+        parts: list[tuple[Tree, slice]] = []
+        for tree in self._measure.split(piece.tree):
+            start = parts[-1][1].stop if parts else 0
+            parts.append((tree, slice(start, start + len(tree.branches))))
+        return parts
+
+    def _seen(self, piece: Piece, width: int) -> dict[str, Tensor]:
+        """A piece's quantities, without gradient."""
+        with torch.no_grad():
+            measured = [
+                self._measure.live(self.student, [tree], piece.rows[rows], width) for tree, rows in self._parts(piece)
+            ]
+        return {name: torch.cat([m[name] for m in measured]) for name in measured[0]}
+
+    def _offending(self, prepared: Prepared, mean_score: float) -> list[Row]:
+        """The rows of groups whose own loss is not finite; of all groups if only their gradient is not."""
+        blamed: list[Row] = []
+        for pieces, totals, _ in prepared.parts:
+            for piece in pieces:
+                batch = self._batch([piece], totals, mean_score)
+                with torch.no_grad():
+                    loss, _ = self._loss(self._seen(piece, batch.mask_BT.shape[1]), [piece], batch)
+                if not math.isfinite(loss.item()):
+                    blamed += piece.rows
+        return blamed or [row for pieces, *_ in prepared.parts for piece in pieces for row in piece.rows]
 
     def _loss(
         self, live: Mapping[str, Tensor], chunk: Sequence[Piece], batch: Batch

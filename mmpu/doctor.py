@@ -52,7 +52,7 @@ def examine(config: StudentConfig) -> Iterator[Check]:
         UserError: the model cannot be loaded.
     """
     student = Student.load(config)
-    limit = LIMITS[config.dtype]
+    limit = LIMITS[config.computes_in]
     checks: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("prompt", partial(_prompts, student)),
         ("options", partial(_options, student)),
@@ -72,7 +72,7 @@ def examine(config: StudentConfig) -> Iterator[Check]:
 def can_share(student: Student) -> bool:
     """Whether branches on one trunk come out right; an architecture that mixes positions in its own way cannot."""
     try:
-        return sharing_error(student, probes(student)) <= LIMITS[student.config.dtype]
+        return sharing_error(student, probes(student)) <= LIMITS[student.config.computes_in]
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
 

@@ -40,6 +40,9 @@ class StudentConfig:
     lora: Lora | None = None
     """None trains all weights of the language model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights. Training all of them takes float32, since half types lose small updates; see `autocast`."""
+    autocast: Literal["bfloat16"] | None = None
+    """Computes in this type, for training and sampling alike, while weights and optimiser keep `dtype`."""
     device: str = "auto"
     device_map: str | None = None
     """Spreads the layers over devices as accelerate does (`auto`, `balanced`); takes the place of `device`."""
@@ -58,6 +61,15 @@ class StudentConfig:
     def __post_init__(self) -> None:
         if self.quantize and not self.lora:
             raise UserError("student.quantize holds weights that cannot be trained; set student.lora as well")
+        if self.autocast and self.dtype != "float32":
+            raise UserError(
+                f"student.autocast casts from float32, and student.dtype is {self.dtype}; set one of the two"
+            )
+
+    @property
+    def computes_in(self) -> str:
+        """The type of matrix products."""
+        return self.autocast or self.dtype
 
 
 @dataclass(frozen=True)

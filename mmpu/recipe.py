@@ -184,6 +184,11 @@ def check_run(run: RunConfig) -> None:
 
 def _checked(run: RunConfig, wired: wiring.Wired) -> list[Method]:
     """The stages' methods; every mistake shows before anything is trained."""
+    if run.student.lora is None and run.student.dtype != "float32":
+        raise UserError(
+            f"student.dtype: weights in {run.student.dtype} would lose most updates to rounding; train all of them "
+            "with `dtype: float32` and `autocast: bfloat16`, or set student.lora"
+        )
     plan = [_method(stage) for stage in run.stages]
     for stage, method in zip(run.stages, plan, strict=True):
         fit.check(stage, method, wired, _sampling(stage, wired.task))

@@ -202,9 +202,16 @@ class Student(nn.Module):
 
     # ----------------------------------------------------------------------------------------------------- computation
 
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, matrix products take the type that the config asks for."""
+        if self.config.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.config.autocast))
+
     def backbone(self, **inputs: Any) -> Any:
         """The model below its head: last hidden states, and the cache if one was passed."""
-        return getattr(self.base, self.base.base_model_prefix)(**inputs)
+        with self.computing():
+            return getattr(self.base, self.base.base_model_prefix)(**inputs)
 
     @property
     def head(self) -> Head:
@@ -215,7 +222,8 @@ class Student(nn.Module):
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """(N, V) in float32, minus infinity at tokens that only prompts may hold."""
-        return self.head.logits(hidden_NH)
+        with self.computing():
+            return self.head.logits(hidden_NH)
 
     def pack(self, trees: Sequence[Tree]) -> Pack:
         """Trees laid out for this model; the order of branches is kept."""
@@ -265,7 +273,8 @@ class Student(nn.Module):
 
     def see(self, images: Images) -> dict[str, Any]:
         """The backbone's inputs for the images of a batch."""
-        return images.inputs(getattr(self.base, self.base.base_model_prefix), self.cast)
+        with self.computing():
+            return images.inputs(getattr(self.base, self.base.base_model_prefix), self.cast)
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Image tensors on the model's device and, where they are real numbers, in its dtype."""
@@ -281,7 +290,8 @@ class Student(nn.Module):
         wanted = ask or Ask()
         pack = pack.to(self.device)
         hidden_NH = self.hidden(pack)[pack.source_N]
-        found = measure(self.head, hidden_NH, pack.target_N, wanted)
+        with self.computing():
+            found = measure(self.head, hidden_NH, pack.target_N, wanted)
         if wanted.value:
             assert self.value is not None, "start_stage(value=True) comes first"
             found["value"] = self.value(hidden_NH.to(self.value.weight.dtype))[:, 0]

@@ -38,9 +38,10 @@ def test_every_family_is_computed_right(family: str, tmp_path: Path) -> None:
         assert f"✓ {name}" in output
 
 
+@pytest.mark.parametrize("option", ["dtype=bfloat16", "autocast=bfloat16"])
 @pytest.mark.parametrize("family", ["qwen2", "qwen2_5_vl", "gemma3"])
-def test_bfloat16_agrees_within_its_rounding(family: str, tmp_path: Path) -> None:
-    code, output = check(save(family, tmp_path / "model"), "dtype=bfloat16")
+def test_bfloat16_agrees_within_its_rounding(family: str, option: str, tmp_path: Path) -> None:
+    code, output = check(save(family, tmp_path / "model"), option)
     assert code == 0, output
 
 

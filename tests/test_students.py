@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from mmpu.core import Part, Response, Sample, Sampling, UserError, user
+from mmpu.core import Failed, Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
 from mmpu.loading import Lora, StudentConfig
 from mmpu.media import load_image
@@ -294,3 +295,29 @@ def test_a_model_without_an_end_of_sequence_says_so() -> None:
         model.response_ids(Response("yes"))
     model.base.generation_config.eos_token_id = [7, 9]
     assert model.response_ids(Response("yes"))[-1] == 7
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3", "qwen2_5_vl"])
+def test_autocast_computes_in_half_and_keeps_weights_and_gradients_whole(family: str) -> None:
+    whole, half = student(family), student(family)
+    half.config = replace(half.config, autocast="bfloat16")
+    trees = [Tree(whole.encode(s), ((9, 10), (11, 12, 13))) for s in samples(family)]
+
+    def gradient(model: Student) -> tuple[torch.Tensor, torch.Tensor]:
+        logp = model(model.pack(trees))
+        parameters = [p for p in model._language_model().parameters() if p.requires_grad]
+        found = torch.autograd.grad(logp.sum(), parameters)
+        assert {g.dtype for g in found} == {p.dtype for p in parameters} == {torch.float32}
+        return logp.detach(), torch.cat([g.flatten() for g in found])
+
+    (expected, direction), (logp, found) = gradient(whole), gradient(half)
+    assert logp.dtype == torch.float32
+    assert 0 < (logp - expected).abs().max() < 0.15
+    assert torch.cosine_similarity(found, direction, dim=0) > 0.99
+
+    (responses,) = HF(half).generate(samples(family)[:1], 2, Sampling(max_tokens=6))
+    assert not isinstance(responses, Failed)
+    with torch.no_grad():
+        again = half(half.pack([Tree(half.encode(samples(family)[0]), tuple(r.tokens or () for r in responses))]))
+    sampled = torch.tensor([value for r in responses for value in r.logp or ()])
+    torch.testing.assert_close(again, sampled, atol=0.1, rtol=0)

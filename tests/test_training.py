@@ -216,6 +216,18 @@ def test_two_processes_train_what_one_trains(workshop: Path, tmp_path: Path) -> 
     assert sorted(g["id"] for g in seen) == sorted(g["id"] for g in lines(alone / "groups.jsonl"))
 
 
+def test_half_precision_keeps_whole_weights(workshop: Path, tmp_path: Path) -> None:
+    path = config(workshop, tmp_path / "run", "pictures", "qwen2_5_vl")
+    run = recipe.train(str(path), ["student.autocast=bfloat16", "student.gradient_checkpointing=true"])
+    assert {str(t.dtype) for t in weights(run / "1-ldl/model").values()} == {"torch.float32"}
+    whole = recipe.train(str(path), [f"run={tmp_path / 'whole'}"])
+    (half, exact) = (
+        [m["loss"] for m in lines(r / "metrics.jsonl") if m["stage"] == "sft" and "loss" in m] for r in (run, whole)
+    )
+    assert half != exact
+    assert half == pytest.approx(exact, rel=0.02)
+
+
 POISON = """
 from dataclasses import dataclass, replace
 from mmpu.methods.sft import SFT
@@ -270,6 +282,8 @@ def test_an_update_that_is_not_finite_changes_nothing_and_names_the_sample(
         (["student.model=tiny-txt"], "no model 'tiny-txt'"),
         (["stages.sft.split=train[100:]"], "holds no sample"),
         (["task=wrods"], "no task 'wrods'"),
+        (["student.dtype=bfloat16"], "lose most updates to rounding.*autocast: bfloat16"),
+        (["student.dtype=bfloat16", "student.autocast=bfloat16"], "set one of it and student.dtype"),
         (["stages.ldl.method.form=ratio", "stages.ldl.sampling.top_p=0.9"], "needs plain sampling"),
         (["rollout={name: replay, path: x}"], "replay does not sample the student's own tokens"),
         (["rollout={name: vllm_server, adress: x}"], "unknown key 'adress'"),

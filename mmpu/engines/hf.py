@@ -42,7 +42,8 @@ class HF(Engine):
     def _inference(self):
         training = self.student.model.training
         self.student.model.eval()
-        with torch.no_grad(), self.student.frozen() if self.weights == "frozen" else contextlib.nullcontext():
+        frozen = self.student.frozen() if self.weights == "frozen" else contextlib.nullcontext()
+        with torch.no_grad(), frozen, self.student.computing():  # casts of weights are kept until the end
             yield
         self.student.model.train(training)
 

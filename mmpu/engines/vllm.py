@@ -176,7 +176,7 @@ class VLLM(Engine):
         return library("vllm").LLM(
             **{
                 "model": str(self._weights),
-                "dtype": config.dtype,
+                "dtype": config.computes_in,
                 "max_model_len": self.max_length,
                 "max_num_seqs": self.rows,
                 "gpu_memory_utilization": self.memory,

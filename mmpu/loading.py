@@ -62,9 +62,7 @@ class StudentConfig:
         if self.quantize and not self.lora:
             raise UserError("student.quantize holds weights that cannot be trained; set student.lora as well")
         if self.autocast and self.dtype != "float32":
-            raise UserError(
-                f"student.autocast casts from float32, and student.dtype is {self.dtype}; set one of the two"
-            )
+            raise UserError(f"student.autocast casts from float32 and not from {self.dtype}; set it or student.dtype")
 
     @property
     def computes_in(self) -> str:

@@ -47,11 +47,6 @@ def log_softmax(logits_NV: Tensor) -> Tensor:
     return logits_NV.log_softmax(1).clamp(min=FLOOR)
 
 
-def entropy(logp_NV: Tensor) -> Tensor:
-    """−Σ p log p, nats, (N,)."""
-    return -(logp_NV.exp() * logp_NV).sum(1)
-
-
 def divergence(student_NV: Tensor, teacher_NV: Tensor, form: Divergence) -> Tensor:
     """Divergence of each token, (N,), from log-probabilities; the teacher's carry no gradient."""
     teacher_NV = teacher_NV.detach()

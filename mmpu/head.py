@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from mmpu.divergence import Divergence, divergence, entropy, log_softmax
+from mmpu.divergence import Divergence, divergence, log_softmax
+from mmpu.logprobs import Logits, log_probs
 
 CHUNK = 2**22
-"""Logits held at once: completion tokens × vocabulary."""
+"""Logits that a divergence holds at once: completion tokens × vocabulary."""
 Measured = Mapping[str, Tensor]
 """Quantities of tokens by name."""
 
@@ -75,37 +76,30 @@ def measure(head: Head, hidden_NH: Tensor, target_N: Tensor, ask: Ask) -> dict[s
     """`logp`, and `entropy` and `divergence` where asked for, each (N,) in float32; a divergence is zero where the
     teacher does not read."""
 
-    def tokens(hidden: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        logits = head.logits(hidden) / ask.temperature
-        logp = logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(1)
-        return (logp, entropy(log_softmax(logits))) if ask.entropy else (logp,)
-
-    size = max(1, CHUNK // head.weight_VH.shape[0])
-    names = ["logp", "entropy"] if ask.entropy else ["logp"]
-    found: dict[str, Tensor] = dict(zip(names, _chunked(tokens, size, hidden_NH, target_N), strict=True))
+    form = Logits(head.banned, head.softcap, ask.temperature)
+    logp_N, entropy_N = log_probs(hidden_NH, head.weight_VH, head.bias_V, target_N, form, ask.entropy)
+    found = {"logp": logp_N} | ({} if entropy_N is None else {"entropy": entropy_N})
     if ask.divergence is not None and ask.teacher is not None:
-        form, teacher = ask.divergence, ask.teacher
+        kind, teacher = ask.divergence, ask.teacher
         width = min(head.weight_VH.shape[0], teacher.head.weight_VH.shape[0])  # beyond it lies padding of either
 
-        def distance(student_hidden: Tensor, teacher_hidden: Tensor) -> tuple[Tensor, ...]:
+        def distance(student_hidden: Tensor, teacher_hidden: Tensor) -> Tensor:
             student = head.logits(student_hidden)[:, :width] / ask.temperature
             with torch.no_grad():
                 other = log_softmax(teacher.head.logits(teacher_hidden)[:, :width] / ask.temperature)
-            return (divergence(log_softmax(student), other, form),)
+            return divergence(log_softmax(student), other, kind)
 
-        (value_M,) = _chunked(distance, max(1, size // 2), hidden_NH[teacher.at_M], teacher.hidden_MH)
+        size = max(1, CHUNK // (2 * head.weight_VH.shape[0]))
+        value_M = _chunked(distance, size, hidden_NH[teacher.at_M], teacher.hidden_MH)
         found["divergence"] = value_M.new_zeros(len(target_N)).index_put((teacher.at_M,), value_M)
     return found
 
 
-def _chunked(function: Callable[..., tuple[Tensor, ...]], size: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+def _chunked(function: Callable[[Tensor, Tensor], Tensor], size: int, *inputs: Tensor) -> Tensor:
     """`function` over chunks of its inputs' first dimension, recomputed in backward."""
-    if not len(inputs[0]):
+    if len(inputs[0]) <= size:
         return function(*inputs)
-    pieces = [
-        cast(tuple[Tensor, ...], checkpoint(function, *parts, use_reentrant=False))
-        if torch.is_grad_enabled() and len(inputs[0]) > size
-        else function(*parts)
-        for parts in zip(*(i.split(size) for i in inputs), strict=True)
-    ]
-    return tuple(torch.cat(columns) for columns in zip(*pieces, strict=True))
+    parts = zip(*(i.split(size) for i in inputs), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([cast(Tensor, checkpoint(function, *part, use_reentrant=False)) for part in parts])
+    return torch.cat([function(*part) for part in parts])

@@ -1,0 +1,145 @@
+"""log p(token), and entropies, straight from hidden states: logits exist for a chunk of tokens at a time.
+
+Autograd through logits → log-softmax → gather holds several matrices of tokens × vocabulary and passes over each many
+times. Here the forward pass keeps one number per token, log Σ exp, and the backward pass makes a chunk's logits again,
+turns them into their own gradient in place, and multiplies them away:
+
+    ∂ log p_t / ∂l = e_t − p        ∂H / ∂l = −p (log p + H)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK = 2**23
+"""Logits made at once: tokens × vocabulary."""
+ROWS = 128
+"""The least number of tokens at once. With fewer, reading a large vocabulary's weights costs more than multiplying."""
+FLOOR = -1e4
+"""Stands for log 0 where 0 · log 0 must be 0."""
+
+
+@dataclass(frozen=True)
+class Logits:
+    """How logits come from products with the head's weights: l = c · tanh(z / c) / temperature."""
+
+    banned: tuple[int, ...] = ()
+    """Tokens whose logit is minus infinity."""
+    softcap: float | None = None
+    temperature: float = 1.0
+
+
+def log_probs(
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, form: Logits, entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """log p(target) and, if wanted, the entropy of each token's distribution, nats, each (N,) in float32.
+
+    Under autocast, products are taken in its type.
+    """
+    if torch.is_autocast_enabled(hidden_NH.device.type):
+        dtype = torch.get_autocast_dtype(hidden_NH.device.type)
+        hidden_NH, weight_VH = hidden_NH.to(dtype), weight_VH.to(dtype)
+        bias_V = None if bias_V is None else bias_V.to(dtype)
+    logp, found = _LogProbs.apply(hidden_NH, weight_VH, bias_V, target_N, form, entropy)  # pyright: ignore
+    return logp, found if entropy else None
+
+
+class _LogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, form: Logits, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        logp, log_sum, found = (hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(3))
+        for rows, buffer in _chunks(len(hidden), weight):
+            logits, _ = _logits(buffer, hidden[rows], weight, bias, form)
+            logp[rows] = logits.gather(1, target[rows, None])[:, 0]
+            highest = logits.amax(1, keepdim=True)
+            if entropy:
+                weighed = logits.clamp(min=FLOOR)
+            mass = logits.sub_(highest).exp_()
+            total = mass.sum(1)
+            log_sum[rows] = highest[:, 0] + total.log()
+            if entropy:
+                found[rows] = log_sum[rows] - weighed.mul_(mass).sum(1) / total
+        logp -= log_sum
+        ctx.save_for_backward(hidden, weight, bias, target, log_sum, found)
+        ctx.form, ctx.entropy = form, entropy
+        return logp, found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, target, log_sum, entropy = ctx.saved_tensors
+        d_logp, d_entropy = gradients
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        d_hidden = torch.empty_like(hidden) if wants_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        for rows, buffer in _chunks(len(hidden), weight):
+            logits, slope = _logits(buffer, hidden[rows], weight, bias, ctx.form)
+            given = d_logp[rows, None]
+            if ctx.entropy:
+                log_p = logits.sub_(log_sum[rows, None]).clamp_(min=FLOOR)
+                rate = log_p.add(entropy[rows, None]).mul_(d_entropy[rows, None]).add_(given)
+                d_logits = log_p.exp_().mul_(rate).neg_()
+            else:
+                d_logits = logits.sub_(log_sum[rows, None]).exp_().mul_(-given)
+            d_logits.scatter_add_(1, target[rows, None], given)
+            if ctx.form.banned:
+                d_logits.index_fill_(1, torch.tensor(ctx.form.banned, device=hidden.device), 0.0)
+            if slope is not None:
+                d_logits.mul_(slope)
+            if ctx.form.temperature != 1.0:
+                d_logits.div_(ctx.form.temperature)
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+            d_logits = d_logits.to(weight.dtype)
+            if d_hidden is not None:
+                torch.mm(d_logits, weight, out=d_hidden[rows])
+            if d_weight is not None and weight.dtype == torch.float32:
+                d_weight.addmm_(d_logits.T, hidden[rows])
+            elif d_weight is not None:
+                d_weight += d_logits.T @ hidden[rows]
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            *[None] * 3,
+        )
+
+
+def _chunks(tokens: int, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of the tokens, each with room for its logits; the room is the same each time."""
+    size = min(tokens, max(ROWS, CHUNK // len(weight)))
+    buffer = weight.new_empty(size, len(weight), dtype=torch.float32)
+    for start in range(0, tokens, max(1, size)):
+        rows = slice(start, min(start + size, tokens))
+        yield rows, buffer[: rows.stop - start]
+
+
+def _logits(
+    buffer: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, form: Logits
+) -> tuple[Tensor, Tensor | None]:
+    """Logits (n, V), in `buffer`, and with soft-capping their derivative."""
+    if weight.dtype == torch.float32:
+        torch.mm(hidden, weight.T, out=buffer)
+    else:
+        buffer.copy_(hidden @ weight.T)
+    if bias is not None:
+        buffer.add_(bias)
+    slope = None
+    if form.softcap is not None:
+        buffer.div_(form.softcap).tanh_()
+        slope = 1 - buffer.square()
+        buffer.mul_(form.softcap)
+    if form.temperature != 1.0:
+        buffer.div_(form.temperature)
+    if form.banned:
+        buffer.index_fill_(1, torch.tensor(form.banned, device=buffer.device), float("-inf"))
+    return buffer, slope

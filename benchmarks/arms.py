@@ -6,6 +6,7 @@
     plain      a careful loop over transformers: right-padded without a mask, `logits_to_keep`, fused cross-entropy,
                rows of similar length together
     unshared   mmpu with every response in a sequence of its own
+    dense      mmpu with one attention call under a dense mask in place of attention over trunk and branches
     ours       mmpu
 
 `trl-ldl` and `plain` are told q by log-probabilities recorded beforehand, as the sampler records them; so they are
@@ -36,7 +37,7 @@ from mmpu.student import Student
 from mmpu.train.update import Optim, Updater
 
 LR, CLIP = 1e-6, 1.0
-NAMES = ("trl", "trl-ldl", "plain", "unshared", "ours")
+NAMES = ("trl", "trl-ldl", "plain", "unshared", "dense", "ours")
 
 
 def missing(name: str) -> str | None:
@@ -53,8 +54,8 @@ def make(name: str, setting: Setting, recorded: Sequence[Sequence[float]] = ()) 
     """
     model = models.build(setting.shape, setting.device, setting.torch_dtype, setting.seed)
     work = problem(setting, model, recorded)
-    if name in ("ours", "unshared"):
-        return Ours(model, work, name == "ours")
+    if name in ("ours", "unshared", "dense"):
+        return Ours(model, work, sharing=name != "unshared", tree=name == "ours")
     if name == "plain":
         return Plain(model, work)
     return Trl(model, work, stock=name == "trl")
@@ -276,9 +277,11 @@ def trl_trainer(model: Any, work: Problem, stock: bool, **options: Any) -> Any:
 class Ours(Arm):
     """mmpu's update."""
 
-    def __init__(self, model: Any, work: Problem, sharing: bool) -> None:
+    def __init__(self, model: Any, work: Problem, sharing: bool, tree: bool) -> None:
         self.student = student(model, work)
         self.student.sharing = sharing
+        if not tree:
+            model.config.get_text_config()._attn_implementation = "sdpa"
         self.student.start_stage(reference=False)
         self.model, self.work = self.student.base, work
         self.update = updater(self.student, work, lambda: adamw(self.model))

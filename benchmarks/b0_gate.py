@@ -57,7 +57,8 @@ def _checks(setting: Setting, expected: Reference) -> Iterator[tuple[str, str, C
     for case, budget in (("everything at once", 16384), ("one group at a time", group), ("one branch at a time", one)):
         arm = arms.make("ours", replace(setting, tokens_per_pass=budget), expected.logp)
         yield "ours", case, compare(arm, expected)
-    yield "unshared", "everything at once", compare(arms.make("unshared", setting, expected.logp), expected)
+    for name in ("unshared", "dense"):
+        yield name, "everything at once", compare(arms.make(name, setting, expected.logp), expected)
     for name in ("plain", "trl-ldl"):
         if arms.missing(name):
             continue

@@ -1,8 +1,8 @@
 """B2: seconds, memory and FLOPs of one optimiser step of LDL-GRPO on fixed, ragged candidates.
 
-Arms (`arms.py`): trl, trl-ldl, plain, unshared, ours; one process each, interleaved, only one computing at a time. A
-row's timings are printed only for arms that pass the gate in the same run: log-probabilities and gradient within 1e-5
-of plain autograd in float32, on the same shapes with two layers.
+Arms (`arms.py`): trl, trl-ldl, plain, unshared, dense, ours; one process each, interleaved, only one computing at a
+time. A row's timings are printed only for arms that pass the gate in the same run: log-probabilities and gradient
+within 1e-5 of plain autograd in float32, on the same shapes with two layers.
 
     python -m benchmarks.b2_update              rows within a time limit each: about two warm-ups, as many steps as fit
     python -m benchmarks.b2_update --full       3 warm-ups and 10 steps of all arms, however long it takes
@@ -229,6 +229,7 @@ def _rows(options: argparse.Namespace) -> list[Row]:
             Row(text, rivals, 3.0),
             Row(replace(text, completion=128), rivals, 2.3),
             Row(wide, rivals, 3.0),
+            Row(replace(text, completion=256), ("dense", "ours")),
             Row(replace(text, model="small-llava", prompt=320), rivals, 3.5),
             Row(replace(text, model="small-qwen2.5-vl", prompt=320), rivals, 3.5),
             Row(replace(text, prompt=64, completion=512), ("plain", "unshared", "ours"), bound=1.05),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,6 +40,22 @@ class Layout:
     """Which of (trunk + C) keys a branch token sees."""
     real_N: Tensor
     """Places in the flat (B·C) that hold tokens."""
+
+    @cached_property
+    def place_N(self) -> Tensor:
+        """Flat place (S·L) of each token of a branch."""
+        return self.place_BC.flatten()[self.real_N]
+
+    def mask(self, groups: int) -> Tensor:
+        """What `groups` copies of each branch, one behind the other, see: (B, 1, groups · C, trunk + C). Every layer
+        asks for the same."""
+        if groups not in self._masks:
+            self._masks[groups] = self.sees_BCX.repeat(1, groups, 1)[:, None]
+        return self._masks[groups]
+
+    @cached_property
+    def _masks(self) -> dict[int, Tensor]:
+        return {}
 
     def to(self, device: torch.device) -> Layout:
         tensors = (self.row_B, self.place_BC, self.sees_BCX, self.real_N)
@@ -110,12 +127,11 @@ def tree_attention(
         _branches(query, tree).unflatten(1, (-1, groups)).flatten(2, 3),
         torch.cat([key[:, :, : tree.trunk].index_select(0, tree.row_B), _branches(key, tree)], 2),
         torch.cat([value[:, :, : tree.trunk].index_select(0, tree.row_B), _branches(value, tree)], 2),
-        attn_mask=tree.sees_BCX.repeat(1, groups, 1)[:, None],
+        attn_mask=tree.mask(groups),
         scale=scaling,
     )
     rows = branch.unflatten(2, (groups, length)).flatten(1, 2).transpose(1, 2).flatten(0, 1)
-    place_N = tree.place_BC.flatten()[tree.real_N]
-    return out.flatten(0, 1).index_copy(0, place_N, rows.index_select(0, tree.real_N)).view_as(out), None
+    return out.flatten(0, 1).index_copy(0, tree.place_N, rows.index_select(0, tree.real_N)).view_as(out), None
 
 
 def _branches(x: Tensor, tree: Layout) -> Tensor:

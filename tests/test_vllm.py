@@ -191,7 +191,7 @@ def test_answers_of_other_weights_are_refused(full: VLLM) -> None:
 
 def test_a_prompt_that_cannot_be_served_fails_alone(full: VLLM) -> None:
     model = full.student
-    long, broken = sample("long", "yes no " * 500), sample("broken", "?", "data:image/png;base64,AAAA")
+    long, broken = sample("long", "yes no " * 600), sample("broken", "?", "data:image/png;base64,AAAA")
     good = prompts(model)[0]
     answers = full.generate([good, long, broken], 1, Sampling(max_tokens=8))
     assert gap(model, [good], answers[:1]) <= TOLERANCE
@@ -390,7 +390,7 @@ def test_a_server_follows_the_student(served: str, tmp_path: Path) -> None:
             assert isinstance(theirs, Choice)
             assert ours.probs == pytest.approx(theirs.probs, abs=1e-6)
         assert adapters(served) == [f"mmpu-{engine._served.run}-{model.version}"]
-    failed = engine.generate([sample("long", "yes no " * 500), asked[0]], 1, sampling)
+    failed = engine.generate([sample("long", "yes no " * 600), asked[0]], 1, sampling)
     assert isinstance(failed[0], Failed)
     assert gap(model, asked[:1], failed[1:]) <= TOLERANCE
     engine.close()

@@ -145,6 +145,8 @@ class VLLM(Engine):
         elif not adapted:
             _vllm.export(student, self._weights)
             copy.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(self._weights)})
+            if library("vllm.platforms").current_platform.is_cpu():
+                copy.llm.apply_model(_pack_heads)
         if adapted:
             self._load_adapter()
         copy.llm.reset_prefix_cache()
@@ -212,6 +214,15 @@ class VLLM(Engine):
 def library(module: str) -> Any:
     """A module of vLLM, imported only where it is about to be used."""
     return import_module(module)
+
+
+def _pack_heads(model: Any) -> None:
+    """On a CPU vLLM computes logits from a packed copy of the output head, which a reload leaves as it was where the
+    head is tied to the embeddings."""
+    head = library("vllm.model_executor.layers.vocab_parallel_embedding").ParallelLMHead
+    for module in model.modules():
+        if isinstance(module, head):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def _prompt(question: Question) -> dict[str, Any]:

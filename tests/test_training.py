@@ -214,6 +214,9 @@ def test_two_processes_train_what_one_trains(workshop: Path, tmp_path: Path) -> 
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-5
     seen = lines(pair / "groups.jsonl") + lines(pair / "groups.1.jsonl")
     assert sorted(g["id"] for g in seen) == sorted(g["id"] for g in lines(alone / "groups.jsonl"))
+    one, both = (json.loads((run / "ledger.json").read_text()) for run in (alone, pair))
+    assert both["teacher_calls"] == one["teacher_calls"] == ROWS
+    assert both["student_samples"] == one["student_samples"] + 8 * 3, "each process makes the pre-flight's"
 
 
 # ------------------------------------------------------------------------------------------------------- refusals

@@ -70,10 +70,9 @@ class VLLM(Engine):
     # ------------------------------------------------------------------------------------------------------- answering
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        try:
-            values = [_vllm.sampling_values(self.student, sampling, n, sample.id) for sample in samples]
-        except UserError as error:
-            return [Failed(str(error)) for _ in samples]
+        values = _vllm.drawing(self.student, samples, n, sampling)
+        if isinstance(values, Failed):
+            return [values] * len(samples)
 
         def read(output: Any) -> tuple[Response, ...] | Failed:
             responses: list[Response] = []
@@ -89,8 +88,7 @@ class VLLM(Engine):
         return [output if isinstance(output, Failed) else read(output) for output in outputs]
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        ids = [self.student.option_ids(option) for option in options]
-        values = _vllm.reading_values(self.student, ids, options)
+        ids, values = _vllm.reading(self.student, options)
 
         def read(output: Any) -> Choice:
             return _vllm.choice(options, ids, {t: entry.logprob for t, entry in output.outputs[0].logprobs[0].items()})

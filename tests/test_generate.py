@@ -162,6 +162,24 @@ def test_an_engine_may_stand_in_a_file(folder: Path, endpoint: Endpoint) -> None
     assert len(endpoint.bodies) == 1
 
 
+def test_a_model_of_this_machine_answers_and_resumes(folder: Path) -> None:
+    def collect(*arguments: str) -> Result:
+        done = mmpu("generate", "sums.yaml", "--engine", "hf", "model=tiny-text", "--out", "o.jsonl", *arguments)
+        assert done.exit_code == 0, done.output
+        return done
+
+    before = sorted(folder.rglob("*"))
+    assert "to ask            29 prompts, 2 answers each" in collect("--dry-run", "--n", "2").output
+    assert sorted(folder.rglob("*")) == before
+    collect("--n", "2", "--limit", "4")
+    first = Path("o.jsonl").read_text().splitlines()
+    collect("--n", "2", "--limit", "6")
+    rows = Path("o.jsonl").read_text().splitlines()
+    assert rows[:4] == first
+    assert [len(json.loads(row)["outputs"]) for row in rows] == [2] * 6
+    assert json.loads(Path("o.ledger.json").read_text())["engine_calls"] == 5, "two of the six prompts are the same"
+
+
 MISTAKES = {
     "engine": (["--engine", "opnai"], "no engine 'opnai' on the search path; did you mean 'openai'?"),
     "key": (["--engine", "openai", "modle=x"], "engine openai: unknown key 'modle'; did you mean 'model'?"),

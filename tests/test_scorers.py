@@ -12,7 +12,6 @@ import pytest
 
 from mmpu.core import Choice, Engine, Failed, Group, Response, Sample, Sampling, Scorer, Task, UserError
 from mmpu.engines.cached import Cached
-from mmpu.engines.counted import Counted
 from mmpu.scorers._ropd import parse_rubric, parse_verdicts, reward
 from mmpu.scorers.majority import Majority, agreement, canonical
 from mmpu.scorers.mix import Mix
@@ -114,7 +113,7 @@ def test_a_number_is_read_and_an_unreadable_reply_asked_for_once_more(tmp_path: 
 
     engine = Scripted(reply)
     ledger = Ledger(tmp_path / "ledger.json")
-    kept = Counted(Cached(engine, Store(tmp_path / "s.sqlite"), ledger, "external_judge"), ledger, "external_judge")
+    kept = Cached(engine, Store(tmp_path / "s.sqlite"), ledger, "external_judge")
     scores = ScalarJudge(kept).score([group("a", "good", "odd", "bad", "")])[0]
     assert scores[:2] == (0.75, pytest.approx(0.3))
     assert math.isnan(scores[2])

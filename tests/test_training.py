@@ -215,6 +215,9 @@ def test_two_processes_train_what_one_trains(workshop: Path, tmp_path: Path) -> 
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-5
     seen = lines(pair / "groups.jsonl") + lines(pair / "groups.1.jsonl")
     assert sorted(g["id"] for g in seen) == sorted(g["id"] for g in lines(alone / "groups.jsonl"))
+    one, both = (json.loads((run / "ledger.json").read_text()) for run in (alone, pair))
+    assert both["teacher_calls"] == one["teacher_calls"] == ROWS
+    assert both["student_samples"] == one["student_samples"] + 8 * 3, "each process makes the pre-flight's"
 
 
 def test_half_precision_keeps_whole_weights(workshop: Path, tmp_path: Path) -> None:
@@ -307,6 +310,24 @@ def test_mistakes_are_refused_before_training(
     with pytest.raises(UserError, match=message):
         recipe.train(str(config(workshop, tmp_path / "run")), overrides)
     assert not list((tmp_path / "run").glob("*/step-*"))
+
+
+@pytest.mark.parametrize("size", [4, 1])
+def test_a_prompt_that_the_teacher_fails_at_is_left_out_and_counted(workshop: Path, tmp_path: Path, size: int) -> None:
+    recorded = (workshop / "tasks/words.anchors.jsonl").read_text().splitlines()
+    missing = {"r3", "r9"}
+    kept = [line for line in recorded if json.loads(line)["id"] not in missing]
+    (tmp_path / "short.jsonl").write_text("\n".join(kept) + "\n")
+    changes = {"prompts_per_step": size, "steps": 16 // size, "max_skipped": 1.0}
+    overrides = [f"stages.{s}.{key}={value}" for s in ("sft", "ldl") for key, value in changes.items()]
+    teacher = {"name": "replay", "path": str(tmp_path / "short.jsonl")}
+    run = recipe.train(str(config(workshop, tmp_path / "run", teacher=teacher)), overrides)
+    steps = [m for m in lines(run / "metrics.jsonl") if "unanchored_groups" in m]
+    left_out = {s: sum(m["unanchored_groups"] * size for m in steps if m["stage"] == s) for s in ("sft", "ldl")}
+    assert left_out == {"sft": 2, "ldl": 1}, "r3 and r9 of the first 16, r9 of the last 16"
+    assert missing.isdisjoint(g["id"] for g in lines(run / "groups.jsonl"))
+    ledger = json.loads((run / "ledger.json").read_text())
+    assert ledger["teacher_calls"] - ledger["teacher_failures"] == ROWS - len(missing), "each asked once"
 
 
 def test_a_teacher_file_that_lacks_a_prompt_says_which(workshop: Path, tmp_path: Path) -> None:

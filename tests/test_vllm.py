@@ -4,6 +4,7 @@ after it. `make test-vllm` installs it and runs this file."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -19,16 +20,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner, Result
 
 from mmpu import plugins, recipe
-from mmpu.core import Choice, Failed, Response, Sample, Sampling, UserError
+from mmpu.cli import main
+from mmpu.core import Choice, Duel, Failed, Response, Sample, Sampling, UserError
 from mmpu.engines._vllm import StaleWeights
 from mmpu.engines.hf import HF, _truncate
 from mmpu.engines.vllm import ENVIRONMENT, VLLM
 from mmpu.engines.vllm_server import VLLMServer
+from mmpu.judge.pairwise import Pairwise
+from mmpu.judging.verdicts import Verdicts, key_of
 from mmpu.loading import Lora
 from mmpu.packing import Tree, pack
 from mmpu.student import Student
+from mmpu.task import YamlTask, load_task
 from tiny import FAMILIES, TEXT_FAMILIES, noise, picture, sample, samples, save, student
 
 pytestmark = [
@@ -191,7 +197,7 @@ def test_answers_of_other_weights_are_refused(full: VLLM) -> None:
 
 def test_a_prompt_that_cannot_be_served_fails_alone(full: VLLM) -> None:
     model = full.student
-    long, broken = sample("long", "yes no " * 500), sample("broken", "?", "data:image/png;base64,AAAA")
+    long, broken = sample("long", "yes no " * 600), sample("broken", "?", "data:image/png;base64,AAAA")
     good = prompts(model)[0]
     answers = full.generate([good, long, broken], 1, Sampling(max_tokens=8))
     assert gap(model, [good], answers[:1]) <= TOLERANCE
@@ -320,11 +326,29 @@ def test_training_samples_from_the_weights_it_has(
 # ---------------------------------------------------------------------------------------------------------- a server
 
 
+LETTERS = ("A", "B", "T")
+
+
+def opinionated(lora: Lora | None = None) -> Student:
+    """A tiny Qwen3-VL that begins about three of four replies with a judge's letter."""
+    model = student("qwen3_vl", lora)
+    ids = [token for letter in LETTERS for token in model.option_ids(letter)]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        packed = pack([Tree(model.encode(s), ((),)) for s in prompts(model)], model.pad)
+        ends = model.hidden(packed)[packed.end_M]
+        head = model.base.get_output_embeddings().weight
+        level = (ends @ head.T).logsumexp(1).mean() + math.log(3 / len(ids))
+        row = level * ends.mean(0) / (ends @ ends.mean(0)).mean()
+        head[ids] = row + 0.1 * torch.randn(len(ids), head.shape[1])
+    return model
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a `vllm serve` with the tiny Qwen2.5-VL."""
+    """The address of a `vllm serve` with the tiny Qwen3-VL."""
     folder = tmp_path_factory.mktemp("served")
-    save("qwen2_5_vl", folder / "model")
+    opinionated().save(folder / "model")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -333,7 +357,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     reading = ["--enable-scale-out", "--logprobs-mode", "processed_logprobs", "--max-logprobs", "128"]
     light = ["--dtype", "float32", "--enforce-eager", "--distributed-executor-backend", "uni"]
     command = [str(Path(sys.executable).with_name("vllm")), "serve", str(folder / "model")]
-    address = ["--host", "127.0.0.1", "--port", str(port)]
+    address = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny-judge"]
     settings = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     inherited = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT}  # of the engine in this process
     log = folder / "log"
@@ -362,7 +386,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def client(url: str, folder: Path, **knobs: Any) -> VLLMServer:
-    model = student("qwen2_5_vl", LORA)
+    model = opinionated(LORA)
     model.start_stage(reference=False)
     return VLLMServer(model, folder, url, **knobs)
 
@@ -390,7 +414,7 @@ def test_a_server_follows_the_student(served: str, tmp_path: Path) -> None:
             assert isinstance(theirs, Choice)
             assert ours.probs == pytest.approx(theirs.probs, abs=1e-6)
         assert adapters(served) == [f"mmpu-{engine._served.run}-{model.version}"]
-    failed = engine.generate([sample("long", "yes no " * 500), asked[0]], 1, sampling)
+    failed = engine.generate([sample("long", "yes no " * 600), asked[0]], 1, sampling)
     assert isinstance(failed[0], Failed)
     assert gap(model, asked[:1], failed[1:]) <= TOLERANCE
     engine.close()
@@ -431,7 +455,75 @@ def test_a_server_of_other_weights_is_refused(served: str, tmp_path: Path) -> No
 
 def test_a_server_needs_an_adapter(served: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"set `student.lora`"):
-        VLLMServer(student("qwen2_5_vl"), tmp_path, served).sync()
+        VLLMServer(opinionated(), tmp_path, served).sync()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> YamlTask:
+    """A working directory with a task of pictures, two systems' answers, and a judge. No picture needs resizing, for
+    which the server uses another library."""
+    monkeypatch.chdir(tmp_path)
+    sizes = [(64, 64), (64, 96), (96, 64), (64, 128)]
+    rows = [
+        {
+            "id": f"p{i}",
+            "q": "What colour is the shape?",
+            "image": picture(*sizes[i % 4], ("red", "blue", "green")[i % 3]),
+        }
+        for i in range(8)
+    ]
+    Path("pictures.json").write_text(json.dumps(rows))
+    Path("pictures.yaml").write_text(
+        'source: pictures.json\nid: "{{ id }}"\nprompt: [{user: [{image: "{{ image }}"}, "{{ q }}"]}]\n'
+    )
+    for name, words in (("ours", "It is large."), ("theirs", "The answer is true, shape")):
+        lines = [json.dumps({"id": row["id"], "output": f"{words} {i}"}) for i, row in enumerate(rows)]
+        Path(f"{name}.jsonl").write_text("\n".join(lines))
+    Path("better.txt").write_text("{{ question }}\nA: {{ a }}\nB: {{ b }}\nWhich? A B T")
+    Path("judge.yaml").write_text(
+        "about: tiny\nkind: pairwise\nprompt: better.txt\nmin_mass: 0.01\nengine: {name: openai, model: tiny-judge}\n"
+    )
+    return load_task("pictures.yaml")
+
+
+def mmpu(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_a_served_judge_reads_what_the_student_would(served: str, bench: YamlTask) -> None:
+    """`mmpu eval` over the wire: images in, log-probabilities out, the same to the last digit as in this process."""
+    command = ["eval", "ours=ours.jsonl", "--baseline", "theirs=theirs.jsonl", "--task", "pictures.yaml"]
+    command += ["--split", "train", "--judge", "judge.yaml", "--judge-url", f"{served}/v1", "--out", "boards"]
+    done = mmpu(*command, "--probes", "1")
+    assert done.exit_code == 0, done.output
+    readings = {reading.key: reading for reading in Verdicts(Path("boards/verdicts.sqlite")).all()}
+    assert all(reading.win is not None and reading.detail for reading in readings.values())
+
+    judge = recipe.load_judge("judge.yaml", bench, f"{served}/v1")
+    assert isinstance(judge, Pairwise)
+    duels = [
+        Duel(s, f"It is large. {i}", f"The answer is true, shape {i}") for i, s in enumerate(bench.samples("train"))
+    ]
+    asked = [(duel, order) for duel in duels for order in judge.orders]
+    expected = HF(opinionated()).choose(judge.prompts(asked), LETTERS)
+    for (duel, order), choice in zip(asked, expected, strict=True):
+        assert isinstance(choice, Choice)
+        mass = sum(choice.probs.values())
+        detail = readings[key_of(judge.identity, duel, order)].detail
+        assert detail == pytest.approx({letter: p / mass for letter, p in choice.probs.items()}, abs=1e-5)
+    assert len({round(reading.detail["A"], 6) for reading in readings.values()}) > 8, "it looks at what it is shown"
+
+    assert mmpu(*command, "--probes", "1").exit_code == 0
+    assert len(list(Verdicts(Path("boards/verdicts.sqlite")).all())) == len(readings), "nothing is asked twice"
+
+
+def test_a_served_judge_is_audited(served: str, bench: YamlTask) -> None:
+    options = ["--baseline", "theirs.jsonl", "--split", "train", "--limit", "2", "--judge-url", f"{served}/v1"]
+    done = mmpu("judge", "audit", "--judge", "judge.yaml", "--task", "pictures.yaml", *options, "--out", "boards")
+    assert done.exit_code in (0, 1), done.output  # a random judge may like anything
+    readings = list(Verdicts(Path("boards/verdicts.sqlite")).all())
+    assert readings
+    assert all(reading.win is not None for reading in readings)
 
 
 def test_no_server_is_said_plainly(tmp_path: Path) -> None:

@@ -74,9 +74,8 @@ def test_seeds_are_keyed_by_seed_and_sample() -> None:
 def test_more_tokens_than_vllm_reports_are_refused() -> None:
     model = shared_student("qwen2")
     every = [model.decode([i]).strip() for i in range(200)]
-    ids = [model.option_ids(option) for option in every]
     with pytest.raises(UserError, match="ask for fewer options"):
-        _vllm.reading_values(model, ids, every)
+        _vllm.reading(model, every)
 
 
 def test_answers_are_read_as_the_in_process_engine_would() -> None:

@@ -1,5 +1,8 @@
 """How synchronous code hears of answers as they come: the event loop runs in a thread of its own, so it goes on while
-an answer is written down, and works in a notebook, where a loop already runs."""
+an answer is written down, and works in a notebook, where a loop already runs.
+
+Answers that arrive together are handed over together: to wake the other thread for each costs as much as a call.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,21 @@ def stream(work: Callable[[Callable[[T], None]], Awaitable[None]]) -> Iterator[T
     Raises:
         Whatever `work` raises, after what was handed over before.
     """
-    heard: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+    heard: queue.SimpleQueue[list[T] | _End] = queue.SimpleQueue()
+    together: list[T] = []
     loop = asyncio.new_event_loop()
-    task = loop.create_task(_run(work, heard.put))
+
+    def hand_over(item: T) -> None:
+        if not together:
+            loop.call_soon(flush)  # after all that this turn of the loop has read
+        together.append(item)
+
+    def flush() -> None:
+        if together:
+            heard.put(together.copy())
+            together.clear()
+
+    task = loop.create_task(_run(work, hand_over))
 
     def run() -> None:
         error: BaseException | None = None
@@ -38,15 +53,16 @@ def stream(work: Callable[[Callable[[T], None]], Awaitable[None]]) -> Iterator[T
         finally:
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
+            flush()
             heard.put(_End(error))
 
     thread = threading.Thread(target=run, name="mmpu-client", daemon=True)
     thread.start()
     try:
-        while not isinstance(item := heard.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
+        while not isinstance(items := heard.get(), _End):
+            yield from items
+        if items.error is not None:
+            raise items.error
     finally:
         with contextlib.suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(task.cancel)

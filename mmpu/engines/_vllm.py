@@ -117,6 +117,14 @@ def misread(question: Question, ids: Sequence[int]) -> Failed:
     )
 
 
+def drawing(student: Student, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[dict[str, Any]] | Failed:
+    """The fields of SamplingParams for each sample, or why nothing can be sampled."""
+    try:
+        return [sampling_values(student, sampling, n, sample.id) for sample in samples]
+    except UserError as error:
+        return Failed(str(error))
+
+
 def sampling_values(student: Student, sampling: Sampling, n: int, sample_id: str) -> dict[str, Any]:
     """The fields of vLLM's SamplingParams.
 
@@ -150,19 +158,20 @@ def sampling_values(student: Student, sampling: Sampling, n: int, sample_id: str
     }
 
 
-def reading_values(student: Student, ids: Sequence[Sequence[int]], options: Sequence[str]) -> dict[str, Any]:
-    """The fields of SamplingParams that read the next token's distribution at the ids of the options.
+def reading(student: Student, options: Sequence[str]) -> tuple[list[list[int]], dict[str, Any]]:
+    """The ids of each option, and the fields of SamplingParams that read the next token's distribution at all of them.
 
     Raises:
         UserError: more tokens read like the options than vLLM reports.
     """
+    ids = [student.option_ids(option) for option in options]
     wanted = sorted({token for tokens in ids for token in tokens})
     if len(wanted) > MAX_TOKENS_READ:
         raise UserError(
             f"{len(wanted)} tokens of {student.config.model} read like one of the options {', '.join(options)}; vLLM "
             f"reports {MAX_TOKENS_READ} at most; ask for fewer options"
         )
-    return {
+    return ids, {
         "bad_words": _banned(student),
         "temperature": 0.0,
         "max_tokens": 1,

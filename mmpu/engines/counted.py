@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
-from mmpu.engines.cached import Cached
 from mmpu.store import Ledger
 
 
@@ -22,14 +21,12 @@ class Counted(Engine):
         return self.engine.identity
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        self._count(len(samples))
+        self._count(samples)
         return self.engine.generate(samples, n, sampling)
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        self._count(len(samples))
+        self._count(samples)
         return self.engine.choose(samples, options)
 
-    def _count(self, calls: int) -> None:
-        if isinstance(self.engine, Cached):  # which counts for itself what it had to ask
-            return
-        self.ledger.add(**{f"{self.role}_calls": calls})
+    def _count(self, samples: Sequence[Sample]) -> None:
+        self.ledger.add(**{f"{self.role}_calls": len(samples)})

@@ -70,10 +70,9 @@ class VLLM(Engine):
     # ------------------------------------------------------------------------------------------------------- answering
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        try:
-            values = [_vllm.sampling_values(self.student, sampling, n, sample.id) for sample in samples]
-        except UserError as error:
-            return [Failed(str(error)) for _ in samples]
+        values = _vllm.drawing(self.student, samples, n, sampling)
+        if isinstance(values, Failed):
+            return [values] * len(samples)
 
         def read(output: Any) -> tuple[Response, ...] | Failed:
             responses: list[Response] = []
@@ -89,8 +88,7 @@ class VLLM(Engine):
         return [output if isinstance(output, Failed) else read(output) for output in outputs]
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        ids = [self.student.option_ids(option) for option in options]
-        values = _vllm.reading_values(self.student, ids, options)
+        ids, values = _vllm.reading(self.student, options)
 
         def read(output: Any) -> Choice:
             return _vllm.choice(options, ids, {t: entry.logprob for t, entry in output.outputs[0].logprobs[0].items()})
@@ -145,6 +143,8 @@ class VLLM(Engine):
         elif not adapted:
             _vllm.export(student, self._weights)
             copy.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(self._weights)})
+            if library("vllm.platforms").current_platform.is_cpu():
+                copy.llm.apply_model(_pack_heads)
         if adapted:
             self._load_adapter()
         copy.llm.reset_prefix_cache()
@@ -212,6 +212,15 @@ class VLLM(Engine):
 def library(module: str) -> Any:
     """A module of vLLM, imported only where it is about to be used."""
     return import_module(module)
+
+
+def _pack_heads(model: Any) -> None:
+    """On a CPU vLLM computes logits from a packed copy of the output head, which a reload leaves as it was where the
+    head is tied to the embeddings."""
+    head = library("vllm.model_executor.layers.vocab_parallel_embedding").ParallelLMHead
+    for module in model.modules():
+        if isinstance(module, head):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def _prompt(question: Question) -> dict[str, Any]:

@@ -72,17 +72,15 @@ class VLLMServer(Engine):
     # ------------------------------------------------------------------------------------------------------- answering
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        try:
-            values = [_vllm.sampling_values(self.student, sampling, n, sample.id) for sample in samples]
-        except UserError as error:
-            return [Failed(str(error)) for _ in samples]
+        values = _vllm.drawing(self.student, samples, n, sampling)
+        if isinstance(values, Failed):
+            return [values] * len(samples)
         questions = self._questions(samples, sampling.max_tokens)
         replies = self._ask(questions, values)
         return [r if isinstance(r, Failed) else self._responses(r, sampling) for r in replies]
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        ids = [self.student.option_ids(option) for option in options]
-        values = _vllm.reading_values(self.student, ids, options)
+        ids, values = _vllm.reading(self.student, options)
         # The reply lists the sampled token first and then as many as were asked for, less one if that token was not
         # among them. So one is asked for twice.
         wanted = [*values["logprob_token_ids"], *values["logprob_token_ids"][:1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -21,7 +22,9 @@ class Qwen25VL(Family):
         fetch = _fetch_image()
         if fetch is not None:
             bounds = {"min_pixels": processor.size["shortest_edge"], "max_pixels": processor.size["longest_edge"]}
-            picture = fetch({"image": picture, **bounds}, image_patch_size=processor.patch_size)
+            # It scales a long and narrow picture down to no width at all, where the processor keeps one patch.
+            with suppress(ValueError):
+                picture = fetch({"image": picture, **bounds}, image_patch_size=processor.patch_size)
         return super().features(processor, picture)
 
     def image_length(self, config: Any, features: Mapping[str, Tensor]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmpu.core import Group, Row, UserError
+from mmpu.core import Failed, Group, Row, UserError
 
 if TYPE_CHECKING:
     from mmpu.train.loop import Stage
@@ -32,7 +32,8 @@ def collect(stage: Stage, step: int, position: int) -> Collected:
     """The groups of a step.
 
     Raises:
-        UserError: the scorer abstained everywhere, or the step could not be filled.
+        UserError: the teacher left too many prompts unanswered, the scorer abstained everywhere, or the step could
+            not be filled.
     """
     rollout, accelerator = stage.rollout, stage.accelerator
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -40,10 +41,12 @@ def collect(stage: Stage, step: int, position: int) -> Collected:
     wanted = len(range(rank, size, world))
     kept: list[tuple[Group, list[Row]]] = []
     seconds = {"seconds_generate": 0.0, "seconds_score": 0.0}
-    batches = dropped = 0
+    batches = dropped = unanchored = 0
     while True:
         began = time.perf_counter()
-        groups = rollout.anchored(stage.prompts(position)[rank::world])
+        anchored = rollout.anchored(stage.prompts(position)[rank::world])
+        groups = [group for group in anchored if isinstance(group, Group)]
+        unanchored += _unanswered(stage, anchored)
         # Candidates of the stage's start are drawn once per prompt, however often it comes round.
         fixed = rollout.method.offline and rollout.method.shadow is not None and rollout.method.shadow.kind == "start"
         groups = rollout.sampled(groups, stage.step_seed(f"sample{batches or ''}", 0 if fixed else step))
@@ -71,12 +74,32 @@ def collect(stage: Stage, step: int, position: int) -> Collected:
                 "others, sample more candidates (`k`), or set the method's `batches: 0` to train on what there is"
             )
     metrics = {**seconds, **({"generation_batches": batches, "dropped_groups": dropped} if refill else {})}
+    if "anchor" in rollout.needs:
+        metrics["unanchored_groups"] = unanchored / (batches * size)
     scorer = rollout.scorer
     rows = [
         [replace(row, group=g, part=scorer.part(group.sample) if scorer else 0) for row in rows]
         for g, (group, rows) in enumerate(kept)
     ]
     return Collected([group for group, _ in kept], rows, position, metrics)
+
+
+def _unanswered(stage: Stage, anchored: Sequence[Group | Failed]) -> int:
+    """How many prompts the teacher has no answer to, over all processes; such a prompt is left out of the step.
+
+    Raises:
+        UserError: they are too many.
+    """
+    size = stage.config.prompts_per_step
+    reasons = [failed.reason for failed in anchored if isinstance(failed, Failed)]
+    count = _total(stage.accelerator, len(reasons))
+    if count > stage.config.max_skipped * size:
+        example = f", for example: {reasons[0]}" if reasons else ""
+        raise UserError(
+            f"stage {stage.config.name}: the teacher left {count} of {size} prompts unanswered{example}; complete its "
+            "answers, train on a smaller split, or raise `max_skipped`"
+        )
+    return count
 
 
 def _refuse_silence(stage: Stage, groups: Sequence[Group]) -> None:

@@ -50,7 +50,8 @@ class StageConfig:
     max_refused: int = 5
     """Updates with a non-finite gradient before the stage gives up."""
     max_skipped: float = 0.5
-    """Largest share of a step's groups that may be without a usable score before the stage gives up."""
+    """Largest share of a step's groups that may be without an anchor, or without a usable score, before the stage gives
+    up."""
     length_alarm: float = 0.5
     """Warn when the mean response length has moved by more than this share since the stage's start."""
     kl_every: int = 10
@@ -61,7 +62,13 @@ class StageConfig:
     hacking_rises: int = 3
     """Warn when over so many windows in a row the score rose and the accuracy fell."""
     alarms: dict[str, float] = field(
-        default_factory=lambda: {"flat_groups": 0.8, "truncated": 0.5, "skipped_groups": 0.1, "kl_ref": 5.0}
+        default_factory=lambda: {
+            "flat_groups": 0.8,
+            "truncated": 0.5,
+            "skipped_groups": 0.1,
+            "unanchored_groups": 0.0,
+            "kl_ref": 5.0,
+        }
     )
     """Warn, once per metric, when a step's value is above this."""
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mmpu.core import Response, Sample, Task, UserError
+from mmpu.core import Group, Response, Sample, Task, UserError
 from mmpu.statistics import auc
 from mmpu.train.diagnostics import describe
 from mmpu.train.rollout import Rollout
@@ -34,7 +34,7 @@ class Preflight:
         Raises:
             UserError: the evaluator cannot tell a prompt's anchor from another's.
         """
-        groups = rollout.anchored(samples[: self.prompts])
+        groups = [group for group in rollout.anchored(samples[: self.prompts]) if isinstance(group, Group)]
         pairs = [
             replace(group, responses=(Response(group.anchor), Response(other)))
             for i, group in enumerate(groups)

@@ -63,6 +63,7 @@ class Record:
             The metrics over all processes.
         """
         metrics = self._gather(sums, means)
+        self._add_up_ledgers()
         with self.groups_file.open("a", encoding="utf-8") as file:
             for group, trained in zip(groups, rows, strict=True):
                 if group.responses:
@@ -127,6 +128,15 @@ class Record:
             values = [m[name] for _, m in everyone if name in m and not math.isnan(m[name])]
             metrics[name] = sum(values) / len(values) if values else math.nan
         return metrics
+
+    def _add_up_ledgers(self) -> None:
+        """Moves what the other processes have counted since the last time into the main one's ledger."""
+        everyone = cast(list[dict[str, int]], gather_object([dict(self.ledger.counts)]))
+        if not self.accelerator.is_main_process:
+            self.ledger.counts.clear()
+            return
+        for counts in everyone[1:]:
+            self.ledger.add(**counts)
 
     def _write(self, row: Mapping[str, Any]) -> None:
         with self.metrics_file.open("a", encoding="utf-8") as file:

@@ -35,24 +35,20 @@ class Rollout:
     def needs(self) -> frozenset[str]:
         return self.method.needs | (self.scorer.needs if self.scorer else frozenset())
 
-    def anchored(self, samples: Sequence[Sample]) -> list[Group]:
-        """Groups with the teacher's answer, one question per prompt.
+    def anchored(self, samples: Sequence[Sample]) -> list[Group | Failed]:
+        """Groups with the teacher's answer, one question per prompt; where it has none, why.
 
         Raises:
-            UserError: there is no teacher, or it has no answer for some prompt.
+            UserError: there is no teacher.
         """
         if "anchor" not in self.needs:
             return [Group(sample) for sample in samples]
         if self.teacher is None:
             raise UserError("this stage needs anchors; set `teacher:` in the config")
         answers = self.teacher.generate(samples, 1, Sampling(temperature=0.0, max_tokens=2048))
-        missing = [a.reason for a in answers if isinstance(a, Failed)]
-        if missing:
-            raise UserError(
-                f"the teacher left {len(missing)} of {len(samples)} prompts unanswered, first: {missing[0]}; "
-                "complete its answers or train on a smaller split"
-            )
-        return [Group(s, anchor=a[0].text) for s, a in zip(samples, answers, strict=True) if isinstance(a, tuple)]
+        return [
+            a if isinstance(a, Failed) else Group(s, anchor=a[0].text) for s, a in zip(samples, answers, strict=True)
+        ]
 
     def sampled(self, groups: Sequence[Group], seed: int) -> list[Group]:
         """Groups with K candidates of the student and, where the method asks, as many of its privileged teacher;

@@ -197,6 +197,8 @@ class Row:
     """Rows of the same group, by index, that this one is preferred to."""
     part: int = 0
     """Part of the step whose loss this row counts in."""
+    whole: bool = False
+    """Train on the prompt's tokens too, all but the first, which nothing predicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,6 +436,12 @@ class Method(ABC):
         """Generation batches a step may take until it is full of groups with something to teach; 0 trains on what
         there is."""
         return 0
+
+    @property
+    def tempered(self) -> bool:
+        """True if log-probabilities and divergences are taken at the sampling temperature, as ratios and distillation
+        want; sequence likelihoods are taken at 1."""
+        return "old_logp" in self.needs or self.divergence is not None
 
     def context(self, group: Group) -> Sample | None:
         """The teacher's prompt, known before sampling. Pure.

@@ -42,6 +42,10 @@ class Divergence:
             raise UserError(f"a divergence needs 0 <= beta <= 1, top_k >= 0 and clip > 0, got {self}")
 
 
+REVERSE = Divergence(1.0)
+"""KL(S ‖ T) over the whole vocabulary: the exact form of a KL to the stage's start."""
+
+
 def log_softmax(logits_NV: Tensor) -> Tensor:
     """log softmax over the vocabulary, bounded below so that banned tokens stay harmless."""
     return logits_NV.log_softmax(1).clamp(min=FLOOR)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mmpu.core import Batch
+from mmpu.core import Batch, Quantities
 
 Total = Callable[[Tensor], Tensor]
 """Sums a tensor over processes."""
 Aggregation = Literal["seq_mean_token_mean", "token_mean", "token_mean_micro", "fixed_len"]
+KL = Literal["k2", "k3", "k3+", "full", "none"]
+"""How the KL to the stage's start enters a loss: an estimate from sampled tokens, or exact over the vocabulary."""
 
 
 def seq_sum(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -67,6 +69,15 @@ def kl_per_token(form: str, logp: Tensor, ref_logp: Tensor) -> Tensor:
         k2 = r.square() / 2
         return k2 + (k3 - k2).detach()
     raise ValueError(f"no KL estimator {form!r}; there is: k1, k2, k3, k3+")
+
+
+def kl_to_start(form: KL, quantities: Quantities) -> Tensor:
+    """KL(p_θ ‖ p_ref) of each token, (B, T): estimated from log-probabilities, or as `full` measured it."""
+    if form == "full":
+        assert quantities.divergence_BT is not None
+        return quantities.divergence_BT
+    assert quantities.ref_logp_BT is not None
+    return kl_per_token(form, quantities.logp_BT, quantities.ref_logp_BT)
 
 
 def sigmoid_pair_loss(margin_P: Tensor) -> Tensor:

@@ -30,11 +30,13 @@ METHODS: dict[str, Method] = {
     "dpo_include": DPO("best_worst", include_anchor=True),
     "grpo": GRPO(beta=0.3),
     "grpo_batch": GRPO("token_mean", adv_std="batch", kl="k2", beta=0.3),
+    "grpo_full": GRPO(kl="full", beta=0.3),
     "grpo_fixed": GRPO("fixed_len", 20, adv_std="none", kl="k3+"),
     "dapo": DAPO(overlong_length=9, overlong_buffer=4),
     "ppo": PPO(),
     "ppo_ema": PPO("ema", whiten=False),
     **{f"ldl_{form}": LDLGRPO(form=form, beta=0.1) for form in ("sum", "mean", "ratio")},  # type: ignore[arg-type]
+    "ldl_full": LDLGRPO(kl="full", beta=0.1),
     "pbsd": PBSD(),
     "pbsd_mean": PBSD("mean", refresh_every=3),
     "opsd": OPSD(),

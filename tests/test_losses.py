@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
-from mmpu.core import NAN, Batch, Group, Quantities, Response, UserError
+from mmpu.core import NAN, Batch, Group, Quantities, Response, Shadow, UserError
+from mmpu.divergence import REVERSE
 from mmpu.losses import group_log_softmax, kl_per_token, label_distribution, seq_mean, seq_sum
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
@@ -157,6 +158,23 @@ def test_ldl_gradient_is_that_of_finite_differences(form: str) -> None:
     )
 
 
+@pytest.mark.parametrize("form", ["sum", "mean"])
+def test_ldl_has_the_gradient_of_the_cross_entropy(form: str) -> None:
+    logp = log_probs().requires_grad_()
+    loss, _ = LDLGRPO(form=form, kl="none").loss(Quantities(logp), batch(LENGTHS, D5))  # type: ignore[arg-type]
+    reduce = seq_sum if form == "sum" else seq_mean
+    cross_entropy = -(D5 * torch.log_softmax(reduce(logp, batch(LENGTHS, D5).mask_BT), 0)).sum()
+    close(torch.autograd.grad(loss, logp)[0], torch.autograd.grad(cross_entropy, logp)[0], 1e-15)
+
+
+def test_ldl_of_a_single_candidate_teaches_nothing() -> None:
+    logp = torch.full((1, 3), -1.0, dtype=torch.float64).requires_grad_()
+    loss, _ = LDLGRPO(form="sum", kl="none").loss(Quantities(logp), batch((3,), torch.ones(1, dtype=torch.float64)))
+    (gradient,) = torch.autograd.grad(loss, logp)
+    assert float(loss.detach()) == 0
+    assert not gradient.any()
+
+
 def test_ldl_at_q_equal_d_is_still() -> None:
     logp = D5.log()[:, None].requires_grad_()
     loss, _ = LDLGRPO(form="sum", kl="none").loss(Quantities(logp), batch((1, 1, 1), D5))
@@ -180,6 +198,19 @@ def test_kl_to_reference_is_reduced_as_z_is() -> None:
             method = LDLGRPO(form=form, kl=kl, beta=1.0)  # type: ignore[arg-type]
             loss, _ = method.loss(Quantities(logp, reference), batch(LENGTHS, D5))
             close(loss - without, value * tokens, 1e-7)
+
+
+def test_a_full_kl_enters_as_measured() -> None:
+    """Another forward of the stage's start, no sampled estimate, likelihoods still at temperature 1."""
+    method = LDLGRPO(kl="full", beta=0.1)
+    assert "reference" not in method.needs
+    assert (method.shadow, method.divergence, method.tempered) == (Shadow("start"), REVERSE, False)
+    off = LDLGRPO(kl="full", beta=0.0)
+    assert (off.shadow, off.divergence) == (None, None)
+    logp = log_probs()
+    without, _ = LDLGRPO(kl="none").loss(Quantities(logp), batch(LENGTHS, D5))
+    loss, _ = method.loss(Quantities(logp, divergence_BT=torch.full_like(logp, 0.7)), batch(LENGTHS, D5))
+    close(loss - without, 0.07)
 
 
 def test_groups_do_not_mix() -> None:

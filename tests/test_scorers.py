@@ -164,6 +164,19 @@ def test_rule_with_partial_credit() -> None:
     assert "no answer" in (Rule(Graded()).abstains([replace(sample("a"), answer=None)]) or "")
 
 
+def test_rule_as_opsd_scores() -> None:
+    """The first box, letter by letter; the task's own grader is not asked."""
+    texts = (r"\boxed{ Red }", r"\boxed{blue} no, \boxed{red}", r"\boxed{{red}}", "red", r"\boxed{")
+    task = Graded()
+    compat = Rule(task, reward="opsd_compat")
+    assert compat.score([group("a", *texts)]) == [(1.0, 0.0, 0.0, 0.0, 0.0)]
+    assert task.reads == []
+    bare = replace(sample("a"), answer=None)
+    assert compat.abstains([sample("a")]) is None
+    assert "with an answer" in (compat.abstains([bare]) or "")
+    assert all(map(math.isnan, compat.score([replace(group("a", "red"), sample=bare)])[0]))
+
+
 # --------------------------------------------------------------------------------------------------------------- mix
 
 
@@ -388,6 +401,12 @@ def test_who_grades() -> None:
     SelfEval(frozen, anchor=False).score([group("a", "red")])
     assert "<reference>" not in frozen.asked[-1]
     assert SelfEval(frozen, anchor=False).needs == frozenset()
+
+
+@pytest.mark.parametrize("mode", ["expected", "yes_no"])
+def test_no_mass_on_the_options_is_no_reading(mode: str) -> None:
+    evaluator = SelfEval(Scripted(reply=lambda *_: "who knows"), mode=mode, min_mass=0.0)  # type: ignore[arg-type]
+    assert math.isnan(evaluator.score([group("a", "red")])[0][0])
 
 
 def test_scorers_are_scorers() -> None:

@@ -3,6 +3,7 @@ and the generalised JSD agree to 1e-6 in float64."""
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,11 @@ import torch
 
 pytest.importorskip("trl", reason="parity is measured against TRL, which is not installed")
 
-from trl.experimental.gkd import GKDTrainer
+from trl.import_utils import TRLExperimentalWarning
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TRLExperimentalWarning)  # raised by the import alone
+    from trl.experimental.gkd import GKDTrainer
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import nanstd
@@ -116,7 +121,9 @@ def test_group_advantages() -> None:
 
 def trl_dpo(logp: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
     """Rows: chosen, chosen, rejected, rejected."""
-    outputs = SimpleNamespace(log_probs=logp, logits=torch.zeros(4, 7, 3), entropy=None)
+    unread = torch.zeros(4, 7)  # for TRL's metrics
+    # TRL's models give 0 where a label is -100, so its sums need no mask.
+    outputs = SimpleNamespace(log_probs=logp * MASK, entropy=unread, mean_logits=unread, is_top1=unread.bool())
     this = trainer(
         ld_alpha=None,
         precompute_ref_logps=True,
@@ -126,10 +133,13 @@ def trl_dpo(logp: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.T
         beta=beta,
         label_smoothing=0.0,
         use_weighting=False,
+        _total_train_tokens=0,
+        _tp_size=1,
     )
     sums = reference.sum(1)
     inputs = {
         "input_ids": torch.ones(4, 8, dtype=torch.long),
+        "attention_mask": torch.ones(4, 8, dtype=torch.long),
         "completion_mask": torch.cat([torch.zeros(4, 1, dtype=torch.long), MASK.long()], 1),
         "ref_chosen_logps": sums[:2],
         "ref_rejected_logps": sums[2:],

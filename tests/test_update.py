@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mmpu.core import Batch, Method, Quantities, Response, Row, Sampling, UserError
+from mmpu.core import Batch, Group, Method, Quantities, Response, Row, Sampling, UserError
 from mmpu.engines.hf import HF
 from mmpu.loading import Lora
 from mmpu.methods.ldl_grpo import LDLGRPO
@@ -114,6 +114,28 @@ def test_gradient_is_exact_at_any_budget(family: str, name: str, lora: Lora | No
         found = update_gradient(model, method, groups, budget)
         error = (found - expected).norm() / expected.norm()
         assert error < 1e-5, f"budget {budget}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("template", ["chat", "completion"])
+def test_a_prompt_may_be_trained_on_with_its_answer(template: str) -> None:
+    """The loss is that of the whole text, every token but the first, with and without a chat template."""
+    model = student("qwen2")
+    model.encoder.config = dataclasses.replace(model.config, template=template)  # type: ignore[arg-type]
+    model.start_stage(reference=False)
+    (row,) = SFT(style="opsd_compat").supervise(Group(samples("qwen2")[0], anchor="It is red."))
+    ids = torch.tensor([model.encode(row.sample).ids + model.response_ids(row.response)])
+    with torch.no_grad():
+        wanted = model.base(input_ids=ids, labels=ids).loss
+    metrics = Updater(model, model, Optim().build(model), SFT(), Optim(), Accelerator(cpu=True))([[row]], 0, 10)
+    assert metrics["loss"] == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_picture_cannot_be_trained_on() -> None:
+    model = student("llava")
+    model.start_stage(reference=False)
+    row = Row(samples("llava")[0], Response("red"), whole=True)
+    with pytest.raises(UserError, match="'a' has images; train on its answer alone"):
+        Updater(model, model, Optim().build(model), SFT(), Optim(), Accelerator(cpu=True))([[row]], 0, 10)
 
 
 def test_a_budget_below_one_branch_names_the_least() -> None:

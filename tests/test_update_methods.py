@@ -39,9 +39,11 @@ TEMPERATURE = 1.3
 METHODS: dict[str, Method] = {
     "dpo": DPO(),
     "grpo": GRPO(beta=0.3),
+    "grpo_full": GRPO(kl="full", beta=0.3),
     "dapo": DAPO(batches=0),
     "ppo": PPO(),
     "ldl_ratio": LDLGRPO("ratio", beta=0.1),
+    "ldl_full": LDLGRPO(kl="full", beta=0.1),
     "pbsd": PBSD(),
     "opsd": OPSD(),
     "opsd_jsd": OPSD(beta=0.3, top_k=30, clip=0.5, clip_what="token", max_ratio=2.0),
@@ -110,7 +112,7 @@ def expected(
     """Gradient and loss of one graph over sequences that are run one by one."""
     rows = [row for group in groups for row in group]
     tokens = [model.response_ids(row.response) for row in rows]
-    scale = TEMPERATURE if "old_logp" in method.needs or method.divergence else 1.0
+    scale = TEMPERATURE if method.tempered else 1.0
     columns: dict[str, list[torch.Tensor]] = {}
 
     def add(name: str, value: torch.Tensor) -> None:
@@ -232,6 +234,12 @@ def test_kl_is_measured_alike_for_methods_that_do_not_need_it() -> None:
             ]
     wanted = kl_per_token("k3", torch.cat(live), torch.cat(start)).mean()
     assert updated(model, shadow, method, groups, 10_000)[1]["kl_ref"] == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_what_is_read_at_the_sampling_temperature() -> None:
+    """Ratios and distillation are; sequence likelihoods are not, nor is a KL beside them."""
+    at_one = {"dpo", "pbsd", "ldl_full"}
+    assert {name for name, method in METHODS.items() if not method.tempered} == at_one
 
 
 def test_several_updates_of_one_rollout_move_the_ratio() -> None:

@@ -10,10 +10,9 @@ differ. What is thrown away has been generated and stays in the ledger.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from mmpu.core import Group, Row, UserError
-from mmpu.losses import Aggregation, overlong_penalty
+from mmpu.losses import KL, Aggregation, overlong_penalty
 from mmpu.methods.grpo import GRPO
 
 
@@ -22,7 +21,7 @@ class DAPO(GRPO):
     aggregation: Aggregation = "token_mean"
     clip_high: float = 0.28
     dual_clip: float | None = 10.0
-    kl: Literal["k2", "k3", "k3+", "none"] = "none"
+    kl: KL = "none"
     batches: int = 10
     """Generation batches a step may take to fill up with groups whose scores differ; 0 trains on all groups."""
     overlong_length: int | None = None

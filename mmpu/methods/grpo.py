@@ -16,8 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Row, UserError
-from mmpu.losses import Aggregation, Total, aggregate, clipped_surrogate, group_advantages, kl_per_token, total_std
+from mmpu.core import Batch, Group, Method, Quantities, Row, Shadow, UserError
+from mmpu.divergence import REVERSE, Divergence
+from mmpu.losses import KL, Aggregation, Total, aggregate, clipped_surrogate, group_advantages, kl_to_start, total_std
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class GRPO(Method):
     clip_high: float = 0.2
     dual_clip: float | None = None
     """Bounds the loss of negative advantages at −dual_clip · A."""
-    kl: Literal["k2", "k3", "k3+", "none"] = "k3"
+    kl: KL = "k3"
+    """`full` compares whole next-token distributions, at the price of another forward of the stage's start."""
     beta: float = 0.01
     """Weight of the KL to the stage's start."""
     mask_truncated: bool = False
@@ -49,8 +51,20 @@ class GRPO(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        reference = {"reference"} if self.kl != "none" and self.beta > 0 else set[str]()
+        reference = {"reference"} if self.kl not in ("none", "full") and self.beta > 0 else set[str]()
         return frozenset({"responses", "scores", "old_logp"} | reference)
+
+    @property
+    def _full(self) -> bool:
+        return self.kl == "full" and self.beta > 0
+
+    @property
+    def shadow(self) -> Shadow | None:
+        return Shadow("start") if self._full else None
+
+    @property
+    def divergence(self) -> Divergence | None:
+        return REVERSE if self._full else None
 
     @property
     def listwise(self) -> bool:
@@ -67,8 +81,9 @@ class GRPO(Method):
             return []
         rewards = torch.tensor([self.reward(s, len(r.tokens or ())) for r, s in scored], dtype=torch.float64)
         advantages = group_advantages(rewards, self.adv_std, self.adv_eps, self.min_std).tolist()
+        read = group.sample if self._full else None  # by the stage's start
         return [
-            Row(group.sample, response, advantage, score=reward)
+            Row(group.sample, response, advantage, score=reward, context=read)
             for (response, _), advantage, reward in zip(scored, advantages, rewards.tolist(), strict=True)
             if response.finished or not self.mask_truncated
         ]
@@ -93,7 +108,6 @@ class GRPO(Method):
 
     def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss_BT, metrics = self.token_loss(quantities, batch)
-        if "reference" in self.needs:
-            assert quantities.ref_logp_BT is not None
-            loss_BT = loss_BT + self.beta * kl_per_token(self.kl, quantities.logp_BT, quantities.ref_logp_BT)
+        if self.kl != "none" and self.beta > 0:
+            loss_BT = loss_BT + self.beta * kl_to_start(self.kl, quantities)
         return aggregate(loss_BT, batch.mask_BT, self.aggregation, batch, self.max_length), metrics

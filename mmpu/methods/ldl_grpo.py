@@ -20,8 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Row, UserError
-from mmpu.losses import group_log_softmax, group_sum, kl_per_token, label_distribution, seq_mean, seq_sum
+from mmpu.core import Batch, Group, Method, Quantities, Row, Shadow, UserError
+from mmpu.divergence import REVERSE, Divergence
+from mmpu.losses import KL, group_log_softmax, group_sum, kl_to_start, label_distribution, seq_mean, seq_sum
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class LDLGRPO(Method):
     """Gate sharpness: what lies below the anchor is told apart with inverse temperature up to 1/τ + γ."""
     beta: float = 0.01
     """Weight of the KL to the stage's start."""
-    kl: Literal["k2", "k3", "k3+", "none"] = "k2"
+    kl: KL = "k2"
+    """`full` compares whole next-token distributions, at the price of another forward of the stage's start."""
     skip_flat_groups: bool = False
     """Leave out groups whose scores are all equal; no difference under `ratio`."""
 
@@ -48,11 +50,27 @@ class LDLGRPO(Method):
     @property
     def needs(self) -> frozenset[str]:
         needs = {"anchor", "responses", "scores", "anchor_score"}
-        if self.kl != "none" and self.beta > 0:
+        if self.kl not in ("none", "full") and self.beta > 0:
             needs.add("reference")
         if self.form == "ratio":
             needs.add("old_logp")
         return frozenset(needs)
+
+    @property
+    def _full(self) -> bool:
+        return self.kl == "full" and self.beta > 0
+
+    @property
+    def shadow(self) -> Shadow | None:
+        return Shadow("start") if self._full else None
+
+    @property
+    def divergence(self) -> Divergence | None:
+        return REVERSE if self._full else None
+
+    @property
+    def tempered(self) -> bool:
+        return self.form == "ratio"
 
     def supervise(self, group: Group) -> list[Row]:
         """One row per scored candidate, weighted D(k); masked candidates leave D, which is renormalised over the
@@ -70,8 +88,9 @@ class LDLGRPO(Method):
         log_d = label_distribution(
             torch.tensor(scores, dtype=torch.float64), group.anchor_score, self.gamma, self.label_tau
         )
+        read = group.sample if self._full else None  # by the stage's start
         return [
-            Row(group.sample, response, weight)
+            Row(group.sample, response, weight, context=read)
             for (response, _), weight in zip(scored, log_d.exp().tolist(), strict=True)
         ]
 
@@ -97,7 +116,7 @@ class LDLGRPO(Method):
             "entropy_q": -(q_B * log_q_B.detach()).sum() / batch.total_groups,
             "max_q": top_q_G.sum() / batch.total_groups,
         }
-        if self.kl != "none" and quantities.ref_logp_BT is not None:
+        if self.kl != "none" and self.beta > 0:
             size_G = group_sum(torch.ones_like(d_B), batch.group_B, batch.groups)
 
             def mean_over_candidates(per_token_BT: Tensor) -> Tensor:
@@ -105,6 +124,5 @@ class LDLGRPO(Method):
                 per_row_B = reduce(per_token_BT, mask_BT)
                 return (per_row_B / size_G[batch.group_B]).sum() / batch.total_groups
 
-            kl = mean_over_candidates(kl_per_token(self.kl, logp_BT, quantities.ref_logp_BT))
-            loss = loss + self.beta * kl
+            loss = loss + self.beta * mean_over_candidates(kl_to_start(self.kl, quantities))
         return loss, metrics

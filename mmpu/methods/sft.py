@@ -1,4 +1,5 @@
-"""Supervised fine-tuning on the teacher's answer: −log p(a | x), completion tokens only, end of sequence included."""
+"""Supervised fine-tuning on the teacher's answer: −log p(a | x), completion tokens only unless told otherwise, end of
+sequence included."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from mmpu.core import Batch, Group, Method, Quantities, Response, Row
 class SFT(Method):
     reduction: Literal["token_mean", "seq_sum"] = "token_mean"
     """`token_mean` over the step's tokens is the practical default; `seq_sum` is the literal sequence likelihood."""
+    style: Literal["completion_only", "opsd_compat"] = "completion_only"
+    """`opsd_compat` trains on the prompt's tokens too, as OPSD's script does; its first release also applied no chat
+    template: `student.template: completion`."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -21,7 +25,7 @@ class SFT(Method):
 
     def supervise(self, group: Group) -> list[Row]:
         assert group.anchor is not None
-        return [Row(group.sample, Response(group.anchor))]
+        return [Row(group.sample, Response(group.anchor), whole=self.style == "opsd_compat")]
 
     def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         nll = -(quantities.logp_BT * batch.mask_BT).sum()

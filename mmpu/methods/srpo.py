@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmpu.core import Batch, Group, Quantities, Row, Shadow, UserError
 from mmpu.divergence import Divergence
-from mmpu.losses import Aggregation, Total
+from mmpu.losses import KL, Aggregation, Total
 from mmpu.methods.grpo import GRPO
 from mmpu.prompts import with_solution
 
@@ -30,7 +30,7 @@ class SRPO(GRPO):
     aggregation: Aggregation = "token_mean"
     adv_std: Literal["sample", "population", "batch", "none"] = "none"
     clip_high: float = 0.28
-    kl: Literal["k2", "k3", "k3+", "none"] = "none"
+    kl: KL = "none"
     correct: float = 0.5
     """Least score of a right answer."""
     entropy_weight: float = 1.0

@@ -44,14 +44,19 @@ def canonical(text: str) -> str | None:
 
     The last `\\boxed{}` counts, else what follows the last `####` or «answer is», else the last number.
     """
-    boxed = list(_BOXED.finditer(text))
+    boxes = boxed(text)
     marked = list(_MARKED.finditer(text))
-    if boxed:
-        return _plain(_braced(text, boxed[-1].end()))
+    if boxes:
+        return _plain(boxes[-1])
     if marked:
         return _plain(marked[-1][1] or marked[-1][2])
     numbers = _NUMBER.findall(text)
     return _plain(numbers[-1]) if numbers else None
+
+
+def boxed(text: str) -> list[str]:
+    """What stands in the `\\boxed{}` of a text, in order."""
+    return [_braced(text, match.end()) for match in _BOXED.finditer(text)]
 
 
 def _braced(text: str, start: int) -> str:

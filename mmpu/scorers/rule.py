@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mmpu.core import NAN, Group, Sample, Scorer, Task
-from mmpu.scorers.majority import canonical
+from mmpu.scorers.majority import boxed, canonical
 
 
 @dataclass(frozen=True)
@@ -15,20 +16,36 @@ class Rule(Scorer):
     partial: float = 0.0
     """Least score of a response that gives some answer, as ReFT grants for a wrong number."""
 
+    reward: Literal["task", "opsd_compat"] = "task"
+    """`opsd_compat`: 1 if the *first* box of a response and the answer are the same string in lower case, as OPSD's
+    GRPO script (siyan-zhao/OPSD) has it; whoever is right in a later box, or in other words, is wrong."""
+
     @property
     def reads_labels(self) -> bool:
         return True
 
     def abstains(self, samples: Sequence[Sample]) -> str | None:
+        if self.reward == "opsd_compat":
+            return None if any(s.answer is not None for s in samples) else "opsd_compat needs samples with an answer"
         if any(self.task.grade(sample, sample.answer or "") is not None for sample in samples):
             return None
         return f"task {self.task.name} has no grader, or these samples no answer"
 
     def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         def grade(group: Group, text: str) -> float:
-            value = self.task.grade(group.sample, text)
+            value = self._value(group.sample, text)
             if value is None:
                 return NAN
             return max(value, self.partial) if self.partial and canonical(text) is not None else value
 
         return [tuple(grade(group, r.text) for r in group.responses) for group in groups]
+
+    def _value(self, sample: Sample, text: str) -> float | None:
+        if self.reward == "task":
+            return self.task.grade(sample, text)
+        found = boxed(text)
+        return None if sample.answer is None else float(bool(found) and _lower(found[0]) == _lower(sample.answer))
+
+
+def _lower(text: str) -> str:
+    return text.strip().lower()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmpu.core import NAN, Choice, Engine, Group, Response, Sample, Sampling, Scorer
+from mmpu.core import NAN, Choice, Engine, Failed, Group, Response, Sample, Sampling, Scorer
 from mmpu.prompts import about
 
 PROMPT = Path(__file__).with_suffix(".txt")
@@ -100,11 +100,13 @@ class SelfEval(Scorer):
         options: Sequence[str],
         value: Callable[[dict[str, float]], float],
     ) -> list[float]:
+        def read(choice: Choice | Failed) -> float:
+            if isinstance(choice, Failed) or 1 - choice.outside < self.min_mass or not sum(choice.probs.values()):
+                return NAN
+            return value(dict(choice.probs))
+
         prompts = [self._prompt(group, response, mode) for group, response in asked]
-        return [
-            value(dict(choice.probs)) if isinstance(choice, Choice) and 1 - choice.outside >= self.min_mass else NAN
-            for choice in self._grader.choose(prompts, options)
-        ]
+        return [read(choice) for choice in self._grader.choose(prompts, options)]
 
     def _generate(self, asked: list[tuple[Group, Response]]) -> list[float]:
         def read(asked: list[tuple[Group, Response]], temperature: float) -> list[float]:

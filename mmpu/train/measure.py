@@ -43,14 +43,24 @@ class Measure:
 
     @property
     def scale(self) -> float:
-        """Ratios and divergences are taken at the sampling temperature, sequence likelihoods at 1."""
-        tempered = "old_logp" in self.method.needs or self.method.divergence is not None
-        return self.temperature if tempered else 1.0
+        """The temperature of log-probabilities and divergences."""
+        return self.temperature if self.method.tempered else 1.0
 
     def tree(self, rows: Sequence[Row]) -> Tree:
-        """The rows of a group under their prompt."""
+        """The rows of a group under their prompt, or under its first token where they are trained on as a whole.
+
+        Raises:
+            UserError: a prompt to be trained on has images, whose tokens cannot be predicted.
+        """
         assert len({row.sample.id for row in rows}) == 1, "rows of several prompts in one group"
-        return Tree(self.student.encode(rows[0].sample), tuple(self.student.response_ids(row.response) for row in rows))
+        prompt = self.student.encode(rows[0].sample)
+        branches = tuple(self.student.response_ids(row.response) for row in rows)
+        if not rows[0].whole:
+            return Tree(prompt, branches)
+        if prompt.images:
+            raise UserError(f"sample {rows[0].sample.id!r} has images; train on its answer alone")
+        first = replace(prompt, ids=prompt.ids[:1], positions_RL=prompt.positions_RL[:, :1])
+        return Tree(first, tuple(prompt.ids[1:] + branch for branch in branches))
 
     def live(self, model: Any, trees: Sequence[Tree], rows: Sequence[Row], width: int) -> dict[str, Tensor]:
         """What carries a gradient, in one pass: (rows, width) each, zero at padding.

@@ -1,0 +1,158 @@
+"""Methods, scorers and teachers that do not fit: refused before anything is trained, with the reason; replies that
+cannot be read: never a score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from endpoint import Endpoint, said, weighed
+from mmpu import recipe
+from mmpu.core import UserError
+from tiny import save
+
+ROWS = 8
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two students of different tokenizers, a task with a grader and one that nobody can grade."""
+    folder = tmp_path_factory.mktemp("misfits")
+    for family in ("qwen2", "llama"):
+        save(family, folder / family)
+    rows = [{"id": f"r{i}", "q": f"yes or no {i}?", "a": ("yes", "no")[i % 2]} for i in range(ROWS)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    anchors = [{"id": row["id"], "output": f"The answer is {row['a']}."} for row in rows]
+    (folder / "anchors.jsonl").write_text("".join(json.dumps(a) + "\n" for a in anchors))
+    task = {
+        "source": "rows.jsonl",
+        "id": "{{ id }}",
+        "prompt": [{"user": "{{ q }}"}],
+        "answer": "{{ a }}",
+        "reference": "The answer is {{ a }}.",
+        "grader": "final_answer",
+        "sampling": {"max_tokens": 6},
+    }
+    (folder / "graded.yaml").write_text(yaml.safe_dump(task))
+    del task["grader"], task["reference"]
+    (folder / "open.yaml").write_text(yaml.safe_dump(task))
+    return folder
+
+
+def config(workshop: Path, run: Path, stage: dict[str, Any], task: str = "graded", **changes: Any) -> str:
+    shape = {"name": "one", "split": "train", "k": 3, "prompts_per_step": 4, "optim": {"lr": 1e-3}}
+    values = {
+        "run": str(run),
+        "student": {"model": str(workshop / "qwen2"), "device": "cpu"},
+        "task": str(workshop / f"{task}.yaml"),
+        "teacher": {"name": "replay", "path": str(workshop / "anchors.jsonl")},
+        "stages": [{**shape, **stage}],
+    } | changes
+    path = run.parent / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+BLACK_BOX = {"name": "openai", "model": "gpt", "url": "http://127.0.0.1:9/v1"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "message"),
+    [
+        ({"method": "dpo", "scorer": "rule"}, {"task": "open"}, "abstain on every prompt: task open has no grader"),
+        (
+            {"method": "grpo", "scorer": {"name": "rubric", "rubricator": BLACK_BOX}},
+            {"teacher": None},
+            "abstain on every prompt: rubric compares with m=4 answers of a teacher",
+        ),
+        ({"method": "dpo", "scorer": "rule", "k": 1}, {}, "k=1, and a listwise method"),
+        ({"method": "grpo", "scorer": "rule", "k": 1}, {}, "k=1, and a listwise method"),
+        ({"method": "ppo", "scorer": "majority", "k": 1}, {}, "k=1, and a listwise scorer"),
+        (
+            {"method": "lopd"},
+            {"teacher": BLACK_BOX},
+            "next-token distribution, which an engine that only answers does not give",
+        ),
+        ({"method": {"name": "lopd", "model": "LLAMA"}}, {}, r"tokenizers of .*qwen2 and its teacher .*llama differ"),
+        ({"method": {"name": "lopd", "model": "nowhere/at-all"}}, {}, "cannot load the tokenizer of 'nowhere/at-all'"),
+        ({"method": "opsd"}, {"task": "open"}, "'r0' has no reference to show the teacher"),
+        ({"method": "pbsd"}, {"rollout": "vllm_server"}, "second set of weights, which vllm_server does not hold"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    workshop: Path, tmp_path: Path, stage: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    if isinstance(stage["method"], dict) and stage["method"].get("model") == "LLAMA":
+        stage = {"method": {"name": "lopd", "model": str(workshop / "llama")}}
+    task = changes.get("task", "graded")
+    others = {key: value for key, value in changes.items() if key != "task"}
+    with pytest.raises(UserError, match=message):
+        recipe.train(config(workshop, tmp_path / "run", stage, task, **others))
+    assert not (tmp_path / "run").exists(), "nothing was begun"
+
+
+def lines(run: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+
+
+def test_a_judge_that_cannot_be_read_trains_nothing(workshop: Path, tmp_path: Path, endpoint: Endpoint) -> None:
+    """Every verdict without mass on yes and no: the stage stops before its first update."""
+    endpoint.answer = lambda *_: weighed({"Hello": 0.9, "Hi": 0.05})
+    judge = {"name": "token_judge", "judge": {"name": "openai", "model": "judge", "url": endpoint.url}}
+    with pytest.raises(UserError, match=r"abstained on all \d+ candidates.*The weights are as they were"):
+        recipe.train(config(workshop, tmp_path / "run", {"method": "dpo", "scorer": judge}))
+    assert not list((tmp_path / "run").glob("*/student.json"))
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_rubrics_that_cannot_be_read_stop_a_stage(workshop: Path, tmp_path: Path, endpoint: Endpoint) -> None:
+    """Twice each, under another seed; the groups are masked, and more than `max_failed` of them is too many."""
+    endpoint.answer = lambda *_: said("As a language model, I cannot.")
+    rubric = {"name": "rubric", "m": 1, "rubricator": {"name": "openai", "model": "judge", "url": endpoint.url}}
+    with pytest.raises(UserError, match="4 of 4 groups got no readable rubric or verdict, more than 40%"):
+        recipe.train(
+            config(workshop, tmp_path / "run", {"method": "grpo", "scorer": rubric, "preflight": {"prompts": 0}})
+        )
+    assert len(endpoint.bodies) == 2 * 4
+    assert {body["seed"] for body in endpoint.bodies} == {0, 1}
+
+
+def test_one_unread_candidate_is_masked_not_scored_zero(workshop: Path, tmp_path: Path, endpoint: Endpoint) -> None:
+    """A third of the replies is no number, twice: those leave their groups' statistics and are counted."""
+
+    def mark(_: int, body: dict[str, Any]) -> Any:
+        text = body["messages"][0]["content"]
+        return said("none" if len(text) % 3 == 0 else f"0.{len(text) % 10}")
+
+    endpoint.answer = mark
+    judge = {"name": "scalar_judge", "judge": {"name": "openai", "model": "judge", "url": endpoint.url}}
+    run = recipe.train(
+        config(workshop, tmp_path / "run", {"method": "grpo", "scorer": judge, "k": 6, "steps": 2, "max_skipped": 1.0})
+    )
+    scores = [r["score"] for g in lines(run, "groups.jsonl") for r in g["responses"]]
+    unread = [score for score in scores if score is None or score != score]
+    assert 0 < len(unread) < len(scores)
+    assert lines(run, "metrics.jsonl")[0]["masked_candidates"] > 0
+
+
+def test_a_judge_is_paid_for_every_candidate_of_every_epoch(workshop: Path, tmp_path: Path, endpoint: Endpoint) -> None:
+    """NK × epochs readings by a judge; anchors once per prompt over three epochs and a second run."""
+    endpoint.answer = lambda _, body: weighed({"Yes": 0.1 + len(body["messages"][0]["content"]) % 7 / 10, "No": 0.1})
+    judge = {"name": "token_judge", "judge": {"name": "openai", "model": "judge", "url": endpoint.url}}
+    run = recipe.train(config(workshop, tmp_path / "run", {"method": "grpo", "scorer": judge, "epochs": 3.0}))
+    asked = [r for g in lines(run, "groups.jsonl") for r in g["responses"]]
+    assert len(asked) == ROWS * 3 * 3
+    distinct = {(g["id"], r["text"]) for g in lines(run, "groups.jsonl") for r in g["responses"] if r["text"].strip()}
+    ledger = json.loads((run / "ledger.json").read_text())
+    assert ledger["external_judge_calls"] == len(distinct), "the same answer is not paid for again"
+    assert "teacher_calls" not in ledger
+
+    stage = {"method": "sft", "epochs": 3.0}
+    first = recipe.train(config(workshop, tmp_path / "anchored", stage))
+    assert json.loads((first / "ledger.json").read_text())["teacher_calls"] == ROWS
+    again = recipe.train(config(workshop, tmp_path / "again", stage, seed=1))
+    assert "teacher_calls" not in json.loads((again / "ledger.json").read_text())

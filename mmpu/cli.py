@@ -106,7 +106,7 @@ def evaluate(
     if task is None:
         if not harness:
             raise click.UsageError("Missing option '--task', or '--lm-eval'.")
-        for path in recipe.lm_eval(systems, harness, limit, Path(out)):
+        for path in recipe.lm_eval(systems, harness, limit, Path(out), data):
             click.echo(f"written to {path}")
         return
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}

@@ -607,8 +607,13 @@ def _judge_prompt(kind: str, task: YamlTask) -> Path | None:
     """The prompt that a task has for judges of a kind."""
     for known in task.config.judge_prompts:
         plugins.find_class("judge", known, Judge)
-    prompt = task.config.judge_prompts.get(kind)
-    return None if prompt is None else task.path.parent / prompt
+    if kind not in task.config.judge_prompts:
+        return None
+    folder = task.path.parent.resolve()
+    prompt = (folder / task.config.judge_prompts[kind]).resolve()
+    if not prompt.is_relative_to(folder):
+        raise UserError(f"{task.path}: `judge_prompts.{kind}` leaves the task's folder; put {prompt.name} beside it")
+    return prompt
 
 
 def load_prices(name: str) -> Prices | None:

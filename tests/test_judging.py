@@ -364,6 +364,26 @@ def test_every_judge_builds(name: str, task: YamlTask) -> None:
     )
 
 
+def test_a_task_may_have_a_prompt_of_its_own_for_a_kind_of_judge(task: YamlTask) -> None:
+    (task.folder / "story.txt").write_text("Which of {{ a }} and {{ b }} is the better story?")
+    text = task.path.read_text()
+    task.path.write_text(text + "judge_prompts: {pairwise: story.txt}\n")
+    own = load_task(str(task.path))
+    duel = (Duel(own.samples("test")[0], "ours", "theirs"), "ours_first")
+    pairwise, marks = (load_judge(name, own, "http://localhost:1/v1") for name in ("qwen3", "qwen3-marks"))
+    assert pairwise.prompts([duel])[0].prompt[0].text == "Which of ours and theirs is the better story?"
+    assert pairwise.identity != load_judge("qwen3", task, "http://localhost:1/v1").identity
+    assert marks.identity == load_judge("qwen3-marks", task, "http://localhost:1/v1").identity
+    for wrong, message in (
+        ("pairwis: story.txt", "did you mean 'pairwise'"),
+        ("pairwise: no.txt", "cannot use the prompt"),
+        ("pairwise: ../secret.txt", "`judge_prompts.pairwise` leaves the task's folder; put secret.txt beside it"),
+    ):
+        task.path.write_text(f"{text}judge_prompts: {{{wrong}}}\n")
+        with pytest.raises(UserError, match=message):
+            load_judge("qwen3", load_task(str(task.path)), "http://localhost:1/v1")
+
+
 def test_a_prompt_of_a_package_that_is_missing_is_explained(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"j\.yaml takes a file from the package 'nonesuch_xyz', which is not installed"

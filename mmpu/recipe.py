@@ -19,7 +19,8 @@ from mmpu.task import YamlTask, load_local, load_task
 from mmpu.wiring import engine as _engine
 
 if TYPE_CHECKING:
-    from mmpu.evaluate import Contender, Prepared, Settings
+    from mmpu.answers import Contender
+    from mmpu.evaluate import Prepared, Settings
     from mmpu.generate import Collection
     from mmpu.judging.economy import Estimate, Prices
     from mmpu.judging.run import Progress, Question
@@ -522,7 +523,7 @@ def lm_eval(
     systems: Sequence[str], tasks: Sequence[str], limit: int | None, folder: Path, data: str | Sequence[str] = ()
 ) -> list[Path]:
     """Runs lm-eval's tasks alone; returns the files with its reports, one per system."""
-    from mmpu.evaluate import slug
+    from mmpu.answers import slug
 
     reports = _lm_eval([_contender(*_named(text)) for text in systems], tasks, limit, data)
     if not reports:
@@ -564,7 +565,7 @@ def export_alpaca_eval(
     Returns:
         Each match's folder, and how many of its duels could not be read.
     """
-    from mmpu.evaluate import answers_of, slug
+    from mmpu.answers import answers_of, slug
     from mmpu.judging.alpaca import write_annotations
     from mmpu.judging.match import match_of
     from mmpu.judging.verdicts import Verdicts
@@ -644,8 +645,8 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _contender(name: str, target: str) -> Contender:
+    from mmpu.answers import Contender
     from mmpu.engines.replay import Replay
-    from mmpu.evaluate import Contender
 
     path = Path(target).expanduser()
     if target == "reference" and not path.exists():

@@ -41,7 +41,10 @@ USES = {
     "harness": "core config store student task",
     "leaderboard": "core statistics store",
     "judging": "core leaderboard media prompts statistics store",
-    "evaluate": "core judging leaderboard media metrics prompts statistics store task",
+    "tables": "leaderboard statistics",
+    "answers": "core leaderboard metrics statistics store task",
+    "provenance": "core leaderboard media prompts task",
+    "evaluate": "answers core judging leaderboard media provenance store task",
     "judge": "core prompts",
     "graders": "core",
     "scorers": "core prompts",
@@ -70,7 +73,7 @@ USES = {
 LIGHT = {
     *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
     *("templates", "sources", "hub", "sample", "lookup", "task_check", "task_show", "metrics", "harness"),
-    *("cache", "client", "download", "generate", "judging", "judge", "graders"),
+    *("answers", "provenance", "tables", "cache", "client", "download", "generate", "judging", "judge", "graders"),
     *("recipe", "cli", "cli_tasks", "judge_cli", "wiring", "fit", "presets", "compare", "comparison", "curves"),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }

@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mmpu import plugins
+from mmpu.answers import Contender, slug
 from mmpu.cli import main
 from mmpu.core import Choice, Duel, Engine, Failed, Response, Sample, Sampling, UserError, user
 from mmpu.engines.replay import Replay
-from mmpu.evaluate import STORE, Contender, Settings, evaluate, slug
+from mmpu.evaluate import STORE, Settings, evaluate
 from mmpu.judge.alpaca_eval import AlpacaEval
 from mmpu.judge.pairwise import Pairwise
 from mmpu.judge.scalar import Scalar

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from conftest import ROOT
 from hub import COMMIT, Hub
@@ -23,14 +20,7 @@ from mmpu.core import UserError, user
 from mmpu.hub import HubSource
 from mmpu.media import load_image
 from mmpu.task import YamlTask, load_task
-
-ROWS = [{"n": i, "q": f"What is {i}+1?", "a": str(i + 1)} for i in range(10)]
-
-
-def png(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+from sums import ROWS, jsonl, png
 
 
 def task(folder: Path, **keys: Any) -> YamlTask:
@@ -114,7 +104,7 @@ def test_pictures_in_columns_keep_their_bytes(tmp_path: Path) -> None:
 
 
 def test_json_lines_under_the_name_json(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "rows.json").write_text(jsonl(ROWS))
     assert [s.answer for s in task(tmp_path, source="rows.json").samples("test")] == [row["a"] for row in ROWS]
     (tmp_path / "rows.json").write_text('{"q": "x", "a": "1"}\n{broken\n')
     with pytest.raises(UserError, match=r"rows\.json, line 2: not JSON"):
@@ -123,7 +113,7 @@ def test_json_lines_under_the_name_json(tmp_path: Path) -> None:
 
 def test_a_file_inside_an_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        archive.writestr("deep/rows.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS))
+        archive.writestr("deep/rows.jsonl", jsonl(ROWS))
     assert len(task(tmp_path, source="all.zip/deep/rows.jsonl").samples("test")) == 10
     with pytest.raises(UserError, match=r"all\.zip/rows\.jsonl: no such file"):
         task(tmp_path, source="all.zip/rows.jsonl").samples("test")
@@ -230,7 +220,7 @@ def test_local_files_take_the_hub_s_place(tmp_path: Path) -> None:
         ours.samples("test")
     assert "holds none of first.jsonl, test.jsonl for the split 'test'" in str(error.value)
     assert str(error.value).endswith("; ask them for test.jsonl")
-    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (data / "test.jsonl").write_text(jsonl(ROWS))
     assert len(ours.samples("test")) == 10
 
 

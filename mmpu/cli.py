@@ -106,7 +106,7 @@ def evaluate(
     if task is None:
         if not harness:
             raise click.UsageError("Missing option '--task', or '--lm-eval'.")
-        for path in recipe.lm_eval(systems, harness, limit, Path(out)):
+        for path in recipe.lm_eval(systems, harness, limit, Path(out), data):
             click.echo(f"written to {path}")
         return
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
@@ -191,11 +191,12 @@ def cache(store: Path, model: str | None, older_than: str | None, keep: str | No
 def leaderboard(paths: tuple[Path, ...], markdown: bool) -> None:
     """Validate and show board files."""
     from mmpu import leaderboard as boards
+    from mmpu import tables
 
     for path in paths:
         board = boards.read(path)
         if markdown:
-            click.echo(boards.markdown(board))
+            click.echo(tables.markdown(board))
         else:
             show_board(board)
 
@@ -338,7 +339,7 @@ def _lines(found: Mapping[str, Path]) -> None:
 
 def show_board(board: Any) -> None:
     """Prints a board as a table."""
-    from mmpu.leaderboard import cells, header, procedures, sentence
+    from mmpu.tables import cells, header, procedures, sentence
 
     entries = sorted(board.entries, key=lambda e: e.win_rate.rate.value)
     title = f"{board.task}, judge {board.judge}: {board.decided_by}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from mmpu.core import UserError
 
 DATA = click.option(
-    "--data", multiple=True, metavar="[NAME=]PATH", help="Local files of the task, or of the task or data set NAME."
+    "--data",
+    multiple=True,
+    metavar="[NAME=]PATH|@REVISION",
+    help="Local files, or the hub's revision, of the task, or of the task or data set NAME.",
 )
 TRUST = click.option("--trust", is_flag=True, help="Let a Python source beside a YAML given by its path run.")
 
@@ -39,8 +41,9 @@ def search(words: tuple[str, ...]) -> None:
 def show(name: str, n: int, split: str | None, data: tuple[str, ...], trust: bool) -> None:
     """Show samples of the task NAME as a model gets them."""
     from mmpu import task_show
+    from mmpu.task import load_local
 
-    task = _load(name, data, trust)
+    task = load_local(name, data, trust=trust)
     for line in task_show.show(task, split or task.config.evaluate, n):
         click.echo(line)
 
@@ -53,8 +56,9 @@ def show(name: str, n: int, split: str | None, data: tuple[str, ...], trust: boo
 def check(name: str, split: tuple[str, ...], data: tuple[str, ...], trust: bool) -> None:
     """Check the task NAME, or a YAML file: fields, pictures, ids, grader, and that splits share nothing."""
     from mmpu import task_check
+    from mmpu.task import load_local
 
-    report = task_check.check(_load(name, data, trust), data, split)
+    report = task_check.check(load_local(name, data, trust=trust), data, split)
     for line in report.facts:
         click.echo(f"ok    {line}")
     for line in report.notes:
@@ -90,19 +94,9 @@ def new(name: str, folder: Path) -> None:
 def export(folder: Path, names: tuple[str, ...], split: str | None, data: tuple[str, ...]) -> None:
     """Write the text tasks NAMES to FOLDER, for `lm_eval --include_path FOLDER --tasks mmpu_NAME`."""
     from mmpu import harness
-    from mmpu.lookup import place_of
 
-    places = {name: place for name in names if (place := place_of(data, name))}
-    harness.export(names, folder, split, places)
+    harness.export(names, folder, split, data)
     click.echo(f"written: {', '.join(f'mmpu_{name}' for name in names)} in {folder}")
-
-
-def _load(name: str, data: tuple[str, ...], trust: bool) -> Any:
-    from mmpu.lookup import place_of
-    from mmpu.task import load_task
-
-    place = place_of(data, name)
-    return load_task(name, trust=trust, data=place) if place else load_task(name, trust=trust)
 
 
 def _list(words: tuple[str, ...]) -> None:

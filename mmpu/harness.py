@@ -12,12 +12,14 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mmpu.config import dump_yaml
 from mmpu.core import Sample, UserError, digest, user
 from mmpu.store import write_atomically
-from mmpu.task import YamlTask, load_task
+from mmpu.task import YamlTask, load_local, load_task
 
 if TYPE_CHECKING:
     from mmpu.student import Student
@@ -31,7 +33,11 @@ __all__ = ["grade"]
 
 
 def run(
-    student: Student, tasks: Sequence[str], limit: int | None = None, include: Path | None = None
+    student: Student,
+    tasks: Sequence[str],
+    limit: int | None = None,
+    include: Path | None = None,
+    data: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """lm-eval's report on a student, as plain JSON values.
 
@@ -39,6 +45,8 @@ def run(
         tasks: lm-eval's names.
         limit: First documents of each task only.
         include: A folder of further lm-eval tasks, as `export` writes.
+        data: By task, a folder to read instead of the hub (a clone of its data set's repository, or JSON lines), or
+            `@REVISION` of that data set.
 
     Raises:
         UserError: lm-eval is not installed, or a task is unknown or cannot be loaded.
@@ -58,13 +66,14 @@ def run(
         device=str(student.device),
     )
     try:
-        report = lm_eval.simple_evaluate(
-            model=model,
-            tasks=list(tasks),
-            limit=limit,
-            task_manager=manager,
-            apply_chat_template=student.config.template == "chat",
-        )
+        with TemporaryDirectory() as folder:
+            report = lm_eval.simple_evaluate(
+                model=model,
+                tasks=[_local(manager, name, data[name], Path(folder)) if name in data else name for name in tasks],
+                limit=limit,
+                task_manager=manager,
+                apply_chat_template=student.config.template == "chat",
+            )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"lm-eval cannot run {', '.join(tasks)}: {error}") from None
     finally:
@@ -78,19 +87,18 @@ def run(
     return json.loads(json.dumps(plain, default=str))
 
 
-def export(names: Sequence[str], folder: Path, split: str | None = None, data: Mapping[str, str] | None = None) -> None:
+def export(names: Sequence[str], folder: Path, split: str | None = None, data: Sequence[str] = ()) -> None:
     """Writes tasks for `lm_eval --include_path FOLDER`, named `mmpu_<task>`.
 
     Args:
         split: Default: the one that each task is evaluated on.
-        data: Folders of local files by task.
+        data: As `mmpu.task.load_local` takes it.
 
     Raises:
         UserError: a task has no grader, or prompts of more than one text turn.
     """
     for name in names:
-        place = (data or {}).get(name)
-        task = load_task(name, data=place) if place else load_task(name)
+        task = load_local(name, data)
         _export(task, split or task.config.evaluate, folder)
     write_atomically(folder / "mmpu_grade.py", _BRIDGE)
 
@@ -102,6 +110,27 @@ def grade(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     if value is None:
         raise UserError(f"task {doc['task']} cannot grade sample {sample.id!r}")
     return {"grade": value}
+
+
+def _local(manager: Any, name: str, data: str, folder: Path) -> str:
+    """Writes lm-eval's task into `folder` once more, with its rows from `data`; returns the path of its YAML."""
+    values: dict[str, Any] = {"include": str(manager.task_index[name].yaml_path), "task": name}
+    place = Path(data).expanduser().resolve()
+    files = {split: place / f"{split}.jsonl" for split in ("train", "validation", "test")}
+    files = {split: str(file) for split, file in files.items() if file.exists()}
+    if data.startswith("@"):
+        values |= {"dataset_kwargs": {"revision": data[1:]}}
+    elif files:
+        values |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
+    elif any(place.rglob("*.parquet")):
+        values |= {"dataset_path": str(place)}
+    else:
+        raise UserError(
+            f"--data {name}={data}: lm-eval reads a clone of the hub's repository with its Parquet files, or "
+            "train.jsonl, validation.jsonl and test.jsonl with the same columns; the folder has neither"
+        )
+    write_atomically(folder / f"{name}.yaml", dump_yaml(values))
+    return str(folder / f"{name}.yaml")
 
 
 def _export(task: YamlTask, split: str, folder: Path) -> None:

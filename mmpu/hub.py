@@ -30,11 +30,16 @@ class HubSource:
     split: str | None
 
     @staticmethod
-    def parse(source: str, where: str) -> HubSource:
+    def parse(source: str, where: str, revision: str | None = None) -> HubSource:
+        """The parts of an `hf:` source.
+
+        Args:
+            revision: The one meant where the source names none.
+        """
         match = _SPEC.fullmatch(source)
         if not match:
             raise UserError(f"{where}: cannot read {source!r}; write hf:org/name:configuration@revision#split")
-        return HubSource(match["name"], match["config"], match["revision"], match["split"])
+        return HubSource(match["name"], match["config"], match["revision"] or revision, match["split"])
 
     def rows(self, split: str, folder: Path | None = None) -> Iterator[Values]:
         """The rows of the split (of the source's own `#split`, if it names one).

@@ -66,7 +66,7 @@ def metrics(
     out: Path | None,
 ) -> None:
     """Compute every metric again from a verdict STORE, without a judge, a task or the answers."""
-    from mmpu import leaderboard
+    from mmpu import leaderboard, tables
     from mmpu.cli import show_board
     from mmpu.judging.archive import recompute
 
@@ -75,7 +75,7 @@ def metrics(
         for where, ranking in rankings.items():
             click.echo(f"Bradley–Terry, chance to beat the average system, % ({where}):")
             for name, strength in sorted(ranking.items(), key=lambda pair: -pair[1].value):
-                click.echo(f"  {name}  {leaderboard.percent(strength)}")
+                click.echo(f"  {name}  {tables.percent(strength)}")
         if out:
             path = out / f"{board.task}.{board.judge}.json"
             leaderboard.write(path, board)

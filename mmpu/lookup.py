@@ -25,8 +25,11 @@ def find_task(name: str) -> Path:
         ) from None
 
 
-def place_of(data: Sequence[str], task: str) -> str | None:
-    """The folder that `--data` gives a task: of `NAME=PATH` the one that names it or its data set, or a bare `PATH`.
+def place_of(data: Sequence[str], task: str, others: Sequence[str] = ()) -> str | None:
+    """What `--data` gives a task: of `NAME=PATH` the path that names it or its data set, or a bare `PATH`.
+
+    Args:
+        others: Further names that may stand there, of tasks of lm-eval.
 
     Raises:
         UserError: a name that no task goes by.
@@ -41,7 +44,7 @@ def place_of(data: Sequence[str], task: str) -> str | None:
         elif name in own:
             chosen = folder
         else:
-            known = {n for stem, p in plugins.data("tasks").items() for n in (stem, *_names(p))}
+            known = {n for stem, p in plugins.data("tasks").items() for n in (stem, *_names(p))} | set(others)
             if name not in known:
                 raise UserError(f"--data {item}: no task or data set is named {name!r}; {plugins.suggest(name, known)}")
     return chosen

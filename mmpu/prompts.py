@@ -27,15 +27,16 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2
 
 @cache
 def template_of(path: Path) -> Any:
-    """A prompt file, compiled.
+    """A prompt file, compiled in a sandbox: a task that nobody trusts may bring one.
 
     Raises:
         UserError: no such file, or not a Jinja template.
     """
-    from jinja2 import Environment, StrictUndefined, TemplateError
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
-        return Environment(undefined=StrictUndefined).from_string(path.read_text(encoding="utf-8"))
+        return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, TemplateError) as error:
         raise UserError(f"cannot use the prompt {path}: {error}") from None
 

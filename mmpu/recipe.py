@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 from mmpu import fit, plugins, presets, wiring
 from mmpu.config import Values, build, component, dump_yaml, load_yaml, override, to_values
 from mmpu.core import Engine, Failed, Judge, Method, Sampling, UserError, digest
-from mmpu.lookup import place_of
 from mmpu.store import Ledger, Store, write_atomically
-from mmpu.task import YamlTask, load_task
+from mmpu.task import YamlTask, load_local, load_task
 from mmpu.wiring import engine as _engine
 
 if TYPE_CHECKING:
-    from mmpu.evaluate import Contender, Prepared, Settings
+    from mmpu.answers import Contender
+    from mmpu.evaluate import Prepared, Settings
     from mmpu.generate import Collection
     from mmpu.judging.economy import Estimate, Prices
     from mmpu.judging.run import Progress, Question
@@ -423,7 +423,7 @@ def _prepare(options: EvalOptions) -> _Evaluation:
     from mmpu.judging.glm import read_calibration
     from mmpu.judging.run import Limits
 
-    task = _local_task(options.task, options.data, options.trust, options.allow_urls)
+    task = _local_task(options.task, options.data, options.trust, options.allow_urls, options.lm_eval)
     judging = options.judging
     judge_name = _default("judge", options.judge, task)
     judge = load_judge(judge_name, task, options.judge_url, judging.concurrency)
@@ -445,7 +445,7 @@ def _prepare(options: EvalOptions) -> _Evaluation:
         calibration=read_calibration(Path(judging.calibration)) if judging.calibration else None,
         limits=Limits(judging.max_calls, judging.rejudge),
         attempts=options.attempts or task.config.attempts,
-        lm_eval=_lm_eval(contenders, options.lm_eval, options.limit) if options.lm_eval else {},
+        lm_eval=_lm_eval(contenders, options.lm_eval, options.limit, options.data) if options.lm_eval else {},
         **{name: share for name, share in shares.items() if share is not None},
     )
     label, folder = _named(baseline)[0], Path(options.folder)
@@ -538,11 +538,13 @@ def collection(options: GenerateOptions) -> Collection:
     )
 
 
-def lm_eval(systems: Sequence[str], tasks: Sequence[str], limit: int | None, folder: Path) -> list[Path]:
+def lm_eval(
+    systems: Sequence[str], tasks: Sequence[str], limit: int | None, folder: Path, data: str | Sequence[str] = ()
+) -> list[Path]:
     """Runs lm-eval's tasks alone; returns the files with its reports, one per system."""
-    from mmpu.evaluate import slug
+    from mmpu.answers import slug
 
-    reports = _lm_eval([_contender(*_named(text)) for text in systems], tasks, limit)
+    reports = _lm_eval([_contender(*_named(text)) for text in systems], tasks, limit, data)
     if not reports:
         raise UserError("lm-eval runs models, and these are recorded answers; name a run, a stage or a model")
     paths = {folder / f"{slug(name)}.lm_eval.json": report for name, report in reports.items()}
@@ -551,13 +553,17 @@ def lm_eval(systems: Sequence[str], tasks: Sequence[str], limit: int | None, fol
     return list(paths)
 
 
-def _lm_eval(contenders: Sequence[Contender], tasks: Sequence[str], limit: int | None) -> dict[str, dict[str, Any]]:
+def _lm_eval(
+    contenders: Sequence[Contender], tasks: Sequence[str], limit: int | None, data: str | Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """What lm-eval reports of the contenders that are models."""
     from mmpu import harness
     from mmpu.engines.hf import HF
 
     models = {c.name: c.engine.student for c in contenders if isinstance(c.engine, HF)}
-    return {name: harness.run(student, tasks, limit) for name, student in models.items()}
+    named = (item.partition("=") for item in ([data] if isinstance(data, str) else data))
+    places = {name: folder for name, equals, folder in named if equals}
+    return {name: harness.run(student, tasks, limit, data=places) for name, student in models.items()}
 
 
 def export(target: str, folder: Path) -> None:
@@ -578,7 +584,7 @@ def export_alpaca_eval(
     Returns:
         Each match's folder, and how many of its duels could not be read.
     """
-    from mmpu.evaluate import answers_of, slug
+    from mmpu.answers import answers_of, slug
     from mmpu.judging.alpaca import write_annotations
     from mmpu.judging.match import match_of
     from mmpu.judging.verdicts import Verdicts
@@ -601,8 +607,8 @@ def export_alpaca_eval(
 
 
 def load_judge(name: str, task: YamlTask, url: str | None = None, concurrency: int | None = None) -> Judge:
-    """A judge from its YAML; `url` and `concurrency` replace its engine's, whose endpoint must be known before
-    anything runs."""
+    """A judge from its YAML, with the task's own prompt for that kind of judge if it has one; `url` and `concurrency`
+    replace its engine's, whose endpoint must be known before anything runs."""
     path, own, values = _judge_values(name)
     cls = plugins.find_class("judge", own.kind, Judge)
     provided: dict[str, object] = {"task": task}
@@ -613,8 +619,21 @@ def load_judge(name: str, task: YamlTask, url: str | None = None, concurrency: i
         engine_values.update({key: value for key, value in given.items() if value})
         provided["engine"] = _engine({"name": engine_name, **engine_values}, task, f"{path}: engine")
     if "prompt" in values:
-        values["prompt"] = str(plugins.beside(path, str(values["prompt"])))
+        values["prompt"] = str(_judge_prompt(own.kind, task) or plugins.beside(path, str(values["prompt"])))
     return build(cls, {"name": path.stem, **values}, str(path), provided)
+
+
+def _judge_prompt(kind: str, task: YamlTask) -> Path | None:
+    """The prompt that a task has for judges of a kind."""
+    for known in task.config.judge_prompts:
+        plugins.find_class("judge", known, Judge)
+    if kind not in task.config.judge_prompts:
+        return None
+    folder = task.path.parent.resolve()
+    prompt = (folder / task.config.judge_prompts[kind]).resolve()
+    if not prompt.is_relative_to(folder):
+        raise UserError(f"{task.path}: `judge_prompts.{kind}` leaves the task's folder; put {prompt.name} beside it")
+    return prompt
 
 
 def load_prices(name: str) -> Prices | None:
@@ -645,8 +664,8 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _contender(name: str, target: str) -> Contender:
+    from mmpu.answers import Contender
     from mmpu.engines.replay import Replay
-    from mmpu.evaluate import Contender
 
     path = Path(target).expanduser()
     if target == "reference" and not path.exists():
@@ -712,10 +731,16 @@ def _task(spec: str | Mapping[str, Any], allow_urls: bool = False) -> YamlTask:
     return load_task(name, allow_urls=allow_urls, **overrides)
 
 
-def _local_task(name: str, data: str | Sequence[str], trust: bool = False, allow_urls: bool = False) -> YamlTask:
-    """A task by its name, its files where `--data` says."""
-    place = place_of([data] if isinstance(data, str) else data, name)
-    return load_task(name, trust=trust, allow_urls=allow_urls, **({"data": place} if place else {}))
+def _local_task(
+    name: str,
+    data: str | Sequence[str],
+    trust: bool = False,
+    allow_urls: bool = False,
+    others: Sequence[str] = (),
+) -> YamlTask:
+    """A task by its name, with what `--data` says of it, which may name `others` too."""
+    given = [data] if isinstance(data, str) else data
+    return load_local(name, given, trust=trust, allow_urls=allow_urls, others=others)
 
 
 def _asked(spec: str | Mapping[str, Any], task: YamlTask, where: str) -> tuple[Engine, str]:

@@ -28,7 +28,7 @@ from typing import Any
 from mmpu import plugins, templates
 from mmpu.config import Values, build, component, load_yaml
 from mmpu.core import Grader, Sample, Sampling, Task, UserError
-from mmpu.lookup import find_task, on_the_path
+from mmpu.lookup import find_task, on_the_path, place_of
 from mmpu.sample import Maker, SampleTemplates
 from mmpu.sources import is_there, read_rows
 
@@ -64,6 +64,8 @@ class TaskConfig(SampleTemplates):
     dataset: str | None = None
     """What `--data NAME=PATH` calls the files, where several tasks share them."""
     source: str | None = None
+    revision: str | None = None
+    """Commit, tag or branch of a data set of the hub, where `source` names none; without one its rows may change."""
     fields: tuple[str, ...] = ()
     """Names for the columns of rows that are lists."""
     unique: str | None = None
@@ -80,6 +82,8 @@ class TaskConfig(SampleTemplates):
     """How answers are drawn unless a config says otherwise."""
     judge: str | None = None
     """The judge of `mmpu eval` unless it is told another."""
+    judge_prompts: dict[str, str] = field(default_factory=dict[str, str])
+    """By kind of judge, such as `pairwise`, a prompt file beside the YAML that takes the place of the judge's own."""
     baseline: str | None = None
     """The baseline of `mmpu eval` unless it is told another; `reference` is the data set's own answers."""
     licence: str = ""
@@ -187,7 +191,7 @@ class YamlTask(Task):
     def _hub(self, source: str, split: str, spec: Split) -> tuple[str, Iterator[tuple[str, Values]]]:
         from mmpu.hub import HubSource
 
-        hub = HubSource.parse(source, str(self.path))
+        hub = HubSource.parse(source, str(self.path), self.config.revision)
         if self.config.data is None:
             return source, ((f"row {n}", row) for n, row in enumerate(hub.rows(split), 1))
         for name in spec.local:
@@ -275,6 +279,19 @@ def load_task(name: str, *, trust: bool = False, allow_urls: bool = False, **ove
     path = find_task(name)
     config = build(TaskConfig, {**load_yaml(path), **overrides}, str(path))
     return YamlTask(path.stem, path, config, trusted=trust or on_the_path(path), allow_urls=allow_urls)
+
+
+def load_local(
+    name: str, data: Sequence[str] = (), *, trust: bool = False, allow_urls: bool = False, others: Sequence[str] = ()
+) -> YamlTask:
+    """The task `name` with what `--data` says of it: `[NAME=]PATH` of its files, or `[NAME=]@REVISION` on the hub.
+
+    Args:
+        others: Names that `data` may hold besides those of tasks and data sets.
+    """
+    place = place_of(data, name, others)
+    keys = {} if place is None else {"revision": place[1:]} if place.startswith("@") else {"data": place}
+    return load_task(name, trust=trust, allow_urls=allow_urls, **keys)
 
 
 def parse_split(spec: str, where: str) -> tuple[str, int, int | None]:

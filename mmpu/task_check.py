@@ -13,9 +13,8 @@ from itertools import combinations
 
 from mmpu import templates
 from mmpu.core import Sample, UserError
-from mmpu.lookup import place_of
 from mmpu.media import fingerprint, load_image
-from mmpu.task import YamlTask, load_task
+from mmpu.task import YamlTask, load_local
 
 Samples = Mapping[str, Sequence[Sample]]
 SHOWN = 3
@@ -160,8 +159,7 @@ def _disjoint(one: str, these: Sequence[Sample], other: str, those: Sequence[Sam
 def _held_out(name: str, pools: Samples, data: Sequence[str], report: Report) -> None:
     task, _, split = name.partition("/")
     try:
-        place = place_of(data, task)
-        those = load_task(task, data=place).samples(split) if place else load_task(task).samples(split)
+        those = load_local(task, data).samples(split)
     except UserError as error:
         report.notes.append(f"not compared with {name}: {error}")
         return

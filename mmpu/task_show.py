@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from mmpu.core import Part, Sample
+from mmpu.hub import HubSource
 from mmpu.media import load_image
 from mmpu.task import YamlTask
 
@@ -19,12 +20,23 @@ WIDTH = 320
 def show(task: YamlTask, split: str, n: int) -> Iterator[str]:
     """The lines of the first `n` samples of a split."""
     config = task.config
-    facts = {"licence": config.licence, "citation": config.citation, "traps": config.traps}
+    facts = {"licence": config.licence, "citation": config.citation, "traps": config.traps, "revision": _revision(task)}
     yield f"{task.name}: {config.about}"
     yield from (f"  {name}: {' '.join(text.split())}" for name, text in facts.items() if text)
     for sample in task.samples(f"{split}[:{n}]"):
         yield from ("", f"── {sample.id}")
         yield from _sample(sample)
+
+
+def _revision(task: YamlTask) -> str:
+    """The state of the hub's data set that rows come from; empty where they come from files."""
+    config = task.config
+    sources = {split.source or config.source or "" for split in config.splits.values()}
+    hub = [source for source in sources if source.startswith("hf:") and config.data is None]
+    named = {HubSource.parse(source, str(task.path), config.revision).revision for source in hub}
+    if None in named:
+        return f"not pinned, so the hub's rows may change; pin it with --data {task.name}=@COMMIT or `revision: COMMIT`"
+    return ", ".join(sorted(filter(None, named)))
 
 
 def _sample(sample: Sample) -> Iterator[str]:

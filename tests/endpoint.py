@@ -98,8 +98,9 @@ def said(*texts: str, reason: str = "stop", logprobs: object = None, usage: obje
 
 
 def weighed(probs: dict[str, float]) -> Reply:
+    """A reply of one token, the first, with its log-probability and the others'."""
     top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in probs.items()]
-    return said("A", logprobs={"content": [{**top[0], "top_logprobs": top}]})
+    return said(top[0]["token"], logprobs={"content": [{**top[0], "top_logprobs": top}]})
 
 
 def error(status: int, message: str = "", **headers: str) -> Reply:

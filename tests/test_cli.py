@@ -15,7 +15,8 @@ from mmpu import __version__
 from mmpu.cli import main
 from mmpu.config import load_yaml
 from mmpu.core import UserError
-from mmpu.leaderboard import markdown, read
+from mmpu.leaderboard import read
+from mmpu.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 

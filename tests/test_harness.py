@@ -93,3 +93,26 @@ recipe.evaluate(
     assert ours["lm_eval"]["hashes"].keys() == {"mmpu_sums"}
     assert ours["lm_eval"]["lm_eval"]
     assert entries["reference"]["lm_eval"] == {}
+
+
+@pytest.mark.slow
+def test_lm_eval_reads_local_files_in_the_hub_s_place(task: Path, tmp_path: Path) -> None:
+    """Its own GSM8K, offline, beside a task of ours."""
+    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed: pip install 'mmpu[lm-eval]'")
+    rows = [{"question": f"What is {n} + 1?", "answer": f"It is {n + 1}.\n#### {n + 1}"} for n in range(12)]
+    (tmp_path / "gsm").mkdir()
+    for split, part in (("train", rows[:6]), ("test", rows[6:])):
+        (tmp_path / f"gsm/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    systems = ["base=tiny-text", "--task", str(task), "--baseline", "reference", "--limit", "4"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mmpu.cli", "eval", *systems, "--lm-eval", "gsm8k", "--data", "gsm8k=gsm"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    entries = json.loads((tmp_path / "leaderboards/sums.rule.json").read_text())["entries"]
+    (found,) = [e["lm_eval"] for e in entries if e["system"]["name"] == "base"]
+    assert found["n-samples"] == {"gsm8k": {"original": 6, "effective": 4}}
+    assert {"exact_match,strict-match", "exact_match,flexible-extract"} <= found["results"]["gsm8k"].keys()

@@ -241,6 +241,13 @@ def test_the_identity_names_all_that_a_verdict_depends_on(tmp_path: Path) -> Non
     assert {judge.identity for judge in same} == {judges[0].identity}, "a reading is the same reading"
 
 
+def test_a_prompt_runs_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("{{ a.__class__.__mro__[1].__subclasses__() }} {{ b }}")
+    with pytest.raises(UserError, match=r"cannot use the prompt .*prompt\.txt: .*unsafe"):
+        Pairwise(Scripted(longer), str(path)).compare(MIXED[:1])
+
+
 @pytest.mark.parametrize("text", [None, "{% if a %}", "{{ a"])
 def test_a_prompt_that_cannot_be_used_is_refused_at_once(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "prompt.txt"

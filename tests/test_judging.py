@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mmpu import plugins
+from mmpu.answers import Contender, slug
 from mmpu.cli import main
 from mmpu.core import Choice, Duel, Engine, Failed, Response, Sample, Sampling, UserError, user
 from mmpu.engines.replay import Replay
-from mmpu.evaluate import STORE, Contender, Settings, evaluate, slug
+from mmpu.evaluate import STORE, Settings, evaluate
 from mmpu.judge.alpaca_eval import AlpacaEval
 from mmpu.judge.pairwise import Pairwise
 from mmpu.judge.scalar import Scalar
@@ -362,6 +363,26 @@ def test_every_judge_builds(name: str, task: YamlTask) -> None:
     assert name == "rule" or all(
         "ours" in p.prompt[-1].text or "theirs" in p.prompt[-1].text for p in judge.prompts(asked)
     )
+
+
+def test_a_task_may_have_a_prompt_of_its_own_for_a_kind_of_judge(task: YamlTask) -> None:
+    (task.folder / "story.txt").write_text("Which of {{ a }} and {{ b }} is the better story?")
+    text = task.path.read_text()
+    task.path.write_text(text + "judge_prompts: {pairwise: story.txt}\n")
+    own = load_task(str(task.path))
+    duel = (Duel(own.samples("test")[0], "ours", "theirs"), "ours_first")
+    pairwise, marks = (load_judge(name, own, "http://localhost:1/v1") for name in ("qwen3", "qwen3-marks"))
+    assert pairwise.prompts([duel])[0].prompt[0].text == "Which of ours and theirs is the better story?"
+    assert pairwise.identity != load_judge("qwen3", task, "http://localhost:1/v1").identity
+    assert marks.identity == load_judge("qwen3-marks", task, "http://localhost:1/v1").identity
+    for wrong, message in (
+        ("pairwis: story.txt", "did you mean 'pairwise'"),
+        ("pairwise: no.txt", "cannot use the prompt"),
+        ("pairwise: ../secret.txt", "`judge_prompts.pairwise` leaves the task's folder; put secret.txt beside it"),
+    ):
+        task.path.write_text(f"{text}judge_prompts: {{{wrong}}}\n")
+        with pytest.raises(UserError, match=message):
+            load_judge("qwen3", load_task(str(task.path)), "http://localhost:1/v1")
 
 
 def test_a_prompt_of_a_package_that_is_missing_is_explained(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from mmpu.answers import slug
 from mmpu.core import UserError
-from mmpu.evaluate import slug
-from mmpu.leaderboard import Board, Comparison, Entry, Provenance, System, WinRate, markdown, merge, read, schema, write
+from mmpu.leaderboard import Board, Comparison, Entry, Provenance, System, WinRate, merge, read, schema, write
 from mmpu.recipe import EvalOptions, evaluate
 from mmpu.statistics import Difference, Interval
+from mmpu.tables import markdown
 
 HALF = Interval(0.5, 0.25, 0.75, 4)
 BASE = System("base", "tiny", "0" * 16, None, None, None, "1" * 16)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpu import recipe
+from mmpu.answers import answers_of
 from mmpu.core import Grader, Response, Sample, user
-from mmpu.evaluate import answers_of
 from mmpu.graders.final_answer import FinalAnswer
 from mmpu.graders.ifeval import IfEval
 from mmpu.graders.number import Number

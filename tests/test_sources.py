@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import base64
-import io
-import json
 import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from conftest import ROOT
+from hub import COMMIT, Hub
 from mmpu.core import UserError, user
 from mmpu.hub import HubSource
 from mmpu.media import load_image
 from mmpu.task import YamlTask, load_task
-
-ROWS = [{"n": i, "q": f"What is {i}+1?", "a": str(i + 1)} for i in range(10)]
-
-
-def png(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+from sums import ROWS, jsonl, png
 
 
 def task(folder: Path, **keys: Any) -> YamlTask:
@@ -112,7 +104,7 @@ def test_pictures_in_columns_keep_their_bytes(tmp_path: Path) -> None:
 
 
 def test_json_lines_under_the_name_json(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "rows.json").write_text(jsonl(ROWS))
     assert [s.answer for s in task(tmp_path, source="rows.json").samples("test")] == [row["a"] for row in ROWS]
     (tmp_path / "rows.json").write_text('{"q": "x", "a": "1"}\n{broken\n')
     with pytest.raises(UserError, match=r"rows\.json, line 2: not JSON"):
@@ -121,7 +113,7 @@ def test_json_lines_under_the_name_json(tmp_path: Path) -> None:
 
 def test_a_file_inside_an_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        archive.writestr("deep/rows.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS))
+        archive.writestr("deep/rows.jsonl", jsonl(ROWS))
     assert len(task(tmp_path, source="all.zip/deep/rows.jsonl").samples("test")) == 10
     with pytest.raises(UserError, match=r"all\.zip/rows\.jsonl: no such file"):
         task(tmp_path, source="all.zip/rows.jsonl").samples("test")
@@ -228,7 +220,7 @@ def test_local_files_take_the_hub_s_place(tmp_path: Path) -> None:
         ours.samples("test")
     assert "holds none of first.jsonl, test.jsonl for the split 'test'" in str(error.value)
     assert str(error.value).endswith("; ask them for test.jsonl")
-    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (data / "test.jsonl").write_text(jsonl(ROWS))
     assert len(ours.samples("test")) == 10
 
 
@@ -244,3 +236,61 @@ def test_a_machine_without_network_is_told_the_way_out(tmp_path: Path) -> None:
     )
     assert "cannot load some/sums (configuration default, split test)" in done.stderr
     assert "point the task at local files with `--data NAME=PATH`" in done.stderr
+
+
+def from_the_hub(hub: Hub, arguments: Sequence[str], home: Path) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, whose hub is the one on this machine."""
+    return subprocess.run(
+        [sys.executable, "-m", "mmpu.cli", *arguments],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(home),
+        },
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.usefixtures("_datasets")
+@pytest.mark.parametrize("size", [None, 2**40])
+def test_the_hub_is_asked_for_the_revision_that_is_meant(tmp_path: Path, size: int | None) -> None:
+    """A large split is streamed: no byte of another split is asked for."""
+    copy = local_copy(tmp_path / "copy", size)
+    path = task(tmp_path, source="hf:some/sums:main@v1", splits={"train": {}, "test": {}}).path
+    with Hub("some/sums", copy).serving() as hub:
+        done = from_the_hub(hub, ["tasks", "show", str(path), "--n", "9"], tmp_path / "home")
+    assert "  revision: v1\n" in done.stdout, done.stderr
+    assert [line for line in done.stdout.split("\n") if line.startswith("answer")] == [
+        f"answer: {n}" for n in range(7, 11)
+    ]
+    assert "/datasets/some/sums/resolve/v1/README.md" in hub.asked
+    assert any("train-00000" in path for path in hub.asked) == (size is None)
+
+
+@pytest.mark.usefixtures("_datasets")
+def test_who_runs_a_task_pins_its_revision_with_one_word(tmp_path: Path) -> None:
+    copy = local_copy(tmp_path / "copy")
+    path = task(tmp_path, source="hf:some/sums:main").path
+    with Hub("some/sums", copy).serving() as hub:
+        done = from_the_hub(hub, ["tasks", "show", str(path)], tmp_path / "home")
+        assert "revision: not pinned, so the hub's rows may change; pin it with --data sums=@COMMIT" in done.stdout
+        assert "/datasets/some/sums/resolve/main/README.md" in hub.asked
+        hub.asked.clear()
+        done = from_the_hub(hub, ["tasks", "show", str(path), "--data", f"sums=@{COMMIT}"], tmp_path / "home")
+        assert f"  revision: {COMMIT}\n" in done.stdout, done.stderr
+        assert not any("/resolve/main/" in path for path in hub.asked)
+
+
+@pytest.mark.usefixtures("_datasets")
+def test_a_script_of_a_data_set_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/sums.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    path = task(tmp_path, source="hf:some/sums").path
+    with Hub("some/sums", tmp_path / "copy").serving() as hub:
+        done = from_the_hub(hub, ["tasks", "show", str(path)], tmp_path / "home")
+    assert done.returncode == 2
+    assert "mmpu: cannot load some/sums (configuration default, split test): " in done.stderr
+    assert not (tmp_path / "ran").exists()

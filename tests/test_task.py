@@ -12,25 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from mmpu.core import Message, Part, UserError, user
 from mmpu.media import load_image
 from mmpu.task import YamlTask, load_task
+from sums import ROWS, SUMS, jsonl, png
 
-ROWS = [{"n": i, "q": f"What is {i}+1?", "a": str(i + 1)} for i in range(10)]
-NUMBERS: dict[str, Any] = {
-    "about": "Sums.",
-    "source": "rows.jsonl",
-    "prompt": [{"user": "{{ q }}"}],
-    "answer": "{{ a }}",
-    "grader": "number",
-    "splits": {"train": {"where": "n < 6"}, "test": {"where": "n >= 6"}, "all": {}},
-}
-
-
-def jsonl(rows: list[Any]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+NUMBERS: dict[str, Any] = {**SUMS, "splits": {**SUMS["splits"], "all": {}}}
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -287,12 +275,6 @@ def test_a_row_s_text_is_no_template_and_no_markup(tmp_path: Path) -> None:
 
 
 IMAGE = [{"user": [{"image": "pictures/{{ n }}.png"}, "{{ q }}"]}]
-
-
-def png(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_image_paths_start_at_the_task_or_at_data(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from PIL import Image
 
 from conftest import ROOT
 from mmpu import recipe
@@ -22,16 +21,7 @@ from mmpu.cli import main
 from mmpu.core import UserError
 from mmpu.task import load_task
 from mmpu.task_check import Report, check
-
-ROWS = [{"n": i, "q": f"What is {i}+1?", "a": str(i + 1)} for i in range(10)]
-SUMS: dict[str, Any] = {
-    "about": "Sums.",
-    "source": "rows.jsonl",
-    "prompt": [{"user": "{{ q }}"}],
-    "answer": "{{ a }}",
-    "grader": "number",
-    "splits": {"train": {"where": "n < 6"}, "test": {"where": "n >= 6"}},
-}
+from sums import ROWS, SUMS, jsonl, png
 
 
 def mmpu(*arguments: str) -> Result:
@@ -42,7 +32,7 @@ def write(folder: Path, rows: Sequence[object] = ROWS, name: str = "sums", **key
     """A task's YAML and rows; keys that are None are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {k: v for k, v in {**SUMS, **keys}.items() if v is not None}
-    (folder / values["source"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / values["source"]).write_text(jsonl(rows))
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return folder / f"{name}.yaml"
 
@@ -95,7 +85,7 @@ def test_a_part_of_a_split_shares_its_samples(tmp_path: Path) -> None:
 
 def picture(path: Path, colour: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), colour).save(path)
+    path.write_bytes(png(colour))
 
 
 SHOWN = {"prompt": [{"user": [{"image": "pictures/{{ n }}.png"}, "{{ q }}"]}]}

@@ -49,31 +49,13 @@ def measure(
     Raises:
         UserError: more than `max_unread` of the duels could not be read at all.
     """
-    clusters = {item.sample: item.cluster for item in match.items}
-    shared = clusters if match.clustered else None
+    clusters = _clusters(match)
     raw = {item.sample: item.raw.verdicts(item.sample, readings) for item in match.items}
-    record = win_rate(list(raw.values()), match.weighting, shared, max_unread)
+    record = win_rate(list(raw.values()), match.weighting, clusters, max_unread)
     wins = {"raw": wins_of(raw, match.weighting)}
-    rates: dict[str, Interval] = {}
-    refused: dict[str, str] = {}
-    equal = {i.sample: i.equalised.verdicts(i.sample, readings) for i in match.items if i.equalised is not None}
-    if equal:
-        wins[EQUALISED] = wins_of(equal, match.weighting)
-        unread = len(equal) - len(wins[EQUALISED])
-        if unread > max_unread * len(equal):
-            refused[EQUALISED] = f"{unread} of {len(equal)} length-equalised duels could not be read"
-            del wins[EQUALISED]
-        else:
-            rates[EQUALISED] = _mean(wins[EQUALISED], shared)
-    outcomes = [Outcome(i.sample, wins["raw"].get(i.sample), *i.characters, i.cluster) for i in match.items]
-    fits: dict[str, Fit] = {}
-    for variant in VARIANTS if calibration else VARIANTS[:1]:
-        name = f"lc_glm.{variant}"
-        try:
-            fits[name] = length_controlled(outcomes, variant, calibration, resamples=RESAMPLES)
-            rates[name] = fits[name].rate
-        except Refused as reason:
-            refused[name] = str(reason)
+    lengths = _length_control(match, wins["raw"], readings, calibration, max_unread)
+    if lengths.equalised:
+        wins[EQUALISED] = lengths.equalised
     known = {i.sample: i.grades[0] for i in match.items if i.grades[0] is not None}
     scores = {s: marks[0] for s, v in raw.items() if (marks := [x.detail["ours"] for x in v if "ours" in x.detail])}
     entry = Entry(
@@ -82,23 +64,67 @@ def measure(
         split=match.split,
         n=len(match.items),
         win_rate=record,
-        accuracy=_mean(known, shared) if known else None,
+        accuracy=_mean(known, clusters) if known else None,
         mean_words=sum(i.words[0] for i in match.items) / len(match.items),
         truncated=match.truncated,
         provenance=match.provenance,
         created=match.created,
-        length_controlled=rates,
-        length_models={n: LengthModel(f.c, f.weights[0], f.weights[1], f.weights[2]) for n, f in fits.items()},
-        length_refused=refused,
+        length_controlled=lengths.rates,
+        length_models={n: LengthModel(f.c, f.weights[0], f.weights[1], f.weights[2]) for n, f in lengths.fits.items()},
+        length_refused=lengths.refused,
         equalised=dict(sorted(Counter(i.how for i in match.items if i.how is not None).items())),
-        score=_mean(scores, shared) if scores else None,
+        score=_mean(scores, clusters) if scores else None,
         metrics=match.metrics,
         lm_eval=match.lm_eval,
-        clusters=len(set(clusters.values())) if match.clustered else None,
+        clusters=None if clusters is None else len(set(clusters.values())),
         counts=match.counts,
         audit=audit.audit(match, raw, readings, judges or {}),
     )
-    return Measured(match, entry, wins, fits)
+    return Measured(match, entry, wins, lengths.fits)
+
+
+@dataclass(frozen=True)
+class _LengthControl:
+    """What the procedures of length control give, by name."""
+
+    rates: dict[str, Interval]
+    refused: dict[str, str]
+    fits: dict[str, Fit]
+    equalised: dict[str, float]
+    """Wins of length-equalised duels, by sample; empty where none were judged, or too many could not be read."""
+
+
+def _length_control(
+    match: Match,
+    wins: Mapping[str, float],
+    readings: Mapping[str, Reading],
+    calibration: Calibration | None,
+    max_unread: float,
+) -> _LengthControl:
+    found = _LengthControl({}, {}, {}, {})
+    equal = {i.sample: i.equalised.verdicts(i.sample, readings) for i in match.items if i.equalised is not None}
+    equalised = wins_of(equal, match.weighting)
+    unread = len(equal) - len(equalised)
+    if unread > max_unread * len(equal):
+        found.refused[EQUALISED] = f"{unread} of {len(equal)} length-equalised duels could not be read"
+    elif equal:
+        found.equalised.update(equalised)
+        found.rates[EQUALISED] = _mean(equalised, _clusters(match))
+    outcomes = [Outcome(i.sample, wins.get(i.sample), *i.characters, i.cluster) for i in match.items]
+    for variant in VARIANTS if calibration else VARIANTS[:1]:
+        name = f"lc_glm.{variant}"
+        try:
+            fit = length_controlled(outcomes, variant, calibration, resamples=RESAMPLES)
+        except Refused as reason:
+            found.refused[name] = str(reason)
+        else:
+            found.fits[name], found.rates[name] = fit, fit.rate
+    return found
+
+
+def _clusters(match: Match) -> dict[str, str] | None:
+    """Which items are resampled together, by sample; None if every item stands for itself."""
+    return {item.sample: item.cluster for item in match.items} if match.clustered else None
 
 
 def measure_all(

@@ -74,7 +74,9 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, target, log_sum, entropy = ctx.saved_tensors
         d_logp, d_entropy = gradients
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]

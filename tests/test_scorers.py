@@ -168,7 +168,7 @@ def test_rule_with_partial_credit() -> None:
 
 def test_rule_as_opsd_scores() -> None:
     """The first box, letter by letter; the task's own grader is not asked."""
-    texts = (r"\boxed{ Red }", r"\boxed{blue} no, \boxed{red}", r"\boxed{{red}}", "red", r"\boxed{")
+    texts = (r"\boxed{ Red }", r"\boxed{blue} no, \boxed{red}", r"\boxed{{red}}", "red", r"\boxed{red")
     task = Graded()
     compat = Rule(task, reward="opsd_compat")
     assert compat.score([group("a", *texts)]) == [(1.0, 0.0, 0.0, 0.0, 0.0)]

@@ -60,12 +60,11 @@ class _LogProbs(torch.autograd.Function):
             logits, _ = _logits(buffer, hidden[rows], weight, bias, form)
             logp[rows] = logits.gather(1, target[rows, None])[:, 0]
             highest = logits.amax(1, keepdim=True)
-            if entropy:
-                weighed = logits.clamp(min=FLOOR)
+            weighed = logits.clamp(min=FLOOR) if entropy else None
             mass = logits.sub_(highest).exp_()
             total = mass.sum(1)
             log_sum[rows] = highest[:, 0] + total.log()
-            if entropy:
+            if weighed is not None:
                 found[rows] = log_sum[rows] - weighed.mul_(mass).sum(1) / total
         logp -= log_sum
         ctx.save_for_backward(hidden, weight, bias, target, log_sum, found)

@@ -25,6 +25,7 @@ from mmpu.loading import StudentConfig
 from mmpu.methods.sft import SFT
 from mmpu.scorers.rubric import Rubric
 from mmpu.scorers.scalar_judge import ScalarJudge
+from mmpu.scorers.token_judge import TokenJudge
 from mmpu.student import Student
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
@@ -40,22 +41,32 @@ def reply(text: str, seed: int) -> str:
     """A rubricator, its verifier and a judge in one."""
     if text.startswith("Write a rubric"):
         return "I would rather not." if "no rubric" in text else rubric(*WEIGHTS)
-    return verifier(text, seed) if text.startswith("Check every answer") else f"0.{len(text) % 10}5"
+    if text.startswith("Check every answer"):
+        return verifier(text, seed)
+    right = POOL.responses[0].text in text
+    if text.startswith("Is the candidate solution correct?"):
+        return "Yes" if right else "No"
+    return "0.95" if right else "0.15"
 
 
 def rubrics(engine: Engine) -> Scores:
-    return Rubric(engine, m=1, max_failed=0.5, max_tokens=400).score(GROUPS)
+    return Rubric(engine, m=1, max_failed=0.5, max_tokens=400, temperature=0.0).score(GROUPS)
 
 
 def marks(engine: Engine) -> Scores:
     return ScalarJudge(engine).score([POOL])
 
 
+def verdicts(engine: Engine) -> Scores:
+    return TokenJudge(engine).score([POOL])
+
+
 def lessons() -> dict[str, str]:
-    """Every prompt that the two scorers send, with the reply that is to come back."""
+    """Every prompt that the scorers send, with the reply that is to come back."""
     script = Scripted(reply)
     rubrics(script)
     marks(script)
+    verdicts(script)
     return {text: reply(text, 0) for text in script.asked}
 
 

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from conftest import ROOT
 from mmpu import compare, presets, recipe
 from mmpu.compare import Options
-from mmpu.core import UserError
+from mmpu.config import load_yaml
+from mmpu.core import Group, UserError
+from mmpu.methods.opsd import OPSD
+from mmpu.task import load_task
 from tiny import save
 
 ROWS = 16
@@ -164,6 +168,13 @@ def test_a_stage_takes_a_preset_over_and_its_own_keys_win() -> None:
     assert stage["scorer"] == {"name": "self_eval", "anchor": False}
     assert stage["k"] == 4
     assert stage["optim"] == {"updates": 4, "lr": 1.0}
+
+
+def test_the_reader_learns_the_wording_that_teachers_use() -> None:
+    """Word for word, or a student that learned one prompt would be asked another."""
+    lesson = compare._task(load_yaml(ROOT / "configs/compare-reader.yaml")).samples("train[:3]")
+    asked = [OPSD().context(Group(sample)).prompt for sample in load_task("market").samples("train[:3]")]
+    assert [sample.prompt for sample in lesson] == asked
 
 
 def test_explaining_a_method_without_a_preset() -> None:

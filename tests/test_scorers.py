@@ -84,6 +84,7 @@ def test_p_yes_golden_and_invariant() -> None:
         assert judged(dict(reversed(probs.items()))) == pytest.approx(0.73105858, abs=5e-9)
     assert judged({"yes": 0.2, "Yes": 0.2, "no": 0.1}) == pytest.approx(0.8)
     assert judged({"yes": 0.2, "Yes": 0.2, "no": 0.1}, hard=True) == 1.0
+    assert judged({"yes": 0.2, "Yes": 0.2, "no": 0.1}, normalised=False) == pytest.approx(0.4)
 
 
 def test_a_judge_that_does_not_answer_the_question_abstains() -> None:
@@ -166,7 +167,7 @@ def test_rule_with_partial_credit() -> None:
 
 def test_rule_as_opsd_scores() -> None:
     """The first box, letter by letter; the task's own grader is not asked."""
-    texts = (r"\boxed{ Red }", r"\boxed{blue} no, \boxed{red}", r"\boxed{{red}}", "red", r"\boxed{")
+    texts = (r"\boxed{ Red }", r"\boxed{blue} no, \boxed{red}", r"\boxed{{red}}", "red", r"\boxed{red")
     task = Graded()
     compat = Rule(task, reward="opsd_compat")
     assert compat.score([group("a", *texts)]) == [(1.0, 0.0, 0.0, 0.0, 0.0)]

@@ -242,6 +242,15 @@ def test_what_is_read_at_the_sampling_temperature() -> None:
     assert {name for name, method in METHODS.items() if not method.tempered} == at_one
 
 
+def test_a_teacher_that_reads_the_students_prompt_gives_another_margin() -> None:
+    """What it is shown must reach it: pbsd with a shared prompt would be dpo."""
+    method = PBSD()
+    model, shadow, groups = prepared("qwen2", method, None)
+    shared = [[replace(row, context=row.sample) for row in group] for group in groups]
+    told, blind = (updated(model, shadow, method, rows, 10_000)[1]["margin"] for rows in (groups, shared))
+    assert abs(told - blind) > 1e-3
+
+
 def test_several_updates_of_one_rollout_move_the_ratio() -> None:
     """The clip fraction is zero at the first update and not at later ones; constants are made once."""
     method = PPO(baseline="none", beta=0.0)

@@ -44,22 +44,17 @@ def canonical(text: str) -> str | None:
 
     The last `\\boxed{}` counts, else what follows the last `####` or «answer is», else the last number.
     """
-    boxes = boxed(text)
+    boxed = list(_BOXED.finditer(text))
     marked = list(_MARKED.finditer(text))
-    if boxes:
-        return _plain(boxes[-1])
+    if boxed:
+        return _plain(braced(text, boxed[-1].end()))
     if marked:
         return _plain(marked[-1][1] or marked[-1][2])
     numbers = _NUMBER.findall(text)
     return _plain(numbers[-1]) if numbers else None
 
 
-def boxed(text: str) -> list[str]:
-    """What stands in the `\\boxed{}` of a text, in order."""
-    return [_braced(text, match.end()) for match in _BOXED.finditer(text)]
-
-
-def _braced(text: str, start: int) -> str:
+def braced(text: str, start: int) -> str:
     """What stands before the brace that closes the one opened just before `start`."""
     depth = 1
     for at in range(start, len(text)):

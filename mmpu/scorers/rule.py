@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmpu.core import NAN, Group, Sample, Scorer, Task
-from mmpu.scorers.majority import boxed, canonical
+from mmpu.scorers.majority import braced, canonical
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,6 @@ class Rule(Scorer):
     task: Task
     partial: float = 0.0
     """Least score of a response that gives some answer, as ReFT grants for a wrong number."""
-
     reward: Literal["task", "opsd_compat"] = "task"
     """`opsd_compat`: 1 if the *first* box of a response and the answer are the same string in lower case, as OPSD's
     GRPO script (siyan-zhao/OPSD) has it; whoever is right in a later box, or in other words, is wrong."""
@@ -43,9 +42,12 @@ class Rule(Scorer):
     def _value(self, sample: Sample, text: str) -> float | None:
         if self.reward == "task":
             return self.task.grade(sample, text)
-        found = boxed(text)
-        return None if sample.answer is None else float(bool(found) and _lower(found[0]) == _lower(sample.answer))
+        return None if sample.answer is None else float(_first_box(text) == sample.answer.strip().lower())
 
 
-def _lower(text: str) -> str:
-    return text.strip().lower()
+def _first_box(text: str) -> str | None:
+    """What stands in a text's first `\\boxed{}`, in lower case; None if there is none, or it is not closed."""
+    begin, mark, _ = text.partition("\\boxed{")
+    start = len(begin) + len(mark)
+    content = braced(text, start)
+    return content.strip().lower() if mark and start + len(content) < len(text) else None

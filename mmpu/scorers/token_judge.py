@@ -3,8 +3,8 @@
     P_yes = Σ_{v ∈ Y} p(v) / (Σ_{v ∈ Y} p(v) + Σ_{v ∈ N} p(v))       Y, N: all tokens that read yes / no
 
 One forward pass per candidate, no sampling. The paper does not say whether it normalises over the two verdicts; this
-does, which keeps scores comparable across prompts. Where the verdicts have less than `min_mass` between them the judge
-has not answered the question, and abstains.
+does unless told otherwise, which keeps scores comparable across prompts. Where the verdicts have less than `min_mass`
+between them the judge has not answered the question, and abstains.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class TokenJudge(Scorer):
     """Who judges, such as {name: openai, model: …}; one that gives next-token probabilities."""
     hard: bool = False
     """1 if P_yes is above one half, else 0."""
+    normalised: bool = True
+    """Divide by the mass of both verdicts; otherwise the score is the probability of yes itself."""
     min_mass: float = 0.1
     """Least probability on yes and no together."""
     prompt: str | None = None
@@ -45,4 +47,6 @@ class TokenJudge(Scorer):
         yes, no = (sum(choice.probs[option] for option in options) for options in (YES, NO))
         if yes + no < self.min_mass or yes + no == 0:
             return NAN
-        return float(yes > no) if self.hard else yes / (yes + no)
+        if self.hard:
+            return float(yes > no)
+        return yes / (yes + no) if self.normalised else yes

@@ -14,7 +14,7 @@ from itertools import combinations
 from mmpu import templates
 from mmpu.core import Sample, UserError
 from mmpu.media import fingerprint, load_image
-from mmpu.task import YamlTask, load_local
+from mmpu.task import YamlTask, load_local, load_task
 
 Samples = Mapping[str, Sequence[Sample]]
 SHOWN = 3
@@ -63,7 +63,7 @@ def check(task: YamlTask, data: Sequence[str] = (), only: Sequence[str] = ()) ->
             _disjoint(one, these, other, those, report)
     pools = {split: samples for split, samples in found.items() if not task.config.for_evaluation(split)}
     for name in task.config.held_out:
-        _held_out(name, pools, data, report)
+        _held_out(task, name, pools, data, report)
     return report
 
 
@@ -156,10 +156,13 @@ def _disjoint(one: str, these: Sequence[Sample], other: str, those: Sequence[Sam
             report.facts.append(f"{one} and {other} share no {what}")
 
 
-def _held_out(name: str, pools: Samples, data: Sequence[str], report: Report) -> None:
-    task, _, split = name.partition("/")
+def _held_out(task: YamlTask, name: str, pools: Samples, data: Sequence[str], report: Report) -> None:
+    """Compares with a split of another task; a bare path of `data` is its folder too only if they share a data set."""
+    other, _, split = name.partition("/")
     try:
-        those = load_local(task, data).samples(split)
+        known = load_task(other).config.dataset
+        shared = known is not None and known == task.config.dataset
+        those = load_local(other, [item for item in data if "=" in item or shared]).samples(split)
     except UserError as error:
         report.notes.append(f"not compared with {name}: {error}")
         return

@@ -36,6 +36,8 @@ def test_a_yaml_says_what_it_is_and_whose(name: str) -> None:
         assert config.obtain
         assert config.traps
         assert config.dataset
+    for split in config.splits.values():
+        assert split.local or not (split.source or config.source or "").startswith("hf:"), "--data must find files"
     for other in config.held_out:
         task, _, split = other.partition("/")
         assert split in load_task(task).config.splits

@@ -440,6 +440,20 @@ def test_an_estimate_counts_calls_tokens_images_and_money(task: YamlTask, tmp_pa
         economy.affordable(judge, asked, None, 1.0)
 
 
+def test_tokens_are_counted_with_the_judge_s_tokenizer_where_it_is_at_hand(task: YamlTask) -> None:
+    from tokenizers import Tokenizer
+
+    folder = plugins.find_data("models", "tiny-text")
+    judge = Pairwise(Model(longer, model=str(folder)), PROMPT)
+    asked = questions(judge, [Duel(task.samples("test")[0], "a", "b")])
+    found = economy.estimate(judge, asked, stored=0, n=1)
+    tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = [p.prompt[0].text for p in judge.prompts([(q.duel, q.order) for q in asked])]
+    known = sum(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
+    assert found.prompt_tokens == known + 2 * economy.TEMPLATE_TOKENS
+    assert (found.counted_by, found.cost) == (f"tokenizer of {folder}", None)
+
+
 def replace_image(path: Path) -> Any:
     from mmpu.core import Part
 
@@ -621,6 +635,13 @@ def test_a_budget_stops_cleanly_and_resumes(plugin: Path) -> None:
     assert f"readings to make   0 ({2 * N} more are stored)" in again.output
     anew = mmpu(*EVAL, "--dry-run", "--probes", "0", "--rejudge")
     assert f"readings to make   {2 * N} (0 more" in anew.output
+
+
+def test_progress_is_told_with_rate_and_time_to_go(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmpu.judge_cli.QUIET_SECONDS", 0.0)
+    done = mmpu(*EVAL, "--probes", "0")
+    assert re.search(r"^32/120 verdicts, \d+\.\d/s, 0 unread, \d+ s to go$", done.stderr, re.M), done.stderr
+    assert re.search(r"^120/120 verdicts, \d+\.\d/s, 0 unread$", done.stderr, re.M)
 
 
 def test_an_audit_from_the_command_line_fails_a_bad_judge(plugin: Path) -> None:

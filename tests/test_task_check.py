@@ -19,7 +19,7 @@ from conftest import ROOT
 from mmpu import recipe
 from mmpu.cli import main
 from mmpu.core import UserError
-from mmpu.task import load_task
+from mmpu.task import load_local, load_task
 from mmpu.task_check import Report, check
 from sums import ROWS, SUMS, jsonl, png
 
@@ -151,6 +151,21 @@ def test_check_compares_training_pools_with_evaluation_splits_of_other_tasks(
     found = check(load_task(str(path)))
     assert found.problems == ["train and plus/test share 1 origins: train-5"]
     assert found.notes[0].startswith("not compared with gone/test: no task 'gone' on the search path")
+
+
+def test_a_bare_path_is_not_taken_for_the_files_of_another_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both data sets have a `rows.jsonl`; the folder that is given holds the first one's."""
+    monkeypatch.setenv("MMPU_PATH", str(tmp_path))
+    write(tmp_path / "moved", ROWS[:7])
+    path = write(tmp_path / "tasks", held_out=["near/test", "far/test"], dataset="arithmetic")
+    write(tmp_path / "tasks", ROWS[:1], "near", dataset="arithmetic", source="near.jsonl", splits={"test": {}})
+    write(tmp_path / "tasks", [{"q": "Far?", "a": "1"}], "far", dataset="other", splits={"test": {}})
+    given = [str(tmp_path / "moved")]
+    found = check(load_local(str(path), given), given)
+    assert [note.partition(":")[0] for note in found.notes] == ["not compared with near/test"]
+    assert "train and far/test share no prompt" in found.facts
 
 
 def test_ten_thousand_rows_are_checked_in_seconds(tmp_path: Path) -> None:

@@ -100,17 +100,17 @@ def evaluate(
 ) -> None:
     """Let systems answer a task, judge them against the baseline, and publish the board."""
     _quiet()
-    from mmpu import recipe
+    from mmpu import assess
 
     harness = tuple(filter(None, (lm_eval or "").split(",")))
     if task is None:
         if not harness:
             raise click.UsageError("Missing option '--task', or '--lm-eval'.")
-        for path in recipe.lm_eval(systems, harness, limit, Path(out), data):
+        for path in assess.lm_eval(systems, harness, limit, Path(out), data):
             click.echo(f"written to {path}")
         return
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    options = recipe.EvalOptions(
+    options = assess.EvalOptions(
         systems,
         task,
         judge,
@@ -125,12 +125,12 @@ def evaluate(
         {k: v for k, v in sampling.items() if v is not None},
         attempts,
         harness,
-        recipe.JudgingOptions(**judging),
+        assess.JudgingOptions(**judging),
     )
     if dry_run:
-        click.echo("\n".join(recipe.estimate(options).lines()))
+        click.echo("\n".join(assess.estimate(options).lines()))
         return
-    board = recipe.evaluate(options, progress_on_stderr(), announce)
+    board = assess.evaluate(options, progress_on_stderr(), announce)
     show_board(board)
     click.echo(f"written to {Path(out) / f'{board.task}.{board.judge}.json'}")
 
@@ -285,11 +285,11 @@ def export(run: str, folder: Path) -> None:
     """Write the weights of RUN (or of one of its stages), adapters merged, as a folder that transformers and vLLM
     load."""
     _quiet()
-    from mmpu import recipe
+    from mmpu import runs
 
     if folder.exists():
         raise UserError(f"{folder} exists; choose another folder")
-    recipe.export(run, folder)
+    runs.export(run, folder)
     click.echo(f"written to {folder}")
 
 

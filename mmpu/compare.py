@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from mmpu import plugins, presets, recipe
+from mmpu import assess, plugins, presets, recipe
 from mmpu.comparison import START, Comparison, Result, markdown, read_lines, tabulate
 from mmpu.config import Values, build, load_yaml, override, to_values
 from mmpu.core import Duel, Failed, Judge, Sample, Sampling, UserError
+from mmpu.runs import trained_student
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask, load_task
 
@@ -131,7 +132,7 @@ def _evaluated(options: Options, values: Values, seed_folder: Path, name: str) -
         return build(Result, json.loads(path.read_text()), str(path))
     task = _task(values)
     samples = task.samples(split)
-    judge = recipe.load_judge(options.judge, task, options.judge_url)
+    judge = assess.load_judge(options.judge, task, options.judge_url)
     ours, truncated = _answers(run, samples, task.config.sampling)
     theirs = ours if name == START else [row["output"] for row in read_lines(seed_folder / START / "answers.jsonl")]
     result = Result(
@@ -148,7 +149,7 @@ def _answers(run: Path, samples: Sequence[Sample], sampling: Sampling) -> tuple[
     """One answer per prompt, also written to the run's folder, and how many the length limit cut."""
     from mmpu.engines.hf import HF
 
-    found = HF(recipe.trained_student(run)).generate(samples, 1, sampling)
+    found = HF(trained_student(run)).generate(samples, 1, sampling)
     failed = [f.reason for f in found if isinstance(f, Failed)]
     if failed:
         raise UserError(f"{run}: {len(failed)} prompts could not be answered; first: {failed[0]}")

@@ -39,7 +39,7 @@ _OPTIONS = (
 
 
 def judging_options(command: F) -> F:
-    """Adds to a command the options that `recipe.JudgingOptions` holds."""
+    """Adds to a command the options that `assess.JudgingOptions` holds."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -105,9 +105,9 @@ def audit(
 ) -> None:
     """Let a judge compare empty, constant, prompt-injecting and repeated answers with good ones. Exit code 1 if one of
     them does not lose."""
-    from mmpu import recipe
+    from mmpu import assess
 
-    found = recipe.audit_judge(
+    found = assess.audit_judge(
         judge_name, task, baseline, split, limit, judge_url, data, trust, Path(out), progress_on_stderr()
     )
     if not show_audit(found):
@@ -133,14 +133,14 @@ def import_(file: Path, store: Path) -> None:
 @TRUST
 def export(store: Path, target: Path, task: str | None, data: tuple[str, ...], trust: bool) -> None:
     """Write all readings and matches of a STORE as JSONL to TARGET."""
-    from mmpu import recipe
+    from mmpu import assess
     from mmpu.judging.archive import export_verdicts
 
     if task is None:
         readings, matches = export_verdicts(store, target)
         click.echo(f"{readings} readings and {matches} matches written to {target}")
         return
-    for folder, unread in recipe.export_alpaca_eval(store, target, task, data, trust):
+    for folder, unread in assess.export_alpaca_eval(store, target, task, data, trust):
         click.echo(
             f"written to {folder}" + (f"; {unread} preferences are null, their verdicts unread" if unread else "")
         )

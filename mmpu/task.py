@@ -282,14 +282,19 @@ def load_task(name: str, *, trust: bool = False, allow_urls: bool = False, **ove
 
 
 def load_local(
-    name: str, data: Sequence[str] = (), *, trust: bool = False, allow_urls: bool = False, others: Sequence[str] = ()
+    name: str,
+    data: str | Sequence[str] = (),
+    *,
+    trust: bool = False,
+    allow_urls: bool = False,
+    others: Sequence[str] = (),
 ) -> YamlTask:
     """The task `name` with what `--data` says of it: `[NAME=]PATH` of its files, or `[NAME=]@REVISION` on the hub.
 
     Args:
         others: Names that `data` may hold besides those of tasks and data sets.
     """
-    place = place_of(data, name, others)
+    place = place_of([data] if isinstance(data, str) else data, name, others)
     keys = {} if place is None else {"revision": place[1:]} if place.startswith("@") else {"data": place}
     return load_task(name, trust=trust, allow_urls=allow_urls, **keys)
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from conftest import ROOT
-from mmpu import recipe
+from mmpu import assess, recipe
 from mmpu.loading import StudentConfig
 from mmpu.student import Student
 from mmpu.task import load_task
@@ -40,8 +40,8 @@ def test_easy_vqa(shared: Path, tmp_path: Path) -> None:
     last = metrics(run)[-1]
     assert last["stage"] == "ldl_grpo"
     assert last["accuracy"] > 0.35
-    board = recipe.evaluate(
-        recipe.EvalOptions(
+    board = assess.evaluate(
+        assess.EvalOptions(
             ("base=tiny-vl", f"SFT={run / '0-sft'}", f"LDL={run}"),
             "easy_vqa",
             "rule",

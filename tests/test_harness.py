@@ -72,10 +72,10 @@ def test_scores_are_equal_and_land_in_the_entry(task: Path, tmp_path: Path) -> N
     code = f"""
 from functools import partial
 from pathlib import Path
-from mmpu import harness, recipe
+from mmpu import assess, harness
 harness.run = partial(harness.run, include=Path({str(tmp_path / "out")!r}))
-recipe.evaluate(
-    recipe.EvalOptions(("ours=tiny-text",), {str(task)!r}, folder={str(tmp_path)!r}, lm_eval=("mmpu_sums",))
+assess.evaluate(
+    assess.EvalOptions(("ours=tiny-text",), {str(task)!r}, folder={str(tmp_path)!r}, lm_eval=("mmpu_sums",))
 )
 """
     done = subprocess.run(

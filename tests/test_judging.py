@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from mmpu import plugins
 from mmpu.answers import Contender, slug
+from mmpu.assess import load_judge, load_prices
 from mmpu.cli import main
 from mmpu.core import Choice, Duel, Engine, Failed, Response, Sample, Sampling, UserError, user
 from mmpu.engines.replay import Replay
@@ -31,7 +32,6 @@ from mmpu.judging.run import questions
 from mmpu.judging.verdicts import Verdicts
 from mmpu.leaderboard import Board, Entry, read
 from mmpu.prompts import MAX_CHARACTERS
-from mmpu.recipe import load_judge, load_prices
 from mmpu.task import YamlTask, load_task
 
 ROOT = Path(__file__).parent.parent

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mmpu.answers import slug
+from mmpu.assess import EvalOptions, evaluate
 from mmpu.core import UserError
 from mmpu.leaderboard import Board, Comparison, Entry, Provenance, System, WinRate, merge, read, schema, write
-from mmpu.recipe import EvalOptions, evaluate
 from mmpu.statistics import Difference, Interval
 from mmpu.tables import markdown
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpu import recipe
+from mmpu import assess
 from mmpu.answers import answers_of
 from mmpu.core import Grader, Response, Sample, user
 from mmpu.graders.final_answer import FinalAnswer
@@ -73,7 +73,7 @@ def test_an_evaluation_of_several_attempts_publishes_them(tmp_path: Path, monkey
     )
     answers = {"test-1": ["2", "2", "5"], "test-2": ["4", "4", "3"]}
     Path("ours.jsonl").write_text("".join(json.dumps({"id": i, "output": o}) + "\n" for i, o in answers.items()))
-    recipe.evaluate(recipe.EvalOptions(("ours=ours.jsonl",), "sums.yaml"))
+    assess.evaluate(assess.EvalOptions(("ours=ours.jsonl",), "sums.yaml"))
     ours, theirs = sorted(read(Path("leaderboards/sums.rule.json")).entries, key=lambda e: e.system.name)
     assert {name: m.value for name, m in ours.metrics.items()} == {"avg@3": 0.5, "pass@3": 1, "maj@3": 0.5}
     assert (ours.accuracy.value if ours.accuracy else None) == 0.5, "the first answer is the one that is judged"
@@ -95,13 +95,13 @@ def test_a_prompt_without_answers_counts_as_missing_not_as_wrong(tmp_path: Path)
         "attempts: 2\njudge: rule\nbaseline: reference\n"
     )
     (tmp_path / "ours.jsonl").write_text('{"id": "test-1", "output": ["2", "5"]}\n{"id": "test-2", "output": ["3"]}\n')
-    options = recipe.EvalOptions(
+    options = assess.EvalOptions(
         (f"ours={tmp_path / 'ours.jsonl'}",),
         str(tmp_path / "sums.yaml"),
         folder=str(tmp_path),
-        judging=recipe.JudgingOptions(max_missing=0.5),
+        judging=assess.JudgingOptions(max_missing=0.5),
     )
-    ours, _ = sorted(recipe.evaluate(options).entries, key=lambda e: e.system.name)
+    ours, _ = sorted(assess.evaluate(options).entries, key=lambda e: e.system.name)
     assert {name: m.value for name, m in ours.metrics.items()} == {"avg@2": 0.5, "pass@2": 1, "maj@2": 1}
     assert (ours.n, ours.counts["ours.missing"]) == (1, 1)
 
@@ -113,12 +113,12 @@ def test_a_dry_run_asks_lm_eval_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         "judge: rule\nbaseline: reference\n"
     )
     asked: list[object] = []
-    monkeypatch.setattr(recipe, "_lm_eval", lambda *given: asked.append(given) or {"reference": {"results": {}}})
-    options = recipe.EvalOptions(
+    monkeypatch.setattr(assess, "_lm_eval", lambda *given: asked.append(given) or {"reference": {"results": {}}})
+    options = assess.EvalOptions(
         ("reference",), str(tmp_path / "sums.yaml"), folder=str(tmp_path / "out"), lm_eval=("gsm8k",)
     )
-    recipe.estimate(options)
+    assess.estimate(options)
     assert not asked
-    (entry,) = recipe.evaluate(options).entries
+    (entry,) = assess.evaluate(options).entries
     assert len(asked) == 1
     assert entry.lm_eval == {"results": {}}

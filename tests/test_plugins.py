@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mmpu import plugins
+from mmpu.assess import load_judge
 from mmpu.config import build
 from mmpu.core import Group, Judge, Sample, Scorer, UserError, user
-from mmpu.recipe import load_judge
 from mmpu.task import load_task
 
 ROOT = Path(__file__).parent.parent

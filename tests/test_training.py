@@ -18,7 +18,7 @@ from accelerate import DistributedType
 from safetensors.torch import load_file
 
 from conftest import ROOT
-from mmpu import recipe
+from mmpu import recipe, runs
 from mmpu.core import UserError
 from tiny import picture, save
 
@@ -137,7 +137,7 @@ def test_lora_runs_save_adapters_that_chain(workshop: Path, tmp_path: Path) -> N
     entry = json.loads((run / "1-ldl/student.json").read_text())
     assert entry["adapters"] == ["../0-sft/adapter", "../1-ldl/adapter"]
     assert (run / "1-ldl/adapter/adapter_model.safetensors").stat().st_size < 200_000
-    recipe.export(str(run), tmp_path / "merged")
+    runs.export(str(run), tmp_path / "merged")
     merged, base = weights(tmp_path / "merged"), weights(workshop / "qwen2")
     assert merged.keys() == base.keys()
     assert not same(merged, base)

@@ -22,7 +22,7 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 
-from mmpu import plugins, recipe
+from mmpu import assess, plugins, recipe
 from mmpu.cli import main
 from mmpu.core import Choice, Duel, Failed, Response, Sample, Sampling, UserError
 from mmpu.engines._vllm import StaleWeights
@@ -499,7 +499,7 @@ def test_a_served_judge_reads_what_the_student_would(served: str, bench: YamlTas
     readings = {reading.key: reading for reading in Verdicts(Path("boards/verdicts.sqlite")).all()}
     assert all(reading.win is not None and reading.detail for reading in readings.values())
 
-    judge = recipe.load_judge("judge.yaml", bench, f"{served}/v1")
+    judge = assess.load_judge("judge.yaml", bench, f"{served}/v1")
     assert isinstance(judge, Pairwise)
     duels = [
         Duel(s, f"It is large. {i}", f"The answer is true, shape {i}") for i, s in enumerate(bench.samples("train"))

@@ -47,7 +47,8 @@ pytestmark = [
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
-TOLERANCE = 1e-4
+TOLERANCE = 2e-5
+"""Nats; the largest difference seen is 6e-6."""
 SERVED = ("qwen2", "llama", "llava", "qwen2_5_vl", "qwen3_vl")
 LORA = Lora(r=4, alpha=8)
 OPTIONS = {"enforce_eager": True}

@@ -1,8 +1,8 @@
-"""B4: how much of a fast endpoint one process uses. A server in a process of its own answers each chat completion after
+"""B5: how much of a fast endpoint one process uses. A server in a process of its own answers each chat completion after
 20 ms, whatever the number in flight; the engine `openai` asks for short answers. At most n / 20 ms calls can be
 answered in a second with n in flight; the share is what was reached of that, from the first call to the last answer.
 
-    python -m benchmarks.b4_client [--calls 10000]
+    python -m benchmarks.b5_client [--calls 10000]
 """
 
 from __future__ import annotations

@@ -189,7 +189,10 @@ def progress_on_stderr() -> Callable[[Progress], None]:
             return
         last[0] = time.monotonic()
         eta = "" if progress.eta is None or finished else f", {progress.eta:.0f} s to go"
-        line = f"{progress.done}/{progress.total} verdicts, {progress.rate:.1f}/s, {progress.unread} unread{eta}"
+        cached = "" if progress.cached is None else f", {progress.cached:.0%} of prompt tokens from the server's cache"
+        line = (
+            f"{progress.done}/{progress.total} verdicts, {progress.rate:.1f}/s, {progress.unread} unread{cached}{eta}"
+        )
         click.echo(f"\r\x1b[K{line}" if terminal else line, err=True, nl=finished or not terminal)
 
     return show

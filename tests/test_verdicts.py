@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from endpoint import DROP, Endpoint, Reply, error, question, weighed
+from endpoint import DROP, Endpoint, Reply, error, question, said, weighed
 from mmpu.core import Choice, Duel, Engine, Failed, Response, Sample, Sampling, UserError, user
 from mmpu.judge.pairwise import Pairwise
 from mmpu.judging.run import Limits, Progress, Question, Stopped, ask, missing, questions
@@ -181,6 +181,20 @@ def test_progress_tells_rate_and_what_is_left(store: Verdicts) -> None:
     assert (last.done, last.total, last.unread) == (100, 100, 2)
     assert last.rate == pytest.approx(100 / last.seconds)
     assert last.eta == 0
+
+
+def test_progress_tells_how_much_the_server_s_cache_held(store: Verdicts, endpoint: Endpoint) -> None:
+    usage = {"prompt_tokens": 200, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 150}}
+    tokens = [{"token": "A", "logprob": -0.1}, {"token": "B", "logprob": -3.0}, {"token": "T", "logprob": -5.0}]
+    logprobs = {"content": [{**tokens[0], "top_logprobs": tokens}]}
+    endpoint.answer = lambda *_: said("A", logprobs=logprobs, usage=usage)
+    seen: list[Progress] = []
+    judge = Pairwise(endpoint.engine(), PROMPT)
+    ask(judge, questions(judge, [duel(i, "yes", "no") for i in range(100)]), store, None, seen.append)
+    assert {p.cached for p in seen} == {0.75}
+    endpoint.answer = lambda *_: said("A", logprobs=logprobs, usage={**usage, "prompt_tokens_details": None})
+    ask(judge, questions(judge, [duel(0, "yes", "no")]), store, Limits(rejudge=True), seen.append)
+    assert seen[-1].cached is None
 
 
 def test_one_slow_call_does_not_hold_up_the_others(store: Verdicts) -> None:

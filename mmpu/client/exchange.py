@@ -107,8 +107,14 @@ class Exchange:
 
 
 def _usage(reply: Reply) -> dict[str, int]:
-    """Tokens as the endpoint reports them; nothing where it does not."""
+    """Tokens as the endpoint reports them, those of the prompt that its prefix cache held too; nothing where it does
+    not."""
     usage = reply.get("usage")
     fields = cast(Reply, usage) if isinstance(usage, dict) else {}
-    named = {"tokens_in": fields.get("prompt_tokens"), "tokens_out": fields.get("completion_tokens")}
+    details = fields.get("prompt_tokens_details")
+    named = {
+        "tokens_in": fields.get("prompt_tokens"),
+        "tokens_cached": cast(Reply, details).get("cached_tokens") if isinstance(details, dict) else None,
+        "tokens_out": fields.get("completion_tokens"),
+    }
     return {name: n for name, n in named.items() if isinstance(n, int)}

@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mmpu import media
@@ -29,6 +30,7 @@ LIVE = 16
 """Items begun but not done per call in flight; most of them wait to be asked again."""
 ENOUGH = 8
 """Replies without log-probabilities, and none with, after which no more are paid for."""
+_TALLYING = threading.Lock()
 NO_LOGPROBS = "the endpoint returned no log-probabilities"
 
 
@@ -67,6 +69,9 @@ class OpenAI(Engine):
     """Further fields of the request body, such as {chat_template_kwargs: {enable_thinking: false}}; null leaves one of
     ours out."""
 
+    tally: Counter[str] | None = field(default=None, compare=False, repr=False)
+    """Where what `generate` and `choose` take is added up, if anywhere: `requests`, `tokens_in`, `tokens_cached`, …"""
+
     def __post_init__(self) -> None:
         if min(self.concurrency, self.top_logprobs) < 1 or min(self.timeout, self.deadline) <= 0 or self.retries < 0:
             raise UserError(
@@ -101,10 +106,17 @@ class OpenAI(Engine):
         return found
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        return in_order(self.answers(samples, n, sampling), len(samples))
+        return in_order(self._tallied(self.answers(samples, n, sampling)), len(samples))
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        return in_order(self.choices(samples, options), len(samples))
+        return in_order(self._tallied(self.choices(samples, options)), len(samples))
+
+    def _tallied(self, answers: Iterator[Answer[T]]) -> Iterator[Answer[T]]:
+        for answer in answers:
+            if self.tally is not None:
+                with _TALLYING:  # lanes of a judge share one tally
+                    self.tally.update(answer.counts)
+            yield answer
 
     def answers(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> Iterator[Answer[tuple[Response, ...]]]:
         async def ask(exchange: Exchange, sample: Sample) -> tuple[Response, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Progress:
     total: int
     unread: int
     seconds: float
+    cached: float | None = None
+    """Share of the prompts' tokens that the server's prefix cache held; None where it does not tell."""
 
     @property
     def rate(self) -> float:
@@ -107,7 +110,8 @@ def ask(
     limits = limits or Limits()
     pending = missing(asked, store, limits.rejudge)
     allowed = pending if limits.max_calls is None else pending[: limits.max_calls]
-    judge, lanes, size = _lanes(judge, len(allowed))
+    tally: Counter[str] = Counter()
+    judge, lanes, size = _lanes(judge, len(allowed), tally)
     pieces = [allowed[i : i + size] for i in range(0, len(allowed), size)]
     identity, start = judge.identity, time.monotonic()
     done = unread = 0
@@ -123,7 +127,7 @@ def ask(
                     readings = _store(store, identity, waiting.pop(future), future.result())
                     done += len(readings)
                     unread += sum(r.win is None for r in readings)
-                    progress(Progress(done, len(allowed), unread, time.monotonic() - start))
+                    progress(Progress(done, len(allowed), unread, time.monotonic() - start, _cached(tally)))
         except BaseException:  # what is under way has been paid for
             for future, piece in waiting.items():
                 if not future.cancel() and future.exception() is None:
@@ -143,13 +147,22 @@ def _store(store: Verdicts, identity: str, piece: Sequence[Question], verdicts: 
     return readings
 
 
-def _lanes(judge: Judge, calls: int) -> tuple[Judge, int, int]:
-    """The judge with its engine's concurrency shared out, the number of lanes, and readings per piece."""
+def _cached(tally: Counter[str]) -> float | None:
+    return tally["tokens_cached"] / tally["tokens_in"] if "tokens_cached" in tally and tally["tokens_in"] else None
+
+
+def _lanes(judge: Judge, calls: int, tally: Counter[str]) -> tuple[Judge, int, int]:
+    """The judge with its engine's concurrency shared out, the number of lanes, and readings per piece.
+
+    Args:
+        tally: For what the engine's calls take, where it adds that up.
+    """
     engine: Any = getattr(judge, "engine", None)
     concurrency = getattr(engine, "concurrency", None)
     if not isinstance(concurrency, int) or not dataclasses.is_dataclass(judge):
         return judge, 1, PIECE
     lanes = max(1, min(LANES, concurrency, calls // PIECE))
-    share = dataclasses.replace(engine, concurrency=max(1, concurrency // lanes))
+    counting = {"tally": tally} if hasattr(engine, "tally") else {}
+    share = dataclasses.replace(engine, concurrency=max(1, concurrency // lanes), **counting)
     shared = dataclasses.replace(cast(Any, judge), engine=share)
     return shared, lanes, max(PIECE, 2 * share.concurrency)

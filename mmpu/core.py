@@ -342,6 +342,10 @@ class Engine(ABC):
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         """The distribution of the next token over `options`; a token counts if its stripped text is the option."""
 
+    def lacking(self, samples: Sequence[Sample]) -> list[str]:
+        """Ids of those samples that the engine is known to have no answer for, without asking it."""
+        return []
+
     def close(self) -> None:  # noqa: B027
         """Gives back what the engine holds beyond this process's memory."""
 

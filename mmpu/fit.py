@@ -36,6 +36,12 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
     needs = method.needs | (scorer.needs if scorer is not None else frozenset())
     if "anchor" in needs and wired.teacher is None:
         raise UserError(f"{where}: it needs anchors; set `teacher:` in the config")
+    if "anchor" in needs and wired.teacher is not None and (lacking := wired.teacher.lacking(samples)):
+        raise UserError(
+            f"{where}: the teacher has no answer for {len(lacking)} of the {len(samples)} prompts of {stage.split}, "
+            f"first {lacking[0]!r}; complete its file, name a `fallback:` engine, or set `partial: true` to leave "
+            "those out"
+        )
     if min(stage.prompts_per_step, stage.k, stage.optim.updates) < 1:
         raise UserError(f"{where}: prompts_per_step, k and optim.updates must be positive")
     if (stage.steps is not None and stage.steps < 1) or stage.epochs <= 0:

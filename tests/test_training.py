@@ -320,7 +320,7 @@ def test_a_prompt_that_the_teacher_fails_at_is_left_out_and_counted(workshop: Pa
     (tmp_path / "short.jsonl").write_text("\n".join(kept) + "\n")
     changes = {"prompts_per_step": size, "steps": 16 // size, "max_skipped": 1.0}
     overrides = [f"stages.{s}.{key}={value}" for s in ("sft", "ldl") for key, value in changes.items()]
-    teacher = {"name": "replay", "path": str(tmp_path / "short.jsonl")}
+    teacher = {"name": "replay", "path": str(tmp_path / "short.jsonl"), "partial": True}
     run = recipe.train(str(config(workshop, tmp_path / "run", teacher=teacher)), overrides)
     steps = [m for m in lines(run / "metrics.jsonl") if "unanchored_groups" in m]
     left_out = {s: sum(m["unanchored_groups"] * size for m in steps if m["stage"] == s) for s in ("sft", "ldl")}
@@ -334,8 +334,11 @@ def test_a_teacher_file_that_lacks_a_prompt_says_which(workshop: Path, tmp_path:
     short = tmp_path / "short.jsonl"
     short.write_text((workshop / "tasks/words.anchors.jsonl").read_text().split("\n")[0] + "\n")
     teacher = {"name": "replay", "path": str(short)}
-    with pytest.raises(UserError, match=r"\d of 4 prompts unanswered.*no answer for sample 'r\d+'"):
+    with pytest.raises(UserError, match=r"no answer for 15 of the 16 prompts of train\[:16\], first 'r1'; complete"):
         recipe.train(str(config(workshop, tmp_path / "run", teacher=teacher)))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    with pytest.raises(UserError, match=r"\d of 4 prompts unanswered.*no answer for sample 'r\d+'"):
+        recipe.train(str(config(workshop, tmp_path / "run", teacher=teacher | {"partial": True})))
 
 
 def test_an_evaluator_that_cannot_tell_is_refused(workshop: Path, tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ class Cached(Engine):
     def identity(self) -> str:
         return f"{self.engine.identity}:{self.version}" if self.version else self.engine.identity
 
+    def lacking(self, samples: Sequence[Sample]) -> list[str]:
+        return self.engine.lacking(samples)
+
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         return in_order(self.answers(samples, n, sampling), len(samples))
 

@@ -29,6 +29,8 @@ class Replay(Engine):
     """The JSONL or JSON file; relative to the working directory, or to the task's folder."""
     fallback: Engine | None = None
     """Who is asked for what the file lacks; without one, that fails."""
+    partial: bool = False
+    """As a teacher: leave out the prompts that the file lacks. Otherwise training does not begin."""
 
     by_id: ClassVar[bool] = True
 
@@ -61,6 +63,10 @@ class Replay(Engine):
         if self.fallback:
             return self.fallback.choose(samples, options)
         raise UserError("replay holds recorded texts and cannot weigh options; use another engine here")
+
+    def lacking(self, samples: Sequence[Sample]) -> list[str]:
+        """Those that the file lacks, if nobody else can be asked and they are not to be left out."""
+        return [] if self.fallback or self.partial else [s.id for s in samples if not self._find(s)]
 
     def oddities(self, samples: Sequence[Sample]) -> dict[str, int]:
         """How many recorded answers no sample asks for, and how many stand there twice, word for word."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -179,3 +181,19 @@ def test_a_clear_answer_counts_whatever_stands_before_it(number: int, before: st
     assert FinalAnswer().grade(sample(str(number)), text) == 1
     assert FinalAnswer().grade(sample(str(number + 1)), text) == 0
     assert Number().grade(sample(str(number)), f"{before}\n#### {number}") == 1
+
+
+def test_number_agrees_with_gsm8k_s_own_labels(shared: Path) -> None:
+    """Solutions of four models to every test question, labelled by the data set's authors."""
+    file = shared / "data/datasets/gsm8k/example_model_solutions.jsonl"
+    if not file.exists():
+        pytest.skip("GSM8K's example_model_solutions.jsonl is not there")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    agreed = [
+        (Number().grade(sample(row["ground_truth"]), solution["solution"]) == 1.0) == solution["is_correct"]
+        for row in rows
+        for solution in row.values()
+        if isinstance(solution, dict)
+    ]
+    assert len(agreed) == 4 * len(rows)
+    assert sum(agreed) / len(agreed) >= 0.995

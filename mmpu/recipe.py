@@ -183,7 +183,7 @@ def check_run(run: RunConfig) -> None:
     Raises:
         UserError: a mistake in the config, or parts that do not fit.
     """
-    task = _task(run.task)
+    task = _task(run.task, run.allow_urls)
     folder = Path(run.run).expanduser()
     teacher = wiring.engine(run.teacher, task, "teacher") if run.teacher else None
     store = Store(Path(run.store).expanduser() if run.store else folder.parent / "store.sqlite")

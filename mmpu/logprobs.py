@@ -5,6 +5,8 @@ times. Here the forward pass keeps one number per token, log Σ exp, and the bac
 turns them into their own gradient in place, and multiplies them away:
 
     ∂ log p_t / ∂l = e_t − p        ∂H / ∂l = −p (log p + H)
+
+Up to a fixed amount of probabilities is kept from one pass to the other, which spares the first tokens the repetition.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ CHUNK = 2**23
 """Logits made at once: tokens × vocabulary."""
 ROWS = 128
 """The least number of tokens at once. With fewer, reading a large vocabulary's weights costs more than multiplying."""
+HELD = 2**26
+"""Probabilities kept for the backward pass, 256 MiB: tokens × vocabulary."""
 FLOOR = -1e4
 """Stands for log 0 where 0 · log 0 must be 0."""
 
@@ -46,17 +50,31 @@ def log_probs(
         dtype = torch.get_autocast_dtype(hidden_NH.device.type)
         hidden_NH, weight_VH = hidden_NH.to(dtype), weight_VH.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
-    logp, found = _LogProbs.apply(hidden_NH, weight_VH, bias_V, target_N, form, entropy)  # pyright: ignore
+    trains = torch.is_grad_enabled() and (hidden_NH.requires_grad or weight_VH.requires_grad)
+    held = HELD if trains and not entropy and form.softcap is None else 0
+    logp, found = _LogProbs.apply(hidden_NH, weight_VH, bias_V, target_N, form, entropy, held)  # pyright: ignore
     return logp, found if entropy else None
 
 
 class _LogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, form: Logits, entropy: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        form: Logits,
+        entropy: bool,
+        spare: int,
     ) -> tuple[Tensor, Tensor]:
         logp, log_sum, found = (hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(3))
+        held: list[Tensor] = []
         for rows, buffer in _chunks(len(hidden), weight):
+            spare -= buffer.numel()
+            if spare >= 0:
+                buffer = torch.empty_like(buffer)
+                held.append(buffer)
             logits, _ = _logits(buffer, hidden[rows], weight, bias, form)
             logp[rows] = logits.gather(1, target[rows, None])[:, 0]
             highest = logits.amax(1, keepdim=True)
@@ -66,8 +84,10 @@ class _LogProbs(torch.autograd.Function):
             log_sum[rows] = highest[:, 0] + total.log()
             if weighed is not None:
                 found[rows] = log_sum[rows] - weighed.mul_(mass).sum(1) / total
+            if spare >= 0:
+                mass.div_(total[:, None])
         logp -= log_sum
-        ctx.save_for_backward(hidden, weight, bias, target, log_sum, found)
+        ctx.save_for_backward(hidden, weight, bias, target, log_sum, found, *held)
         ctx.form, ctx.entropy = form, entropy
         return logp, found
 
@@ -76,21 +96,24 @@ class _LogProbs(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, target, log_sum, entropy = ctx.saved_tensors
+        hidden, weight, bias, target, log_sum, entropy, *held = ctx.saved_tensors
         d_logp, d_entropy = gradients
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
-        for rows, buffer in _chunks(len(hidden), weight):
-            logits, slope = _logits(buffer, hidden[rows], weight, bias, ctx.form)
-            given = d_logp[rows, None]
-            if ctx.entropy:
-                log_p = logits.sub_(log_sum[rows, None]).clamp_(min=FLOOR)
-                rate = log_p.add(entropy[rows, None]).mul_(d_entropy[rows, None]).add_(given)
-                d_logits = log_p.exp_().mul_(rate).neg_()
+        for number, (rows, buffer) in enumerate(_chunks(len(hidden), weight)):
+            given, slope = d_logp[rows, None], None
+            if number < len(held):
+                d_logits = torch.mul(held[number], -given, out=buffer)
             else:
-                d_logits = logits.sub_(log_sum[rows, None]).exp_().mul_(-given)
+                logits, slope = _logits(buffer, hidden[rows], weight, bias, ctx.form)
+                log_p = logits.sub_(log_sum[rows, None])
+                if ctx.entropy:
+                    rate = log_p.clamp_(min=FLOOR).add(entropy[rows, None]).mul_(d_entropy[rows, None]).add_(given)
+                    d_logits = log_p.exp_().mul_(rate).neg_()
+                else:
+                    d_logits = log_p.exp_().mul_(-given)
             d_logits.scatter_add_(1, target[rows, None], given)
             if ctx.form.banned:
                 d_logits.index_fill_(1, torch.tensor(ctx.form.banned, device=hidden.device), 0.0)
@@ -111,7 +134,7 @@ class _LogProbs(torch.autograd.Function):
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None else d_bias.to(bias.dtype),
-            *[None] * 3,
+            *[None] * 4,
         )
 
 

@@ -118,10 +118,11 @@ def test_impossible_divergences_are_refused(knobs: dict[str, float]) -> None:
 # --------------------------------------------------------------------------------------------- without logits
 
 
+@pytest.mark.parametrize("entropies", [True, False])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("trained", [True, False])
 def test_chunks_change_neither_values_nor_gradients(
-    monkeypatch: pytest.MonkeyPatch, softcap: float | None, trained: bool
+    monkeypatch: pytest.MonkeyPatch, softcap: float | None, trained: bool, entropies: bool
 ) -> None:
     """Against the whole logits, with soft-capping, temperature, a bias, banned tokens, a head that trains or not."""
     torch.manual_seed(0)
@@ -135,7 +136,7 @@ def test_chunks_change_neither_values_nor_gradients(
         head, teacher = Head(w, b, (45, 47), softcap), Head(theirs, None, (45, 47), softcap)
         if chunked:
             found = measure(
-                head, h, target, Ask(1.7, entropy=True, divergence=form, teacher=Teacher(teacher, other, at))
+                head, h, target, Ask(1.7, entropy=entropies, divergence=form, teacher=Teacher(teacher, other, at))
             )
         else:
             logp = log_softmax(head.logits(h) / 1.7)
@@ -144,7 +145,7 @@ def test_chunks_change_neither_values_nor_gradients(
             )
             found = {
                 "logp": logp.gather(1, target[:, None])[:, 0],
-                "entropy": torch.distributions.Categorical(logits=logp).entropy(),
+                **({"entropy": torch.distributions.Categorical(logits=logp).entropy()} if entropies else {}),
                 "divergence": torch.zeros(23).index_put((at,), distance),
             }
         sum((value * (i + 1)).sum() for i, value in enumerate(found.values())).backward()
@@ -153,14 +154,18 @@ def test_chunks_change_neither_values_nor_gradients(
         grads = [x.grad for x in (h, w, b) if x.grad is not None]
         return [*(value.detach() for value in found.values()), *grads]
 
-    for name, value in {"head.CHUNK": 50 * 4, "logprobs.CHUNK": 50 * 4, "logprobs.ROWS": 1}.items():
-        monkeypatch.setattr(f"mmpu.{name}", value)
-    for ours, whole in zip(run(True), run(False), strict=True):
-        torch.testing.assert_close(ours, whole, atol=2e-5, rtol=1e-4)
+    monkeypatch.setattr("mmpu.head.CHUNK", 50 * 4)
+    monkeypatch.setattr("mmpu.logprobs.CHUNK", 50 * 4)
+    monkeypatch.setattr("mmpu.logprobs.ROWS", 1)
+    for held in (0, 50 * 10, 2**26):  # nothing is kept, the first chunks, everything
+        monkeypatch.setattr("mmpu.logprobs.HELD", held)
+        for ours, whole in zip(run(True), run(False), strict=True):
+            torch.testing.assert_close(ours, whole, atol=2e-5, rtol=1e-4)
 
 
-def test_nothing_of_tokens_times_vocabulary_is_held() -> None:
-    """Bytes kept for the backward pass: less than a tenth of the logits."""
+def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes kept for the backward pass, beyond a fixed amount of probabilities: less than a tenth of the logits."""
+    monkeypatch.setattr("mmpu.logprobs.HELD", 2**22)
     held: list[int] = []
     hidden = torch.randn(4096, 8, requires_grad=True)
     head = Head(torch.randn(5000, 8, requires_grad=True))
@@ -171,7 +176,7 @@ def test_nothing_of_tokens_times_vocabulary_is_held() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         found = measure(head, hidden, torch.randint(0, 5000, (4096,)), Ask())["logp"]
-    assert sum(held) < 4096 * 5000 * 4 / 10
+    assert sum(held) < 4 * (2**22 + 4096 * 5000 / 10)
     found.sum().backward()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -16,6 +17,7 @@ from PIL import Image
 
 from endpoint import DROP, Endpoint, Reply, error, question, said, samples, weighed
 from mmpu.cli import main
+from mmpu.client.crew import Crew
 from mmpu.client.endpoint import PATIENCE
 from mmpu.core import Choice, Failed, Message, Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.openai import ENOUGH, OpenAI
@@ -125,6 +127,33 @@ def test_a_busy_endpoint_is_asked_again_when_it_says(endpoint: Endpoint) -> None
     endpoint.answer = lambda n, _: error(429, Retry_After="0.01") if n <= 2 else said("at last")
     assert endpoint.engine().generate(samples(1), 1, Sampling()) == [(Response("at last"),)]
     assert len(endpoint.bodies) == 3
+
+
+def test_who_waits_to_ask_again_makes_room(endpoint: Endpoint) -> None:
+    def first_is_busy(_: int, body: dict[str, Any]) -> Reply:
+        again = sum(question(b) == "Q0?" for b in endpoint.bodies) > 1
+        return error(500, Retry_After="0.3") if question(body) == "Q0?" and not again else said("yes")
+
+    endpoint.answer = first_is_busy
+    found = endpoint.engine(concurrency=1).generate(samples(9), 1, Sampling())
+    assert found == [(Response("yes"),)] * 9
+    assert [question(body) for body in endpoint.bodies] == [*(f"Q{i}?" for i in range(9)), "Q0?"]
+
+
+def test_no_more_than_so_many_are_begun() -> None:
+    begun: list[int] = []
+    done: list[int] = []
+
+    async def work(item: int) -> None:
+        begun.append(item)
+        assert len(begun) - len(done) <= 5
+        await crew.rest(0.001)
+        done.append(item)
+
+    crew = Crew(range(40), 2, 5)
+    asyncio.run(crew.run(work))
+    assert begun == list(range(40))
+    assert sorted(done) == begun
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(500, 3), (503, 3), (429, 3), (400, 1), (401, 1), (404, 1)])

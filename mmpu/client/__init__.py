@@ -2,6 +2,6 @@
 its deadline, a reason for each that fails, and nothing lost.
 
 `endpoint.py` decides how much an endpoint is given to do, `pool.py` who gets the next free place, `client.py` makes a
-call, `exchange.py` decides when it is made again, `chat.py` reads and writes the format, `thread.py` lets synchronous
-code hear of answers as they come.
+call, `exchange.py` decides when it is made again, `crew.py` goes from item to item, `chat.py` reads and writes the
+format, `thread.py` lets synchronous code hear of answers as they come.
 """

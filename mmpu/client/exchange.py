@@ -28,10 +28,15 @@ class Unusable(Exception):
 
 
 class Exchange:
-    """The dealings with endpoints over one item: one deadline for all its requests, and what they took."""
+    """The dealings with endpoints over one item: one deadline for all its requests, and what they took.
 
-    def __init__(self, client: Client) -> None:
+    Args:
+        rest: Awaited, with the seconds, before a request is made again.
+    """
+
+    def __init__(self, client: Client, rest: Callable[[float], Awaitable[None]]) -> None:
         self.client = client
+        self._rest = rest
         self.counts: Counter[str] = Counter()
         self._ends: float | None = None
 
@@ -71,7 +76,7 @@ class Exchange:
                 raise Refused(
                     f"{trouble} (attempt {attempt}; the next one would come after the deadline of {terms.deadline:g} s)"
                 )
-            await asyncio.sleep(wait)
+            await self._rest(wait)
         raise Refused(f"{trouble} (attempt {terms.retries + 1} of {terms.retries + 1})")
 
     async def _enter(self, last: Endpoint | None, trouble: Trouble) -> Endpoint:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from mmpu import media
 from mmpu.client.chat import drawing, messages, texts, top_logprobs, weigh
 from mmpu.client.client import Client, Reply, Terms, checked_url
+from mmpu.client.crew import Crew
 from mmpu.client.exchange import Exchange, Refused, Unusable
 from mmpu.client.thread import stream
 from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, in_order
@@ -167,24 +168,20 @@ class OpenAI(Engine):
         terms = Terms(self.concurrency, self.timeout, self.deadline, self.retries)
 
         async def work(hand_over: Callable[[Answer[T]], None]) -> None:
-            room = asyncio.Semaphore(LIVE * self.concurrency)
+            crew = Crew(enumerate(samples), self.concurrency, LIVE * self.concurrency)
             async with Client(endpoints, key, terms) as client:
 
-                async def one(index: int, sample: Sample) -> None:
-                    exchange = Exchange(client)
+                async def one(item: tuple[int, Sample]) -> None:
+                    index, sample = item
+                    exchange = Exchange(client, crew.rest)
                     try:
                         value: T | Failed = await ask(exchange, sample)
                     except Refused as error:
                         value = Failed(str(error))
-                    finally:
-                        room.release()
                     hand_over(Answer(index, value, dict(exchange.counts)))
 
                 try:
-                    async with asyncio.TaskGroup() as tasks:
-                        for index, sample in enumerate(samples):
-                            await room.acquire()
-                            tasks.create_task(one(index, sample))
+                    await crew.run(one)
                 except BaseExceptionGroup as group:  # a sample whose image is broken, say
                     raise group.exceptions[0] from None
 

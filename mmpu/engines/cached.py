@@ -176,11 +176,12 @@ class Cached(Engine):
     def _keys(self, samples: Sequence[Sample], asked: Mapping[str, object]) -> list[str]:
         # Recorded answers are found by id as well as by prompt; every other engine sees the prompt only.
         by_id = getattr(self.engine, "by_id", False)
+        identity = self.identity
         keys: list[str] = []
         for sample in samples:
             with named(sample):
                 beyond = [sample.id, sample.reference] if by_id else []
-                keys.append(digest([self.identity, prompt_key(sample.prompt), asked, beyond]))
+                keys.append(digest([identity, prompt_key(sample.prompt), asked, beyond]))
         return keys
 
     def _count(self, **counts: int) -> None:

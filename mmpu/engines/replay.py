@@ -36,8 +36,7 @@ class Replay(Engine):
 
     @property
     def identity(self) -> str:
-        texts = {key: [[r.text, r.finished] for r in responses] for key, responses in self._recorded.items()}
-        return f"replay:{digest(texts)}" + (f":{self.fallback.identity}" if self.fallback else "")
+        return f"replay:{self._content}" + (f":{self.fallback.identity}" if self.fallback else "")
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         return in_order(self.answers(samples, n, sampling), len(samples))
@@ -76,6 +75,10 @@ class Replay(Engine):
 
     def _find(self, sample: Sample) -> Recorded:
         return next((self._recorded[key] for key in _keys(sample) if key in self._recorded), ())
+
+    @cached_property
+    def _content(self) -> str:
+        return digest({key: [[r.text, r.finished] for r in found] for key, found in self._recorded.items()})
 
     @property
     def _recorded(self) -> dict[str, Recorded]:

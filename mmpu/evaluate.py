@@ -63,30 +63,6 @@ class Prepared:
     duels: tuple[Duel, ...]
 
 
-def evaluate(
-    contenders: Sequence[Contender],
-    baseline: str,
-    task: YamlTask,
-    judge: Judge,
-    split: str,
-    sampling: Sampling,
-    folder: Path,
-    settings: Settings | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Board:
-    """Answers, judges and publishes; returns the board that `folder/<task>.<judge>.json` now holds.
-
-    Args:
-        baseline: The name of the contender that the others are compared with.
-
-    Raises:
-        Stopped: the budget of `settings.limits` is spent; the same call goes on from there.
-    """
-    settings = settings or Settings()
-    prepared = prepare(contenders, baseline, task, judge, split, sampling, folder, settings)
-    return publish(prepared, task, judge, folder, settings, progress)
-
-
 def publish(
     prepared: Sequence[Prepared],
     task: YamlTask,

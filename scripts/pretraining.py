@@ -199,5 +199,5 @@ def measure(student: Student, task: Task, limit: int = 400) -> dict[str, float]:
         "grading_auc": auc(right, wrong),
         "score_right": sum(right) / max(1, len(right)),
         "score_wrong": sum(wrong) / max(1, len(wrong)),
-        "digit_mass": sum(1 - c.outside for c in mass) / len(mass),  # type: ignore[union-attr]
+        "digit_mass": sum(1 - c.outside for c in mass) / len(mass),
     }

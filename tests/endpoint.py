@@ -78,14 +78,21 @@ class Endpoint:
 
     @contextlib.contextmanager
     def serving(self) -> Generator[Endpoint]:
-        thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
+        with running(self.server):
             yield self
-        finally:
-            self.server.shutdown()
-            self.server.server_close()
-            thread.join()
+
+
+@contextlib.contextmanager
+def running(server: ThreadingHTTPServer) -> Generator[None]:
+    """Answers in a thread until the block ends."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def said(*texts: str, reason: str = "stop", logprobs: object = None, usage: object = None) -> Reply:

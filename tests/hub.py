@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from endpoint import running
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -75,14 +76,8 @@ class Hub:
 
     @contextlib.contextmanager
     def serving(self) -> Generator[Hub]:
-        thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
+        with running(self.server):
             yield self
-        finally:
-            self.server.shutdown()
-            self.server.server_close()
-            thread.join()
 
 
 def _tree(folder: Path, inside: str) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ METHODS: dict[str, Method] = {
     "dapo": DAPO(overlong_length=9, overlong_buffer=4),
     "ppo": PPO(),
     "ppo_ema": PPO("ema", whiten=False),
-    **{f"ldl_{form}": LDLGRPO(form=form, beta=0.1) for form in ("sum", "mean", "ratio")},  # type: ignore[arg-type]
+    **{f"ldl_{form}": LDLGRPO(form=form, beta=0.1) for form in ("sum", "mean", "ratio")},
     "ldl_full": LDLGRPO(kl="full", beta=0.1),
     "pbsd": PBSD(),
     "pbsd_mean": PBSD("mean", refresh_every=3),

@@ -88,7 +88,7 @@ def watched(rows: list[dict[str, float]], **knobs: Any) -> tuple[dict[str, Any],
     for row in rows:
         row = {"unusable_groups": 0.0, **row}
         row |= alarms.drift(state, row)
-        state = alarms.watch(config, state, row, notes)  # type: ignore[arg-type]
+        state = alarms.watch(config, state, row, notes)
     return state, notes.warned
 
 

@@ -112,7 +112,7 @@ def test_banned_tokens_are_harmless() -> None:
 @pytest.mark.parametrize("knobs", [{"beta": 1.5}, {"top_k": -1}, {"clip": 0.0}])
 def test_impossible_divergences_are_refused(knobs: dict[str, float]) -> None:
     with pytest.raises(UserError, match="divergence needs"):
-        Divergence(**knobs)  # type: ignore[arg-type]
+        Divergence(**knobs)
 
 
 # --------------------------------------------------------------------------------------------- without logits

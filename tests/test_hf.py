@@ -13,7 +13,7 @@ from tiny import FAMILIES, IMAGE_FAMILIES, picture, sample, samples, shared_stud
 
 
 def generate(model: Student, *args: object, **knobs: object) -> list[tuple[Response, ...]]:
-    return HF(model).generate(*args, Sampling(**knobs))  # type: ignore[arg-type, return-value]
+    return HF(model).generate(*args, Sampling(**knobs))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -101,7 +101,7 @@ def test_a_prompt_that_does_not_fit_fails_alone() -> None:
     chosen = HF(shared_student("qwen2")).choose(prompts, ["yes"])
     for answers in (found, chosen):
         assert [isinstance(a, Failed) for a in answers] == [False, True, False]
-        assert "'long'" in answers[1].reason  # type: ignore[union-attr]
+        assert "'long'" in answers[1].reason
 
 
 @pytest.mark.parametrize("family", ["qwen2", "opt"])
@@ -123,7 +123,7 @@ def test_greedy_is_the_argmax() -> None:
     assert responses[0].tokens == responses[1].tokens
     ids = torch.tensor([model.encode(sample("x")).ids])
     with torch.no_grad():
-        assert responses[0].tokens[0] == int(model.base(ids).logits[0, -1].argmax())  # type: ignore[index]
+        assert responses[0].tokens[0] == int(model.base(ids).logits[0, -1].argmax())
 
 
 # ------------------------------------------------------------------------------------------------------ drawing
@@ -156,7 +156,7 @@ def frequencies(sampling: Sampling) -> torch.Tensor:
     ],
 )
 def test_draw_follows_the_sampling_distribution(knobs: dict[str, float], expected: tuple[float, ...]) -> None:
-    found = frequencies(Sampling(**knobs))  # type: ignore[arg-type]
+    found = frequencies(Sampling(**knobs))
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32), atol=2e-3, rtol=0)
 
 

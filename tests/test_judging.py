@@ -19,7 +19,7 @@ from mmpu.assess import load_judge, load_prices
 from mmpu.cli import main
 from mmpu.core import Choice, Duel, Engine, Failed, Response, Sample, Sampling, UserError, user
 from mmpu.engines.replay import Replay
-from mmpu.evaluate import STORE, Settings, evaluate
+from mmpu.evaluate import STORE, Settings, prepare, publish
 from mmpu.judge.alpaca_eval import AlpacaEval
 from mmpu.judge.pairwise import Pairwise
 from mmpu.judge.scalar import Scalar
@@ -104,7 +104,9 @@ def judged(
     task: YamlTask, contenders: Sequence[Contender], judge: Any, settings: Settings | None = None, **keys: Any
 ) -> Board:
     folder = keys.get("folder", task.folder / "boards")
-    return evaluate(contenders, contenders[-1].name, task, judge, "test", Sampling(), folder, settings)
+    settings = settings or Settings()
+    prepared = prepare(contenders, contenders[-1].name, task, judge, "test", Sampling(), folder, settings)
+    return publish(prepared, task, judge, folder, settings)
 
 
 def entry_of(board: Board, name: str) -> Entry:

@@ -139,7 +139,7 @@ def test_ldl_with_flat_scores_still_flattens_likelihoods(form: str) -> None:
     """Σ (q − 1/K) dz, as METHODS says: equal to the formula, and not zero."""
     logp = log_probs().requires_grad_()
     flat = torch.full((3,), 1 / 3, dtype=torch.float64)
-    loss, _ = LDLGRPO(form=form, kl="none").loss(Quantities(logp), batch(LENGTHS, flat))  # type: ignore[arg-type]
+    loss, _ = LDLGRPO(form=form, kl="none").loss(Quantities(logp), batch(LENGTHS, flat))
     (gradient,) = torch.autograd.grad(loss, logp)
     lengths = torch.tensor(LENGTHS, dtype=torch.float64)
     z = torch.tensor(SUMS, dtype=torch.float64) / (lengths if form == "mean" else 1)
@@ -150,7 +150,7 @@ def test_ldl_with_flat_scores_still_flattens_likelihoods(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["sum", "mean", "ratio"])
 def test_ldl_gradient_is_that_of_finite_differences(form: str) -> None:
-    method = LDLGRPO(form=form, kl="k3", beta=0.3)  # type: ignore[arg-type]
+    method = LDLGRPO(form=form, kl="k3", beta=0.3)
     old, reference = log_probs(), log_probs(sums=(-11.0, -10.5, -12.0))
     assert torch.autograd.gradcheck(
         lambda logp: method.loss(Quantities(logp, reference), batch(LENGTHS, D5, old))[0],
@@ -161,7 +161,7 @@ def test_ldl_gradient_is_that_of_finite_differences(form: str) -> None:
 @pytest.mark.parametrize("form", ["sum", "mean"])
 def test_ldl_has_the_gradient_of_the_cross_entropy(form: str) -> None:
     logp = log_probs().requires_grad_()
-    loss, _ = LDLGRPO(form=form, kl="none").loss(Quantities(logp), batch(LENGTHS, D5))  # type: ignore[arg-type]
+    loss, _ = LDLGRPO(form=form, kl="none").loss(Quantities(logp), batch(LENGTHS, D5))
     reduce = seq_sum if form == "sum" else seq_mean
     cross_entropy = -(D5 * torch.log_softmax(reduce(logp, batch(LENGTHS, D5).mask_BT), 0)).sum()
     close(torch.autograd.grad(loss, logp)[0], torch.autograd.grad(cross_entropy, logp)[0], 1e-15)
@@ -193,9 +193,9 @@ def test_kl_to_reference_is_reduced_as_z_is() -> None:
     logp = log_probs()
     reference = logp - 0.3 * batch(LENGTHS, D5).mask_BT
     for form, tokens in (("mean", 1.0), ("sum", sum(LENGTHS) / 3)):
-        without, _ = LDLGRPO(form=form, kl="none").loss(Quantities(logp), batch(LENGTHS, D5))  # type: ignore[arg-type]
+        without, _ = LDLGRPO(form=form, kl="none").loss(Quantities(logp), batch(LENGTHS, D5))
         for kl, value in (("k2", 0.045), ("k3", 0.04081822), ("k3+", 0.04081822)):
-            method = LDLGRPO(form=form, kl=kl, beta=1.0)  # type: ignore[arg-type]
+            method = LDLGRPO(form=form, kl=kl, beta=1.0)
             loss, _ = method.loss(Quantities(logp, reference), batch(LENGTHS, D5))
             close(loss - without, value * tokens, 1e-7)
 
@@ -329,9 +329,7 @@ def test_null_signal_lets_lengths_drift_under_sum_only() -> None:
             rows = [torch.stack([go] * (n - 1) + [end]) for n in lengths]
             logp = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
             flat = torch.full((4,), 0.25, dtype=torch.float64)
-            loss, _ = LDLGRPO(form=form, kl="none").loss(  # type: ignore[arg-type]
-                Quantities(logp), batch(lengths, flat, logp.detach())
-            )
+            loss, _ = LDLGRPO(form=form, kl="none").loss(Quantities(logp), batch(lengths, flat, logp.detach()))
             total += torch.autograd.grad(loss, theta)[0].item()
         drift[form] = total / 300
     assert drift["ratio"] == pytest.approx(0.0, abs=1e-15)
@@ -343,6 +341,6 @@ def test_the_forms_differ_on_unequal_lengths() -> None:
     losses = {
         f: float(LDLGRPO(form=f, kl="none").loss(Quantities(logp), batch(LENGTHS, D5, logp))[0])
         for f in ("sum", "mean", "ratio")
-    }  # type: ignore[arg-type]
+    }
     for a, b in itertools.combinations(losses.values(), 2):
         assert not math.isclose(a, b, rel_tol=1e-3)

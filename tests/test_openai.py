@@ -453,7 +453,7 @@ def test_who_stops_listening_stops_the_asking(endpoint: Endpoint) -> None:
     endpoint.answer = lambda *_: (time.sleep(0.02), said("x"))[1]
     heard = endpoint.engine(concurrency=2).answers(samples(1000), 1, Sampling())
     next(heard)
-    heard.close()  # type: ignore[attr-defined]
+    heard.close()
     asked = len(endpoint.bodies)
     time.sleep(0.1)
     assert len(endpoint.bodies) <= asked + 2 < 20

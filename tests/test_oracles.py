@@ -326,7 +326,7 @@ def test_ppo_baselines() -> None:
     old = torch.full((1, 2), -1.0, dtype=D)
     batch = replace(step((2,), (0.7,), old_logp_BT=old), mean_score=0.4)
     for name, wanted in (("none", 0.7), ("ema", 0.3)):
-        method = PPO(name, beta=0.0, whiten=False)  # type: ignore[arg-type]
+        method = PPO(name, beta=0.0, whiten=False)
         found = method.prepare(Quantities(old), batch, one)
         torch.testing.assert_close(found, torch.full((1, 2), wanted, dtype=D))
     cut = replace(GROUPS[0].responses[0], finished=False)
@@ -385,7 +385,7 @@ def test_lopd_needs_a_model_that_can_be_loaded() -> None:
 
 
 def routes(scores: Sequence[float], **knobs: object) -> list[bool]:
-    rows = SRPO(**knobs).supervise(group("x", scores, [5] * len(scores)))  # type: ignore[arg-type]
+    rows = SRPO(**knobs).supervise(group("x", scores, [5] * len(scores)))
     return [row.context is not None for row in rows]
 
 
@@ -468,10 +468,10 @@ def test_srpo_has_one_denominator() -> None:
 )
 def test_impossible_knobs_are_refused(make: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make()  # type: ignore[operator]
+        make()
 
 
 def test_rows_of_a_group_keep_their_pairs_when_numbered() -> None:
     method: Method = PBSD()
     rows: list[Row] = method.supervise(GROUPS[0])
-    assert build(method, rows, 1).batch.pairs_P2.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]  # type: ignore[union-attr]
+    assert build(method, rows, 1).batch.pairs_P2.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]

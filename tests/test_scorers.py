@@ -71,7 +71,7 @@ def group(name: str, *texts: str, anchor: str | None = "It is red.") -> Group:
 
 
 def judged(weights: dict[str, float], **knobs: object) -> float:
-    ((value,),) = TokenJudge(Scripted(weigh=lambda _: weights), **knobs).score([group("a", "red")])  # type: ignore[arg-type]
+    ((value,),) = TokenJudge(Scripted(weigh=lambda _: weights), **knobs).score([group("a", "red")])
     return value
 
 
@@ -182,7 +182,7 @@ def test_rule_as_opsd_scores() -> None:
 
 
 def mixed(weights: tuple[float, ...], task: Graded, engine: Engine, **knobs: object) -> Mix:
-    return Mix((Rule(task), TokenJudge(engine)), weights, task, **knobs)  # type: ignore[arg-type]
+    return Mix((Rule(task), TokenJudge(engine)), weights, task, **knobs)
 
 
 def half_sure(_text: str) -> dict[str, float]:
@@ -254,7 +254,7 @@ def verifier(text: str, _seed: int) -> str:
 
 
 def scorer(writes: Callable[[str, int], str], checks: Callable[[str, int], str] = verifier, **knobs: object) -> Rubric:
-    return Rubric(Scripted(writes), Scripted(checks), **{"m": 1, **knobs})  # type: ignore[arg-type]
+    return Rubric(Scripted(writes), Scripted(checks), **{"m": 1, **knobs})
 
 
 POOL = group("a", "0 2 3 4", "0", "", anchor="0 1 2 3 4")
@@ -303,7 +303,7 @@ def test_the_verifier_is_blind_and_the_rubricator_is_not() -> None:
     many = group("a", *(f"answer {i}" for i in range(8)), anchor="the strong one")
     for each in (blind, seeing):
         each.score([many])
-    (text,), (named,) = blind.verifier.asked, seeing.verifier.asked  # type: ignore[union-attr]
+    (text,), (named,) = blind.verifier.asked, seeing.verifier.asked
     assert "Student" not in text
     assert "Teacher" not in text
     order = [part.split("</candidate>")[0].strip() for part in text.split("<candidate>")[1:]]
@@ -311,21 +311,21 @@ def test_the_verifier_is_blind_and_the_rubricator_is_not() -> None:
     assert order != ["the strong one", *(f"answer {i}" for i in range(8))]
     assert "(Teacher 0)" in named
     assert "(Student 3)" in named
-    assert "Strong answer 1" in blind.rubricator.asked[0]  # type: ignore[attr-defined]
+    assert "Strong answer 1" in blind.rubricator.asked[0]
 
 
 def test_one_rubric_for_the_group_or_one_per_answer() -> None:
     for shared, count in ((True, 1), (False, 2)):
         each = scorer(lambda *_: rubric(*WEIGHTS), shared=shared)
         each.score([POOL])
-        assert len(each.rubricator.asked) == count  # type: ignore[attr-defined]
+        assert len(each.rubricator.asked) == count
 
 
 def test_several_teacher_answers_without_duplicates() -> None:
     teacher = Scripted(lambda _text, seed: ("one", "two", "one", "three")[seed])
     each = scorer(lambda *_: rubric(*WEIGHTS), m=4, teacher=teacher)
     each.score([POOL])
-    asked: str = each.rubricator.asked[0]  # type: ignore[attr-defined]
+    asked: str = each.rubricator.asked[0]
     assert [asked.count(word) for word in ("one\n", "two\n", "three\n")] == [1, 1, 1]
     assert "Strong answer 3" in asked
     assert "Strong answer 4" not in asked
@@ -406,7 +406,7 @@ def test_who_grades() -> None:
 
 @pytest.mark.parametrize("mode", ["expected", "yes_no"])
 def test_no_mass_on_the_options_is_no_reading(mode: str) -> None:
-    evaluator = SelfEval(Scripted(reply=lambda *_: "who knows"), mode=mode, min_mass=0.0)  # type: ignore[arg-type]
+    evaluator = SelfEval(Scripted(reply=lambda *_: "who knows"), mode=mode, min_mass=0.0)
     assert math.isnan(evaluator.score([group("a", "red")])[0][0])
 
 

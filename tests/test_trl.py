@@ -100,7 +100,7 @@ def trl_grpo(
 def test_grpo(kind: str, how: str, beta: float) -> None:
     advantage = torch.tensor([1.2, -0.4, 0.3, -1.1], dtype=D)
     old, reference = drawn(1, 0.8), drawn(2, 0.8)
-    method = GRPO(how, 9, clip_low=0.2, clip_high=0.28, kl="k3", beta=beta)  # type: ignore[arg-type]
+    method = GRPO(how, 9, clip_low=0.2, clip_high=0.28, kl="k3", beta=beta)
     ours, theirs = (drawn(3).requires_grad_() for _ in range(2))
     loss, metrics = method.loss(Quantities(ours, reference), batch(weight_B=advantage, old_logp_BT=old))
     expected = trl_grpo(theirs, old, reference, advantage, kind, beta)

@@ -23,7 +23,7 @@ from tiny import samples, student
 
 METHODS: dict[str, Method] = {
     "sft": SFT(),
-    **{f"ldl_{form}": LDLGRPO(form=form, kl="k2", beta=0.1) for form in ("sum", "mean", "ratio")},  # type: ignore[arg-type]
+    **{f"ldl_{form}": LDLGRPO(form=form, kl="k2", beta=0.1) for form in ("sum", "mean", "ratio")},
 }
 
 
@@ -31,7 +31,7 @@ def groups_of(model: Student, family: str) -> list[list[Row]]:
     drawn = HF(model).generate(samples(family), 3, Sampling(max_tokens=9, seed=5))
     weights = (0.6, 0.3, 0.1)
     return [
-        [Row(s, r, w, g) for r, w in zip(rs, weights, strict=True)]  # type: ignore[arg-type]
+        [Row(s, r, w, g) for r, w in zip(rs, weights, strict=True)]
         for g, (s, rs) in enumerate(zip(samples(family), drawn, strict=True))
     ]
 
@@ -120,7 +120,7 @@ def test_gradient_is_exact_at_any_budget(family: str, name: str, lora: Lora | No
 def test_a_prompt_may_be_trained_on_with_its_answer(template: str) -> None:
     """The loss is that of the whole text, every token but the first, with and without a chat template."""
     model = student("qwen2")
-    model.encoder.config = dataclasses.replace(model.config, template=template)  # type: ignore[arg-type]
+    model.encoder.config = dataclasses.replace(model.config, template=template)
     model.start_stage(reference=False)
     (row,) = SFT(style="opsd_compat").supervise(Group(samples("qwen2")[0], anchor="It is red."))
     ids = torch.tensor([model.encode(row.sample).ids + model.response_ids(row.response)])

@@ -212,7 +212,7 @@ def test_a_prompt_that_cannot_be_served_fails_alone(full: VLLM) -> None:
 @pytest.mark.parametrize("knobs", [{"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.2}])
 def test_log_probabilities_are_of_the_distribution_sampled_from(full: VLLM, knobs: dict[str, float]) -> None:
     model, asked = full.student, prompts(full.student)
-    sampling = Sampling(max_tokens=12, seed=5, **knobs)  # type: ignore[arg-type]
+    sampling = Sampling(max_tokens=12, seed=5, **knobs)
     answers = full.generate(asked, 4, sampling)
     packed = pack(trees(model, asked, answers), model.pad)
     with torch.no_grad():

@@ -115,7 +115,7 @@ def test_a_prompt_without_candidates_is_counted(tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     answers.write_text(json.dumps({"id": "a", "output": "yes"}) + "\n")
     ledger = Ledger(tmp_path / "ledger.json")
-    rollout = Rollout(LDLGRPO(), Rule(None), Replay(str(answers)), None, 1, Sampling(), ledger)  # type: ignore[arg-type]
+    rollout = Rollout(LDLGRPO(), Rule(None), Replay(str(answers)), None, 1, Sampling(), ledger)
     groups = [Group(sample("a")), Group(sample("b"))]
     assert [g.sample.id for g in rollout.sampled(groups, 0)] == ["a", "b"]
     assert ledger.counts["student_failures"] == 1

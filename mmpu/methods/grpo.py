@@ -16,13 +16,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Row, Shadow, UserError
-from mmpu.divergence import REVERSE, Divergence
+from mmpu.core import Batch, Group, Quantities, Row, UserError
 from mmpu.losses import KL, Aggregation, Total, aggregate, clipped_surrogate, group_advantages, kl_to_start, total_std
+from mmpu.methods._to_start import ToStart
 
 
 @dataclass(frozen=True)
-class GRPO(Method):
+class GRPO(ToStart):
     aggregation: Aggregation = "seq_mean_token_mean"
     """`token_mean_micro` divides by the tokens of a micro-batch: the only mode that `tokens_per_pass` changes."""
     max_length: int = 0
@@ -51,20 +51,7 @@ class GRPO(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        reference = {"reference"} if self.kl not in ("none", "full") and self.beta > 0 else set[str]()
-        return frozenset({"responses", "scores", "old_logp"} | reference)
-
-    @property
-    def _full(self) -> bool:
-        return self.kl == "full" and self.beta > 0
-
-    @property
-    def shadow(self) -> Shadow | None:
-        return Shadow("start") if self._full else None
-
-    @property
-    def divergence(self) -> Divergence | None:
-        return REVERSE if self._full else None
+        return frozenset({"responses", "scores", "old_logp"}) | self.reference
 
     @property
     def listwise(self) -> bool:
@@ -81,7 +68,7 @@ class GRPO(Method):
             return []
         rewards = torch.tensor([self.reward(s, len(r.tokens or ())) for r, s in scored], dtype=torch.float64)
         advantages = group_advantages(rewards, self.adv_std, self.adv_eps, self.min_std).tolist()
-        read = group.sample if self._full else None  # by the stage's start
+        read = group.sample if self.reads_start else None  # by the stage's start
         return [
             Row(group.sample, response, advantage, score=reward, context=read)
             for (response, _), advantage, reward in zip(scored, advantages, rewards.tolist(), strict=True)
@@ -108,6 +95,6 @@ class GRPO(Method):
 
     def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss_BT, metrics = self.token_loss(quantities, batch)
-        if self.kl != "none" and self.beta > 0:
+        if self.penalised:
             loss_BT = loss_BT + self.beta * kl_to_start(self.kl, quantities)
         return aggregate(loss_BT, batch.mask_BT, self.aggregation, batch, self.max_length), metrics

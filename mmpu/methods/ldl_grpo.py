@@ -20,13 +20,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Row, Shadow, UserError
-from mmpu.divergence import REVERSE, Divergence
+from mmpu.core import Batch, Group, Quantities, Row, UserError
 from mmpu.losses import KL, group_log_softmax, group_sum, kl_to_start, label_distribution, seq_mean, seq_sum
+from mmpu.methods._to_start import ToStart
 
 
 @dataclass(frozen=True)
-class LDLGRPO(Method):
+class LDLGRPO(ToStart):
     form: Literal["mean", "sum", "ratio"] = "mean"
     label_tau: float = 1.2
     """τ of Eq. 2; not the sampling temperature."""
@@ -49,24 +49,8 @@ class LDLGRPO(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        needs = {"anchor", "responses", "scores", "anchor_score"}
-        if self.kl not in ("none", "full") and self.beta > 0:
-            needs.add("reference")
-        if self.form == "ratio":
-            needs.add("old_logp")
-        return frozenset(needs)
-
-    @property
-    def _full(self) -> bool:
-        return self.kl == "full" and self.beta > 0
-
-    @property
-    def shadow(self) -> Shadow | None:
-        return Shadow("start") if self._full else None
-
-    @property
-    def divergence(self) -> Divergence | None:
-        return REVERSE if self._full else None
+        sampled = {"old_logp"} if self.form == "ratio" else set[str]()
+        return frozenset({"anchor", "responses", "scores", "anchor_score"} | sampled) | self.reference
 
     @property
     def tempered(self) -> bool:
@@ -88,7 +72,7 @@ class LDLGRPO(Method):
         log_d = label_distribution(
             torch.tensor(scores, dtype=torch.float64), group.anchor_score, self.gamma, self.label_tau
         )
-        read = group.sample if self._full else None  # by the stage's start
+        read = group.sample if self.reads_start else None  # by the stage's start
         return [
             Row(group.sample, response, weight, context=read)
             for (response, _), weight in zip(scored, log_d.exp().tolist(), strict=True)
@@ -116,7 +100,7 @@ class LDLGRPO(Method):
             "entropy_q": -(q_B * log_q_B.detach()).sum() / batch.total_groups,
             "max_q": top_q_G.sum() / batch.total_groups,
         }
-        if self.kl != "none" and self.beta > 0:
+        if self.penalised:
             size_G = group_sum(torch.ones_like(d_B), batch.group_B, batch.groups)
 
             def mean_over_candidates(per_token_BT: Tensor) -> Tensor:

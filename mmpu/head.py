@@ -20,6 +20,8 @@ from mmpu.logprobs import Logits, log_probs
 
 CHUNK = 2**22
 """Logits that a divergence holds at once: completion tokens × vocabulary."""
+FEW = 48
+"""With fewer tokens a CPU multiplies a head's weights faster from the left (8 tokens: by a quarter to a third)."""
 Measured = Mapping[str, Tensor]
 """Quantities of tokens by name."""
 
@@ -37,7 +39,10 @@ class Head:
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """(N, V) in float32."""
-        logits = linear(hidden_NH, self.weight_VH, self.bias_V).float()
+        if len(hidden_NH) < FEW and hidden_NH.device.type == "cpu" and self.bias_V is None:
+            logits = (self.weight_VH @ hidden_NH.T).T.float().contiguous()
+        else:
+            logits = linear(hidden_NH, self.weight_VH, self.bias_V).float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         if self.banned:

@@ -21,8 +21,9 @@ from torch.autograd.function import once_differentiable
 
 CHUNK = 2**23
 """Logits made at once: tokens × vocabulary."""
-ROWS = 128
-"""The least number of tokens at once. With fewer, reading a large vocabulary's weights costs more than multiplying."""
+ROWS = 512
+"""The least number of tokens at once. With fewer, going over a large vocabulary's weights and their gradient costs more
+than multiplying."""
 HELD = 2**26
 """Probabilities kept for the backward pass, 256 MiB: tokens × vocabulary."""
 FLOOR = -1e4
@@ -100,7 +101,7 @@ class _LogProbs(torch.autograd.Function):
         d_logp, d_entropy = gradients
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
         for number, (rows, buffer) in enumerate(_chunks(len(hidden), weight)):
             given, slope = d_logp[rows, None], None
@@ -126,10 +127,14 @@ class _LogProbs(torch.autograd.Function):
             d_logits = d_logits.to(weight.dtype)
             if d_hidden is not None:
                 torch.mm(d_logits, weight, out=d_hidden[rows])
-            if d_weight is not None and weight.dtype == torch.float32:
+            if wants_weight and d_weight is None:
+                d_weight = (d_logits.T @ hidden[rows]).float()
+            elif d_weight is not None and weight.dtype == torch.float32:
                 d_weight.addmm_(d_logits.T, hidden[rows])
             elif d_weight is not None:
                 d_weight += d_logits.T @ hidden[rows]
+        if wants_weight and d_weight is None:  # no tokens
+            d_weight = torch.zeros_like(weight)
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),

@@ -33,7 +33,7 @@ from mmpu.plugins import load_module
 from mmpu.student import Student
 from mmpu.students.qwen2_5_vl import Qwen25VL
 from mmpu.task import load_task
-from pretraining import INIT, SPECIAL, Answering, Grading, build_tokenizer, grading_prompt, measure, noise, train
+from pretraining import INIT, SPECIAL, Answering, Grading, build_tokenizer, grading_prompt, measure, muon, noise, train
 
 ROOT = Path(__file__).parent.parent
 shapes = load_module(ROOT / "tasks" / "shapes.py")
@@ -136,6 +136,16 @@ def say(asked: Asked, answer: str, rng: random.Random, teacher: float) -> str:
     return rng.choice(OTHER).format(x=x)
 
 
+def trick(asked: Asked, truth: str, rng: random.Random) -> str:
+    """A candidate that deserves nothing, half of the time in the teacher's words."""
+    wrong = slip(asked, truth, rng)
+    if rng.random() < 0.5:
+        return noise(rng, truth, wrong)
+    first, second = rng.sample((truth, wrong), 2)
+    x = rng.choice((f"{first} or {second}", f"{first} {second}", f"not {truth}", "9", "a picture", "right", "what"))
+    return rng.choice(shapes.TEACHER).format(x=x)
+
+
 def prompt(picture: str, text: str) -> Sample:
     return Sample("pretraining", user(Part("image", picture), text))
 
@@ -163,9 +173,9 @@ def grading(shown: Shown, rng: random.Random, bare: bool, candidates: int = 6) -
     judged: list[tuple[str, int]] = []
     for _ in range(candidates):
         kind = rng.random()
-        if kind < 0.1:
-            judged.append((noise(rng, truth, slip(asked, truth, rng)), 0))
-        elif kind < 0.55:
+        if kind < 0.15:
+            judged.append((trick(asked, truth, rng), 0))
+        elif kind < 0.575:
             judged.append((say(asked, truth, rng, 0.6), rng.choice((8, 9, 9))))
         else:
             judged.append((say(asked, slip(asked, truth, rng), rng, 0.6), rng.choice((0, 0, 1))))
@@ -243,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "mmpu/models/tiny-vl")
     parser.add_argument("--steps", type=int, default=5500)
-    parser.add_argument("--exercises", type=int, default=2000, help="of the steps, captions and bare comparisons")
+    parser.add_argument("--exercises", type=int, default=1800, help="of the steps, captions and bare comparisons")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -251,7 +261,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
 
-    tokenizer = build_tokenizer(corpus(), 512, (*SPECIAL, *VISION))
+    tokenizer = build_tokenizer(corpus(), 640, (*SPECIAL, *VISION))
     processor = Qwen2VLImageProcessorPil(
         patch_size=PATCH,
         merge_size=MERGE,
@@ -262,7 +272,7 @@ def main() -> None:
     student = Student(build(tokenizer), tokenizer, StudentConfig("tiny-vl"), processor, Qwen25VL())
     print(f"{sum(p.numel() for p in student.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     source = batches(random.Random(args.seed), args.exercises)
-    seconds = train(student, source, args.steps, args.rate, lambda line: print(line, flush=True))
+    seconds = train(student, source, args.steps, muon(student), args.rate, lambda line: print(line, flush=True))
     student.save(args.out)
     print(f"{args.steps} steps in {seconds:.0f} s")
     print({name: round(value, 3) for name, value in measure(student, load_task("shapes")).items()})

@@ -26,7 +26,7 @@ from mmpu.loading import StudentConfig
 from mmpu.plugins import load_module
 from mmpu.student import Student
 from mmpu.task import load_task
-from pretraining import INIT, Answering, Grading, build_tokenizer, grading_prompt, measure, noise, train
+from pretraining import INIT, Answering, Grading, adamw, build_tokenizer, grading_prompt, measure, noise, train
 
 ROOT = Path(__file__).parent.parent
 market = load_module(ROOT / "tasks" / "market.py")
@@ -167,7 +167,7 @@ def main() -> None:
     for begin, steps in ((0, first + second), (first + second, third)):
         if not (args.resume and begin == 0):
             source = batches(random.Random(args.seed + begin), (first, second), begin)
-            seconds += train(student, source, steps, args.rate, lambda line: print(line, flush=True))
+            seconds += train(student, source, steps, adamw(student), args.rate, lambda line: print(line, flush=True))
     student.save(args.out)
     print(f"trained for {seconds:.0f} s")
     print({name: round(value, 3) for name, value in measure(student, load_task("market")).items()})

@@ -32,7 +32,12 @@ SHAPES = ("circle", "rectangle", "triangle", "diamond", "cross")
 SIDE = 64
 CELL = SIDE // 2
 LETTERS = "ABC"
-TEACHER = ("The answer is {x}.", "It is {x}.", "That is {x}.", "I see {x}.")
+TEACHER = (
+    "Looking at the picture, I would say it is {x}.",
+    "From what I can see here, it must be {x}.",
+    "I looked at the picture, and the answer is {x}.",
+    "The picture shows this well: the answer is {x}.",
+)
 """Wordings of the teacher; all end with the answer."""
 BUCKETS = 20
 SPLITS = {

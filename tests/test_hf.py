@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import DynamicCache
 
+from mmpu.attention import Prefix
 from mmpu.core import Choice, Failed, Response, Sampling
 from mmpu.engines.hf import HF, draw
 from mmpu.packing import Tree, pack
@@ -163,3 +169,47 @@ def test_draw_follows_the_sampling_distribution(knobs: dict[str, float], expecte
 def test_a_uniform_at_either_end_draws_a_possible_token() -> None:
     token, _ = draw(PROBS.flip(0).log().expand(2, -1), torch.tensor([0.0, 1.0], dtype=torch.float64), Sampling())
     assert bool((PROBS.flip(0)[token] > 0).all())
+
+
+def test_a_large_vocabulary_is_searched_in_blocks_and_gives_the_plain_inverse() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 2000, generator=generator) * 3
+    logits[:, 300:1500] = float("-inf")  # whole blocks without mass
+    cdf = logits.softmax(1).cumsum(1, dtype=torch.float64)
+    for uniform in torch.rand(200, 6, generator=generator, dtype=torch.float64):
+        expected = torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None], right=True)[:, 0]
+        assert draw(logits, uniform, Sampling())[0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [range(6), (0, 1, 2), (1, 2, 5), (4,)], ids=str)
+def test_attention_over_a_shared_prompt_is_attention_over_its_copies(rows: Sequence[int], dtype: torch.dtype) -> None:
+    """Two prompts, the first left-padded, of three rows each, of which some go on."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    cache, mask = DynamicCache(), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    cache.update(drawn(2, 2, 5, 8), drawn(2, 2, 5, 8), 0)
+    whole = Prefix.of(cache, mask, 3)
+    assert whole is not None
+    prefix = whole.select(list(rows))
+    query, key, value = drawn(len(rows), 4, 1, 8), drawn(len(rows), 2, 7, 8), drawn(len(rows), 2, 7, 8)
+    found = prefix.attend(0, query, key, value, 0.3)
+
+    owner = torch.tensor([row // 3 for row in rows])
+    held = cache.layers[0]
+    copies = [
+        torch.cat([old[owner], new], 2).repeat_interleave(2, 1) for old, new in ((held.keys, key), (held.values, value))
+    ]
+    seen = torch.cat([mask[owner].bool(), torch.ones(len(rows), 7, dtype=torch.bool)], 1)[:, None, None]
+    keys, values = (x.double() for x in copies)
+    expected = scaled_dot_product_attention(query.double(), keys, values, attn_mask=seen, scale=0.3)
+    torch.testing.assert_close(found.double(), expected, atol=1e-6 if dtype == torch.float32 else 1e-2, rtol=0)
+
+
+def test_a_cache_that_forgets_is_no_prefix() -> None:
+    cache = DynamicCache(config=shared_student("gemma3").base.config.get_text_config())
+    cache.update(torch.zeros(1, 1, 3, 8), torch.zeros(1, 1, 3, 8), 0)
+    assert Prefix.of(cache, torch.ones(1, 3), 2) is None

@@ -16,11 +16,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from mmpu import attention
+from mmpu.attention import Prefix
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
 from mmpu.encoding import TooLong
 from mmpu.packing import Encoded, Tree, share, shown, visible, within_budget
 from mmpu.student import Student
+
+BLOCK = 512
+"""Tokens of the vocabulary that sampling adds up at a time."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +124,12 @@ class _Decoding:
         student, device = self.student, self.student.device
         cache = DynamicCache(config=student.base.config.get_text_config())
         hidden, mask, position = self._prefill(prompts, cache)
-        if self.n > 1:
+        prefix = self._prefix(cache, mask)
+        if prefix is not None:
+            cache = DynamicCache()
+        elif self.n > 1:
             self._repeat(cache)
+        mask = mask.repeat_interleave(self.n, 0)
         room = [max((student.encoder.limit or 2**62) - len(p.ids), 1) for p in prompts for _ in range(self.n)]
         for step in range(self.sampling.max_tokens):
             uniform = torch.tensor([streams[row].random() for row in alive], dtype=torch.float64, device=device)
@@ -140,15 +150,17 @@ class _Decoding:
                 break
             if len(still) <= 0.75 * len(alive):  # dropping rows copies the cache, so not for every one
                 keep = torch.tensor(still, device=device)
-                cache.batch_select_indices(keep)
+                prefix = prefix and prefix.select(still)
+                if cache.layers:  # nothing is held before the second token
+                    cache.batch_select_indices(keep)
                 token, mask, position = token[keep], mask[keep], position[keep]
                 alive = [alive[place] for place in still]
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
-            hidden = self._step(token, mask, position + step, cache)
+            hidden = self._step(token, mask, position + step, cache, prefix)
         return [self._response(row, finished[row], cut.get(row)) for row in range(rows)]
 
     def _prefill(self, prompts: list[Encoded], cache: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Encodes left-padded prompts once; returns, already repeated n times, last hidden, mask and next position."""
+        """Encodes left-padded prompts once; returns last hidden and next position, repeated n times, and the mask."""
         length = max(len(p.ids) for p in prompts)
         axes = max(p.positions_RL.shape[0] for p in prompts)
         ids = torch.full((len(prompts), length), self.student.pad)
@@ -179,7 +191,7 @@ class _Decoding:
         self.axes = axes
         return (
             out.last_hidden_state[:, -1].repeat_interleave(self.n, 0),
-            mask.to(device).repeat_interleave(self.n, 0),
+            mask.to(device),
             following.to(device).repeat_interleave(self.n),
         )
 
@@ -192,14 +204,22 @@ class _Decoding:
                 "responses; sample it with the vllm engine"
             ) from error
 
-    def _step(self, token: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
+    def _prefix(self, cache: Any, mask: Tensor) -> Prefix | None:
+        """The prompts, held once for all their responses, where the model's attention can read them so."""
+        attends = self.student.base.config.get_text_config()._attn_implementation == attention.NAME
+        return Prefix.of(cache, mask, self.n) if self.n > 1 and attends else None
+
+    def _step(self, token: Tensor, mask: Tensor, position: Tensor, cache: Any, prefix: Prefix | None) -> Tensor:
         position_ids = position[:, None]
+        more: dict[str, Any] = {"attention_mask": mask}
+        if prefix is not None:  # a ready-made mask keeps transformers from building its own; layers go by the prefix
+            more = {"attention_mask": mask.new_ones(1, 1, 1, 1, dtype=torch.bool), "prefix": prefix}
         out = self.student.backbone(
             input_ids=token[:, None],
-            attention_mask=mask,
             position_ids=position_ids if self.axes == 1 else position_ids.expand(self.axes, -1, -1),
             past_key_values=cache,
             use_cache=True,
+            **more,
         )
         return out.last_hidden_state[:, -1]
 
@@ -224,11 +244,26 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tens
     logp_BV = (logits_BV / sampling.temperature).log_softmax(1)
     if not (sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0):
         logp_BV = _truncate(logp_BV, sampling).log_softmax(1)
-    cdf_BV = logp_BV.exp().cumsum(1, dtype=torch.float64)
-    # right=True skips tokens of zero mass; the clamp guards the last bit of rounding.
-    token = torch.searchsorted(cdf_BV, (uniform_B * cdf_BV[:, -1])[:, None], right=True)[:, 0]
-    token = token.clamp(max=logits_BV.shape[1] - 1)
+    token = _inverse_cdf(logp_BV.exp(), uniform_B)
     return token, logp_BV.gather(1, token[:, None])[:, 0]
+
+
+def _inverse_cdf(mass_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """The first token whose cumulative mass exceeds `uniform` of the whole, which therefore has mass.
+
+    First its block is found, then its place there: sums in float64 over the whole vocabulary cost more than the rest
+    of the drawing.
+    """
+    blocks_BGW = pad(mass_BV, (0, -mass_BV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    edge_BG = blocks_BGW.sum(2, dtype=torch.float64).cumsum(1)
+    at_B1 = (uniform_B * edge_BG[:, -1])[:, None]
+    block_B1 = torch.searchsorted(edge_BG, at_B1, right=True).clamp(max=edge_BG.shape[1] - 1)
+    before_B1 = pad(edge_BG, (1, 0)).gather(1, block_B1)
+    chosen_BW = blocks_BGW.gather(1, block_B1[:, :, None].expand(-1, -1, BLOCK))[:, 0]
+    inside_BW = chosen_BW.cumsum(1, dtype=torch.float64)
+    place_B1 = torch.searchsorted(inside_BW, at_B1 - before_B1, right=True)
+    last_B1 = torch.searchsorted(inside_BW, inside_BW[:, -1:].contiguous())  # guards the last bit of rounding
+    return (block_B1 * BLOCK + torch.minimum(place_B1, last_B1))[:, 0]
 
 
 def _truncate(logp_BV: Tensor, sampling: Sampling) -> Tensor:

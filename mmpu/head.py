@@ -20,10 +20,27 @@ from mmpu.logprobs import Logits, log_probs
 
 CHUNK = 2**22
 """Logits that a divergence holds at once: completion tokens × vocabulary."""
-FEW = 48
-"""With fewer tokens a CPU multiplies a head's weights faster from the left (8 tokens: by a quarter to a third)."""
+FEW, BLOCK = 12, 128
+"""Up to `FEW` tokens a CPU is faster if it takes the head's weights `BLOCK` rows at a time."""
 Measured = Mapping[str, Tensor]
 """Quantities of tokens by name."""
+
+
+def project(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
+    """`linear`, (N, V), for a large V.
+
+    A matrix product rearranges its operands first, which for a few tokens is most of the work: the weights travel to
+    memory and back. In blocks they stay in the caches: 44 instead of 109 ms for 8 tokens and V = 152k.
+    """
+    vocabulary = len(weight_VH)
+    plain = hidden_NH.dtype == weight_VH.dtype == torch.float32 and hidden_NH.device.type == "cpu"
+    if not plain or not 1 < len(hidden_NH) <= FEW or vocabulary < 8192 or torch.is_autocast_enabled("cpu"):
+        return linear(hidden_NH, weight_VH, bias_V)
+    whole = vocabulary - vocabulary % BLOCK
+    blocks = weight_VH[:whole].unflatten(0, (-1, BLOCK))
+    found = (hidden_NH.expand(len(blocks), -1, -1) @ blocks.mT).transpose(0, 1).flatten(1)
+    logits = torch.cat([found, linear(hidden_NH, weight_VH[whole:])], 1)
+    return logits if bias_V is None else logits + bias_V
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +56,7 @@ class Head:
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """(N, V) in float32."""
-        if len(hidden_NH) < FEW and hidden_NH.device.type == "cpu" and self.bias_V is None:
-            logits = (self.weight_VH @ hidden_NH.T).T.float().contiguous()
-        else:
-            logits = linear(hidden_NH, self.weight_VH, self.bias_V).float()
+        logits = project(hidden_NH, self.weight_VH, self.bias_V).float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         if self.banned:

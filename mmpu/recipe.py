@@ -91,12 +91,14 @@ def train_run(run: RunConfig) -> Path:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
+    from mmpu.train import sharding
+
     folder = Path(run.run).expanduser()
     tasks = _task(run.task, run.allow_urls)
     accelerator = Accelerator(
         cpu=run.student.device == "cpu", log_with=list(run.trackers) or None, project_dir=str(folder)
     )
-    _refuse_sharding(accelerator.distributed_type.value)
+    sharding.admit(accelerator, run.student, component(run.rollout, "rollout")[0])
     set_seed(run.seed)
     ledger = Ledger(folder / ("ledger.json" if accelerator.is_main_process else ".ledger.json"))
     store = Store(Path(run.store).expanduser() if run.store else folder.parent / "store.sqlite")
@@ -164,17 +166,6 @@ def _train_stage(
     rollout = Rollout(method, scorer, sampler, teacher, stage.k, _sampling(stage, task), ledger, shadow)
     record = Record(place.parent, accelerator, ledger, task)
     loop.run(loop.Stage(stage, place, task.samples(stage.split), task, rollout, student, accelerator, run.seed), record)
-
-
-def _refuse_sharding(kind: str) -> None:
-    """Every process samples and scores on its own, in as many passes as its prompts need; weights that are gathered in
-    every pass would need the same number everywhere."""
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        raise UserError(
-            f"accelerate is set to {kind}, which shards weights over processes, and mmpu trains with a copy in each; "
-            "choose plain multi-process training, and for models that do not fit `student.lora`, "
-            "`gradient_checkpointing`, `quantize: 4bit` or `device_map`"
-        )
 
 
 def check_run(run: RunConfig) -> None:

@@ -281,12 +281,14 @@ class Student(nn.Module):
         return {k: v.to(self.device, self.base.dtype if v.is_floating_point() else None) for k, v in inputs.items()}
 
     @overload
-    def forward(self, pack: Pack) -> Tensor: ...
+    def forward(self, pack: Pack | None) -> Tensor: ...
     @overload
     def forward(self, pack: Pack, ask: Ask) -> Measured: ...
-    def forward(self, pack: Pack, ask: Ask | None = None) -> Tensor | Measured:
+    def forward(self, pack: Pack | None, ask: Ask | None = None) -> Tensor | Measured:
         """log p(token) of every branch token of the pack, (N,) in float32, at temperature 1; with `ask` a mapping of
-        `logp` and whatever else is asked for."""
+        `logp` and whatever else is asked for. Of nothing, a zero that depends on every trained weight."""
+        if pack is None:
+            return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
         wanted = ask or Ask()
         pack = pack.to(self.device)
         hidden_NH = self.hidden(pack)[pack.source_N]

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from accelerate import DistributedType
 from safetensors.torch import load_file
 
 from conftest import ROOT
@@ -230,12 +229,6 @@ def test_half_precision_keeps_whole_weights(workshop: Path, tmp_path: Path) -> N
     )
     assert half != exact
     assert half == pytest.approx(exact, rel=0.02)
-
-
-@pytest.mark.parametrize("kind", [DistributedType.FSDP.value, DistributedType.DEEPSPEED.value])
-def test_sharded_weights_are_refused(kind: str) -> None:
-    with pytest.raises(UserError, match=rf"set to {kind},.*`student\.lora`"):
-        recipe._refuse_sharding(kind)
 
 
 POISON = """

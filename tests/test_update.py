@@ -168,7 +168,7 @@ def test_every_change_of_the_weights_is_a_new_version(tmp_path: Path) -> None:
     updater = Updater(model, model, optimizer, SFT(), Optim(), Accelerator(cpu=True))
     updater(groups_of(model, "qwen2"), 0, 10)
     assert model.version == started + 1
-    checkpoint.save(tmp_path, 1, model, optimizer, {})
+    checkpoint.save(tmp_path, 1, model, optimizer.state_dict(), {})
     checkpoint.restore(tmp_path, model, optimizer)
     assert model.version == started + 2
     model.start_stage(reference=False)

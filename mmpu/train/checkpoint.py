@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from mmpu.core import UserError
 from mmpu.student import Student
+from mmpu.train import sharding
 from mmpu.train.shadow import Shadow
 
 State = dict[str, Any]
@@ -30,12 +32,15 @@ def save(
     folder: Path,
     step: int,
     student: Student,
-    optimizer: Any,
+    optimizer: Mapping[str, Any],
     state: State,
     shadow: Shadow | None = None,
     keep: int = 2,
 ) -> Path:
     """Writes `folder/step-00000040` and removes all but the newest `keep`.
+
+    Args:
+        optimizer: The optimiser's whole state.
 
     Raises:
         UserError: the disk refused; earlier checkpoints are intact.
@@ -49,7 +54,7 @@ def save(
         save_file(weights, temporary / "weights.safetensors")
         if shadow and shadow.state():
             save_file(shadow.state(), temporary / "shadow.safetensors")
-        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        torch.save(dict(optimizer), temporary / "optimizer.pt")
         (temporary / "state.json").write_text(json.dumps({**state, "step": step}))
         for file in temporary.iterdir():
             _flush(file)
@@ -74,8 +79,14 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
 
 
-def restore(folder: Path, student: Student, optimizer: Any, shadow: Shadow | None = None) -> State | None:
-    """Loads the newest checkpoint into student and optimiser; None if there is none. Sweeps up unfinished ones."""
+def restore(
+    folder: Path, student: Student, optimizer: Any, shadow: Shadow | None = None, wrapped: Any = None
+) -> State | None:
+    """Loads the newest checkpoint into student and optimiser; None if there is none. Sweeps up unfinished ones.
+
+    Args:
+        wrapped: The student as `sharding.prepare` gave it.
+    """
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     found = steps(folder)
@@ -83,16 +94,16 @@ def restore(folder: Path, student: Student, optimizer: Any, shadow: Shadow | Non
         return None
     newest = folder / f"step-{found[-1]:08d}"
     weights = load_file(newest / "weights.safetensors")
-    trainable = {n: p for n, p in student.named_parameters() if p.requires_grad}
-    if weights.keys() != trainable.keys():
+    if weights.keys() != {n for n, p in student.named_parameters() if p.requires_grad}:
         raise UserError(f"{newest} belongs to a student with other trainable weights; give the run another name")
-    with torch.no_grad():
-        for name, parameter in trainable.items():
-            parameter.copy_(weights[name])
+    with torch.no_grad(), sharding.apart(wrapped):
+        for name, parameter in student.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(sharding.share(weights[name], parameter))
     student.version += 1
     if shadow and shadow.state():
         shadow.load(load_file(newest / "shadow.safetensors"))
-    optimizer.load_state_dict(torch.load(newest / "optimizer.pt", map_location=student.device, weights_only=True))
+    sharding.load_state(optimizer, torch.load(newest / "optimizer.pt", map_location="cpu", weights_only=True))
     return json.loads((newest / "state.json").read_text())
 
 

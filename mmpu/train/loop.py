@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from mmpu.core import Method, Sample, Sampling, Task, digest
 from mmpu.student import Student
-from mmpu.train import alarms, checkpoint
+from mmpu.train import alarms, checkpoint, sharding
 from mmpu.train.collect import collect
 from mmpu.train.diagnostics import describe
 from mmpu.train.optim import Optim
@@ -126,8 +126,7 @@ class Stage:
 def run(stage: Stage, record: Record) -> None:
     """Trains the stage from its newest checkpoint, or its start, to its end."""
     config, rollout, accelerator, shadow = stage.config, stage.rollout, stage.accelerator, stage.rollout.shadow
-    optimizer = config.optim.build(stage.student)
-    wrapped, optimizer = accelerator.prepare(stage.student, optimizer)
+    wrapped, optimizer = sharding.prepare(accelerator, stage.student, config.optim.build(stage.student))
     update = Updater(
         stage.student,
         wrapped,
@@ -140,7 +139,7 @@ def run(stage: Stage, record: Record) -> None:
         rollout.scorer.shares if rollout.scorer else (1.0,),
         partial(record.refused, config.name),
     )
-    state = checkpoint.restore(stage.folder, stage.student, optimizer, shadow) or alarms.START
+    state = checkpoint.restore(stage.folder, stage.student, optimizer, shadow, wrapped) or alarms.START
     record.rewind(config.name, state["step"])
 
     with record.progress(config.name, state["step"], stage.steps) as progress:
@@ -162,10 +161,11 @@ def run(stage: Stage, record: Record) -> None:
             progress(step + 1, metrics)
             state = alarms.watch(config, state, metrics, record) | {"step": step + 1, "position": step_of.position}
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < stage.steps:
+                moments = sharding.whole_state(optimizer, keep=accelerator.is_main_process)
                 if accelerator.is_main_process:
-                    checkpoint.save(stage.folder, step + 1, stage.student, optimizer, state, shadow)
+                    checkpoint.save(stage.folder, step + 1, stage.student, moments, state, shadow)
                 accelerator.wait_for_everyone()
-    accelerator.free_memory(wrapped, optimizer)
+    sharding.release(accelerator, wrapped, optimizer)
 
 
 def checks_evaluator(rollout: Rollout) -> bool:

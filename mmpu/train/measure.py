@@ -16,6 +16,8 @@ from mmpu.packing import Pack, Tree, within_budget
 from mmpu.student import Student
 from mmpu.train.shadow import Shadow
 
+KNOWN = {"reference": "ref_logp", "value": "old_value", **{n: n for n in ("teacher_logp", "teacher_entropy")}}
+"""Quantities of an update's start, by the needs that they meet."""
 Known = Mapping[str, Sequence[Tensor]]
 """Quantities by name, each one tensor (tokens,) per row."""
 
@@ -45,6 +47,11 @@ class Measure:
     def scale(self) -> float:
         """The temperature of log-probabilities and divergences."""
         return self.temperature if self.method.tempered else 1.0
+
+    @property
+    def names(self) -> list[str]:
+        """What the method needs to be known of every row."""
+        return [name for need, name in KNOWN.items() if need in self.method.needs]
 
     def tree(self, rows: Sequence[Row]) -> Tree:
         """The rows of a group under their prompt, or under its first token where they are trained on as a whole.
@@ -85,6 +92,8 @@ class Measure:
         Args:
             reference: Make reference log-probabilities even if the method does not need them.
         """
+        if not pieces:
+            return []
         needs = self.method.needs
         trees = [piece.tree for piece in pieces]
         by_name: dict[str, list[Tensor]] = {}
@@ -104,7 +113,7 @@ class Measure:
                 found = self._scan(speaker, contextual, Ask(self.scale, entropy="entropy" in wanted))
             for short, name in wanted.items():
                 by_name[name] = [torch.zeros(len(b), device=self.student.device) for b in branches]
-                for row, value in zip(order, found[short], strict=True):
+                for row, value in zip(order, found.get(short, ()), strict=True):  # none reads a context
                     by_name[name][row] = value.to(self.student.device)
         result: list[Piece] = []
         at = 0

@@ -9,7 +9,6 @@ processes changes the gradient.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +23,12 @@ from mmpu.core import Batch, Method, Quantities, Row
 from mmpu.losses import kl_per_token
 from mmpu.packing import Tree, within_budget
 from mmpu.student import Student
+from mmpu.train import sharding
 from mmpu.train.measure import Measure, Piece
 from mmpu.train.optim import Optim
 from mmpu.train.shadow import Shadow
 
 Totals = tuple[float, float, float]
-NOTHING: Totals = (0.0, 0.0, 0.0)
 FLOAT = torch.float32
 
 
@@ -51,7 +50,7 @@ class Updater:
     """Holds what a stage's updates share.
 
     Args:
-        wrapped: The student as accelerate prepared it; gradients are synchronised through it.
+        wrapped: The student as `sharding.prepare` gave it; passes with gradient go through it.
         shadow: The method's second set of weights.
         temperature: At which responses were sampled; ratios and divergences are taken there too.
         shares: Weights of the parts of a step, by the index that rows carry.
@@ -123,17 +122,17 @@ class Updater:
             return {"loss": 0.0}
         sums: dict[str, float] = {}
         self.wrapped.train()
-        passes = [
-            (chunk, totals, share) for pieces, totals, share in prepared.parts for chunk in self._plan(pieces)
-        ] or [([], NOTHING, 0.0)]  # a process without rows takes part, since the others wait for its gradients
-        for index, (chunk, totals, share) in enumerate(passes):
-            with self._synchronised(index + 1 == len(passes)):
-                for name, value in self._backward(chunk, totals, share, mean_score).items():
-                    sums[name] = sums.get(name, 0.0) + share * value
-        clipped: Any = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.optim.clip)
-        norm = float(clipped)
+        with self.accelerator.no_sync(self.wrapped):
+            for pieces, totals, share in prepared.parts:
+                for chunk in self._plan(pieces):
+                    for name, value in self._backward(chunk, totals, share, mean_score).items():
+                        sums[name] = sums.get(name, 0.0) + share * value
+        with sharding.stepping(self.wrapped, self.accelerator):
+            clipped: Any = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.optim.clip)
+            norm = float(sharding.whole(clipped))
+            if math.isfinite(norm):
+                self.optimizer.step()
         if math.isfinite(norm):
-            self.optimizer.step()
             self.student.version += 1
         else:
             sums["refused"] = 1.0 / self.accelerator.num_processes
@@ -163,14 +162,7 @@ class Updater:
         by_size = sorted(pieces, key=lambda piece: piece.tree.tokens)
         return within_budget(by_size, lambda piece: piece.tree.tokens, self.optim.tokens_per_pass)
 
-    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
-
     def _backward(self, chunk: Sequence[Piece], totals: Totals, share: float, mean_score: float) -> dict[str, float]:
-        if not chunk:
-            zero = sum(p.sum() for p in self.student.parameters() if p.requires_grad) * 0.0
-            self.accelerator.backward(zero)
-            return {}
         batch = self._batch(chunk, totals, mean_score)
         scale = share * self.accelerator.num_processes  # processes' gradients are averaged; ours must add up
         trees = [piece.tree for piece in chunk]
@@ -191,10 +183,9 @@ class Updater:
         found = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
         coefficients = dict(zip(live, found, strict=True))
         for tree, rows in parts:
-            with self._synchronised(rows.stop == len(piece.rows)):
-                again = self._measure.live(self.wrapped, [tree], piece.rows[rows], width)
-                products = [(again[name] * coefficients[name][rows]).sum() for name in again]
-                self.accelerator.backward(torch.stack(products).sum() * scale)
+            again = self._measure.live(self.wrapped, [tree], piece.rows[rows], width)
+            products = [(again[name] * coefficients[name][rows]).sum() for name in again]
+            self.accelerator.backward(torch.stack(products).sum() * scale)
         return loss.detach(), metrics
 
     def _parts(self, piece: Piece) -> list[tuple[Tree, slice]]:
@@ -237,7 +228,7 @@ class Updater:
 
     def _quantities(self, live: Mapping[str, Tensor], pieces: Sequence[Piece], batch: Batch) -> Quantities:
         width = batch.mask_BT.shape[1]
-        names = pieces[0].known if pieces else ()
+        names = pieces[0].known if pieces else self._measure.names  # without rows a process still takes part
         known = {f"{n}_BT": _padded([row for p in pieces for row in p.known[n]], width) for n in names}
         return Quantities(**{f"{name}_BT": value for name, value in live.items()}, **known)
 
@@ -271,7 +262,7 @@ class Updater:
 
 def _padded(rows: Sequence[Tensor], width: int) -> Tensor:
     """(rows, width), zero behind each row's end."""
-    result = rows[0].new_zeros(len(rows), width)
+    result = rows[0].new_zeros(len(rows), width) if rows else torch.zeros(0, width)
     for b, row in enumerate(rows):
         result[b, : len(row)] = row
     return result

@@ -328,7 +328,7 @@ def test_the_better_mark_wins_and_the_mean_mark_is_published(task: YamlTask) -> 
     assert entry.win_rate.soft.value == pytest.approx(0.6)
     assert entry.score is not None
     assert entry.score.value == pytest.approx(0.4)
-    asked = judge.prompts([(Duel(s, "x", "y"), "none") for s in task.samples("test")[:2]])
+    asked = judge.prompts([(Duel(s, "x", "y"), order) for s in task.samples("test")[:2] for order in judge.orders])
     assert len(asked) == 4
     assert all("Count words." in p.prompt[0].text for p in asked)
 
@@ -642,8 +642,8 @@ def test_a_budget_stops_cleanly_and_resumes(plugin: Path) -> None:
 def test_progress_is_told_with_rate_and_time_to_go(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmpu.judge_cli.QUIET_SECONDS", 0.0)
     done = mmpu(*EVAL, "--probes", "0")
-    assert re.search(r"^32/120 verdicts, \d+\.\d/s, 0 unread, \d+ s to go$", done.stderr, re.M), done.stderr
-    assert re.search(r"^120/120 verdicts, \d+\.\d/s, 0 unread$", done.stderr, re.M)
+    assert re.search(r"^32/120 readings, \d+\.\d/s, 0 unread, \d+ s to go$", done.stderr, re.M), done.stderr
+    assert re.search(r"^120/120 readings, \d+\.\d/s, 0 unread$", done.stderr, re.M)
 
 
 def test_an_audit_from_the_command_line_fails_a_bad_judge(plugin: Path) -> None:

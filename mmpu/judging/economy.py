@@ -57,7 +57,7 @@ class Estimate:
             f"readings to make   {self.readings} ({self.stored} more are stored)",
             f"calls              {self.calls}",
             f"prompt tokens      {self.prompt_tokens} ({self.counted_by}), {self.images} images among them",
-            f"generated tokens   {self.output_tokens}",
+            f"generated tokens   {self.output_tokens} at most",
             f"cost               {cost}",
             f"detectable effect  with n = {self.n}, a win rate less than {effect:.1f} points from 50 will probably not "
             "be told from it (80% power, 5% level)",
@@ -70,9 +70,10 @@ def estimate(judge: Judge, pending: Sequence[Question], stored: int, n: int, pri
     asked = judge.prompts([(q.duel, q.order) for q in pending])
     pixels_per_token = (prices or Prices(0, 0)).pixels_per_token
     tokens = sum(tokens_of(prompt, count, pixels_per_token) for prompt in asked)
-    cost = None if prices is None else (tokens * prices.input + len(asked) * prices.output) / 1e6
+    replies = len(asked) * judge.reply_tokens
+    cost = None if prices is None else (tokens * prices.input + replies * prices.output) / 1e6
     images = sum(len(prompt.images) for prompt in asked)
-    return Estimate(len(pending), stored, len(asked), tokens, len(asked), images, cost, how, n)
+    return Estimate(len(pending), stored, len(asked), tokens, replies, images, cost, how, n)
 
 
 def affordable(judge: Judge, pending: Sequence[Question], prices: Prices | None, max_cost: float) -> int:
@@ -89,7 +90,8 @@ def affordable(judge: Judge, pending: Sequence[Question], prices: Prices | None,
     spent = 0.0
     for number, question in enumerate(pending):
         for prompt in judge.prompts([(question.duel, question.order)]):
-            spent += (tokens_of(prompt, count, prices.pixels_per_token) * prices.input + prices.output) / 1e6
+            tokens = tokens_of(prompt, count, prices.pixels_per_token)
+            spent += (tokens * prices.input + judge.reply_tokens * prices.output) / 1e6
         if spent > max_cost:
             return number
     return len(pending)

@@ -60,8 +60,8 @@ def answer(
     failed = [(s.id, f.reason) for s, f in zip(samples, found, strict=True) if isinstance(f, Failed)]
     if len(failed) > max_missing * len(samples):
         raise UserError(
-            f"{contender.name} left {len(failed)} of {len(samples)} prompts unanswered; first, {failed[0][0]!r}: "
-            f"{failed[0][1]}"
+            f"{contender.name} left {len(failed)} of {len(samples)} prompts unanswered, more than {max_missing:.0%} "
+            f"(--max-missing); first, {failed[0][0]!r}: {failed[0][1]}"
         )
     attempts_of = [() if isinstance(f, Failed) else tuple(map(_encodable, f)) for f in found]
     answered = [(sample, each) for sample, each in zip(samples, attempts_of, strict=True) if each]

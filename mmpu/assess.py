@@ -165,7 +165,8 @@ def _estimate(one: _Evaluation, options: EvalOptions) -> tuple[Estimate, list[Qu
     everything = asked(one.judge, one.prepared)
     path = Path(options.folder) / STORE
     pending = missing(everything, Verdicts(path), options.judging.rejudge) if path.exists() else everything
-    n = max(len(p.match.items) for p in one.prepared)
+    systems = [p.match for p in one.prepared if p.match.system != p.match.baseline]
+    n = min(len(match.items) for match in systems or [p.match for p in one.prepared])
     return estimate(one.judge, pending, len(everything) - len(pending), n, one.prices), pending
 
 

@@ -284,13 +284,16 @@ class Duel:
         return self.ours.strip() == self.theirs.strip()
 
 
-Order = Literal["ours_first", "ours_second", "none"]
-"""Which answer a judge sees first; `none` where it sees them apart, or not at all."""
+Order = Literal["ours_first", "ours_second", "ours", "theirs", "none"]
+"""Which answer a judge sees first, or alone; `none` where no model saw either, or nothing is known of how."""
+MARKS: tuple[Order, ...] = ("ours", "theirs")
+"""Orders of a judge that marks each answer by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One reading of one duel in one order. `win` is ours: 1, 0, a half for a tie, None if it could not be read."""
+    """One reading of one duel in one order. `win` is ours: 1, 0, a half for a tie, None if it could not be read. Of an
+    answer seen alone it is the mark, 0..1."""
 
     sample: str
     order: Order
@@ -489,7 +492,8 @@ class Judge(ABC):
 
     @property
     def orders(self) -> tuple[Order, ...]:
-        """The orders in which a duel is read; its win is the mean over those that could be read."""
+        """The orders in which a duel is read; its win is the mean over those that could be read. With `MARKS` each
+        answer to a prompt is read once, whatever it meets, and the better mark wins."""
         return ("none",)
 
     @abstractmethod
@@ -500,13 +504,21 @@ class Judge(ABC):
         """What `read` sends to a model, one prompt per call, to know the price beforehand; empty if it asks none."""
         return []
 
+    @property
+    def reply_tokens(self) -> int:
+        """Tokens that a reply has at most, for its price."""
+        return 1
+
     def compare(self, duels: Sequence[Duel]) -> list[tuple[Verdict, ...]]:
         """Each duel's verdicts, one per order; identical answers are a tie that nobody is asked about."""
         asked: list[tuple[Duel, Order]] = [
             (duel, order) for duel in duels if not duel.identical for order in self.orders
         ]
         found = iter(self.read(asked))
-        return [(tie(duel.sample),) if duel.identical else tuple(next(found) for _ in self.orders) for duel in duels]
+        return [
+            (tie(duel.sample),) if duel.identical else settled(tuple(next(found) for _ in self.orders))
+            for duel in duels
+        ]
 
 
 IDENTICAL = "identical answers"
@@ -515,6 +527,20 @@ IDENTICAL = "identical answers"
 def tie(sample: Sample) -> Verdict:
     """The verdict on identical answers."""
     return Verdict(sample.id, "none", 0.5, 0.5, IDENTICAL)
+
+
+def settled(verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
+    """A duel's verdicts; two marks make one."""
+    if tuple(verdict.order for verdict in verdicts) != MARKS:
+        return verdicts
+    ours, theirs = verdicts
+    detail = {v.order: v.win for v in verdicts if v.win is not None}
+    if ours.win is None or theirs.win is None:
+        return (
+            Verdict(ours.sample, "none", None, reason=(ours if ours.win is None else theirs).reason, detail=detail),
+        )
+    win = 0.5 if ours.win == theirs.win else float(ours.win > theirs.win)
+    return (Verdict(ours.sample, "none", win, 0.5 + (ours.win - theirs.win) / 2, detail=detail),)
 
 
 class Task(ABC):

@@ -135,7 +135,7 @@ def _prompts(student: Student) -> Iterator[Check]:
             continue
         count = encoded.ids.count(student.tokenizer.convert_tokens_to_ids(student.family.image_token))
         lengths = [
-            student.family.image_length(student.base.config, student.encoder.features(i, sample.id))
+            student.family.image_length(student.base.config, student.encoder.image(i, sample.id)[1])
             for i in sample.images
         ]
         note += f", {len(lengths)} images of {lengths or 'no'} tokens"

@@ -13,7 +13,8 @@ from mmpu.core import Message, Response, Sample, UserError
 from mmpu.loading import StudentConfig
 from mmpu.packing import Encoded
 from mmpu.students import Family
-from mmpu.vision import stacked
+from mmpu.tokenizing import Tokens
+from mmpu.vision import Features, stacked
 
 KEPT = 20_000
 """Encoded prompts and images held before the cache starts anew."""
@@ -43,14 +44,17 @@ class Encoder:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.family = family
+        self.tokens = Tokens(tokenizer)
         self.limit: int | None = getattr(shape.get_text_config(), "max_position_embeddings", None)
         """Tokens of prompt and response together."""
         self._prompts: dict[object, Encoded] = {}
-        self._images: dict[str, Mapping[str, Tensor]] = {}
-        self._begun: dict[object, Tensor] = {}
+        self._images: dict[str, Features] = {}
+        self._begun: dict[object, tuple[Tensor, Tensor | None]] = {}
+        self._count = torch.arange(0)
         self._pieces: dict[str, list[int]] = {}
         added: Mapping[int, Any] = tokenizer.added_tokens_decoder
         self._special = tuple(t.content for t in added.values() if t.special and len(t.content) > 1)
+        self._starts = frozenset(content[:2] for content in self._special)
 
     def __call__(self, sample: Sample) -> Encoded:
         """A prompt as ids, positions and image tensors, ready for a response to follow.
@@ -67,11 +71,15 @@ class Encoder:
         return self._prompts[sample.prompt]
 
     def _encode(self, sample: Sample) -> Encoded:
-        features = [self.features(image, sample.id) for image in sample.images]
+        images = [self.image(image, sample.id) for image in sample.images]
+        fingerprints = tuple(fingerprint for fingerprint, _ in images)
+        features = tuple(features for _, features in images)
         counts = tuple(self.family.image_length(self.shape, f) for f in features)
         text = self._placed(self.render(sample), counts, sample.id)
-        whole = self.config.template == "completion"
-        ids = cast(list[int], self.tokenizer(text, add_special_tokens=whole)["input_ids"])
+        if self.config.template == "completion":
+            ids = tuple(cast(list[int], self.tokenizer(text)["input_ids"]))
+        else:
+            ids = self.tokens(text)
         if not ids:
             raise UserError(f"sample {sample.id!r}: the prompt has no token")
         if self.limit and len(ids) >= self.limit:
@@ -79,15 +87,11 @@ class Encoder:
                 f"sample {sample.id!r}: the prompt has {len(ids)} tokens, {self.config.model} reads {self.limit} at "
                 "most; shorten it or leave it out"
             )
-        sequence = torch.tensor(ids)
-        fingerprints = tuple(media.fingerprint(image) for image in sample.images)
         end = 0
-        if features:
-            placeholder = self.tokenizer.convert_tokens_to_ids(self.family.image_token)
-            end = int((sequence == placeholder).nonzero().max()) + 1
-        positions = self._positions(sequence, end, stacked(features), fingerprints)
-        blocks = self.family.blocks(self.shape, sequence)
-        return Encoded(tuple(ids), positions, tuple(features), fingerprints, end, counts, blocks)
+        if images:
+            end = len(ids) - ids[::-1].index(self.tokenizer.convert_tokens_to_ids(self.family.image_token))
+        positions, blocks = self._laid_out(ids, end, features, fingerprints)
+        return Encoded(ids, positions, features, fingerprints, end, counts, blocks)
 
     def _placed(self, text: str, counts: Sequence[int], sample_id: str) -> str:
         """The text with every image marker replaced by as many placeholders as its image has features."""
@@ -102,33 +106,40 @@ class Encoder:
             )
         return first + "".join(self.family.placed(n) + piece for n, piece in zip(counts, pieces, strict=True))
 
-    def _positions(
-        self, ids: Tensor, image_end: int, tensors: Mapping[str, Tensor], fingerprints: tuple[str, ...]
-    ) -> Tensor:
-        """Positions (R, length). Up to the last image they are the family's, and kept: a question about an image and
-        the many prompts that grade its answers begin alike. Behind it they count up by one."""
-        key = (tuple(ids[:image_end].tolist()), fingerprints)
+    def _laid_out(
+        self, ids: tuple[int, ...], image_end: int, features: Sequence[Features], fingerprints: tuple[str, ...]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Positions (R, length) and blocks. Up to the last image they are the family's, and kept: a question about an
+        image and the many prompts that grade its answers begin alike. Behind it positions count up by one."""
+        key = (ids[:image_end], fingerprints)
         if key not in self._begun:
-            self._begun[key] = self.family.positions(self.model, ids[:image_end], tensors).cpu()
-        begin = self._begun[key]
-        after = torch.arange(len(ids) - image_end) + (int(begin.max()) + 1 if image_end else 0)
-        return torch.cat([begin, after.expand(len(begin), -1)], 1)
+            begin = torch.tensor(ids[:image_end], dtype=torch.long)
+            positions = self.family.positions(self.model, begin, stacked(features)).cpu()
+            self._begun[key] = positions, self.family.blocks(self.shape, begin)
+        positions, blocks = self._begun[key]
+        at = int(positions.max()) + 1 if image_end else 0
+        after = len(ids) - image_end
+        if at + after > len(self._count):
+            self._count = torch.arange(2 * (at + after))
+        counting = self._count[at : at + after].expand(len(positions), -1)
+        if blocks is not None:
+            blocks = torch.cat([blocks, blocks.new_full((after,), -1)])
+        return (torch.cat([positions, counting], 1) if image_end else counting), blocks
 
-    def features(self, image: str, sample_id: str) -> Mapping[str, Tensor]:
-        """An image as the vision tower's inputs; made once per distinct image."""
+    def image(self, image: str, sample_id: str) -> tuple[str, Features]:
+        """An image's fingerprint, and the vision tower's inputs; made once per distinct image."""
         if self.family.marker is None:
             raise UserError(
                 f"sample {sample_id!r} has an image, and {self.config.model} reads text only; "
                 "use a vision-language student, such as tiny-vl"
             )
-        key = media.fingerprint(image)
-        if key not in self._images:
-            try:
-                picture = media.load_image(image)
-            except UserError as error:
-                raise UserError(f"sample {sample_id!r}: {error}") from None
-            self._images[key] = self.family.features(self.image_processor, picture)
-        return self._images[key]
+        try:
+            key = media.fingerprint(image)
+            if key not in self._images:
+                self._images[key] = self.family.features(self.image_processor, media.load_image(image))
+        except UserError as error:
+            raise UserError(f"sample {sample_id!r}: {error}") from None
+        return key, self._images[key]
 
     def render(self, sample: Sample) -> str:
         """The prompt as text, before images take their place."""
@@ -149,6 +160,8 @@ class Encoder:
 
     def _defuse(self, text: str) -> str:
         """Breaks up special tokens that a text merely quotes: they would otherwise forge turns or images."""
+        if not any(start in text for start in self._starts):
+            return text
         for token in self._special:
             if token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")

@@ -30,7 +30,7 @@ _OPTIONS = (
     click.option("--calibration", type=click.Path(), help="JSON with items' difficulty, for lc_glm noreg and v1."),
     click.option("--probes", type=click.IntRange(min=0), default=5, show_default=True, help="Prompts to audit on."),
     click.option("--max-calls", type=click.IntRange(min=0), help="Stop after so many readings; resumes later."),
-    click.option("--max-cost", type=click.FloatRange(min=0), help="Stop before more is spent, by the judge's prices."),
+    click.option("--max-cost", type=click.FloatRange(min=0), help="Stop before the estimate exceeds it."),
     click.option("--rejudge", is_flag=True, help="Ask anew for verdicts that are stored."),
     click.option("--concurrency", type=click.IntRange(min=1), help="Calls in flight; default: the judge's."),
     click.option("--max-unread", type=click.FloatRange(0, 1), help="Share of unread duels that is accepted; 0.02."),
@@ -191,7 +191,7 @@ def progress_on_stderr() -> Callable[[Progress], None]:
         eta = "" if progress.eta is None or finished else f", {progress.eta:.0f} s to go"
         cached = "" if progress.cached is None else f", {progress.cached:.0%} of prompt tokens from the server's cache"
         line = (
-            f"{progress.done}/{progress.total} verdicts, {progress.rate:.1f}/s, {progress.unread} unread{cached}{eta}"
+            f"{progress.done}/{progress.total} readings, {progress.rate:.1f}/s, {progress.unread} unread{cached}{eta}"
         )
         click.echo(f"\r\x1b[K{line}" if terminal else line, err=True, nl=finished or not terminal)
 

@@ -218,8 +218,13 @@ def share(prompts: Sequence[Encoded], least: float = 0.5) -> list[tuple[Encoded,
     return result
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    for n, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return n
-    return min(len(a), len(b))
+def _common_prefix(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """Found by halving: slices are compared faster than their elements one by one."""
+    same, most = 0, min(len(a), len(b))
+    while same < most:
+        middle = (same + most + 1) // 2
+        if a[same:middle] == b[same:middle]:
+            same = middle
+        else:
+            most = middle - 1
+    return same

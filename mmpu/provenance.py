@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mmpu.core import Judge, Sample, Sampling, digest
+from mmpu.core import MARKS, Judge, Sample, Sampling, digest
 from mmpu.leaderboard import Provenance
 from mmpu.media import prompt_key
 from mmpu.prompts import prompt_hash
@@ -30,7 +30,7 @@ def provenance_of(task: YamlTask, samples: Sequence[Sample], judge: Judge, sampl
 
 def _identity(judge: Judge) -> str:
     """Of the judge as a whole: a reading does not depend on which other orders are asked for, a result does."""
-    return judge.identity if judge.orders == ("none",) else f"{judge.identity}:{'+'.join(judge.orders)}"
+    return judge.identity if judge.orders in (("none",), MARKS) else f"{judge.identity}:{'+'.join(judge.orders)}"
 
 
 def judge_of(judge: Judge) -> dict[str, str]:

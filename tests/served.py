@@ -6,14 +6,17 @@ A scripted engine answers first; a tiny Qwen2 is trained on what it said until g
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
@@ -101,17 +104,21 @@ def memorised(folder: Path, most: int = 400) -> Path:
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> Generator[str]:
-    """The base URL of a server that `command` starts on the port it is given last.
+def serving(
+    server: str, folder: Path, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Generator[OpenAI]:
+    """The memorised model behind `<server> serve`, an executable beside this Python's.
 
     Raises:
         AssertionError: it ended, or did not come up in five minutes; with what it wrote.
     """
+    model, log = memorised(folder / "model"), folder / "log"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name(server)), "serve", str(model), *options]
     with log.open("w") as out:
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             env={**os.environ, **(environment or {})},
             stdout=out,
@@ -120,16 +127,31 @@ def serving(command: Sequence[str], log: Path, environment: Mapping[str, str] | 
     deadline = time.monotonic() + 300
     try:
         while True:
-            assert server.poll() is None, log.read_text()[-3000:]
+            assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, log.read_text()[-3000:]
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
                 break
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield OpenAI(str(model), f"http://127.0.0.1:{port}/v1", concurrency=4, retries=1)
     finally:
-        server.terminate()
-        server.wait(30)
+        process.terminate()
+        process.wait(30)
 
 
-def judge(model: Path, url: str) -> OpenAI:
-    return OpenAI(str(model), url, concurrency=4, retries=1)
+def in_process(engine: OpenAI) -> HF:
+    """The weights that a server serves."""
+    return HF(Student.load(StudentConfig(engine.model, device="cpu")))
+
+
+class Exchanges:
+    """What holds behind every server; a test module has a fixture `engine`."""
+
+    def test_rubrics_and_verdicts(self, engine: OpenAI) -> None:
+        """A rubric written, checked and read as in the script; a group whose rubric cannot be read abstains."""
+        read, refused = rubrics(engine)
+        assert read == pytest.approx(expected(rubrics)[0])
+        assert read == pytest.approx((17 / 22, 5 / 22, 0.0))
+        assert all(math.isnan(score) for score in refused)
+
+    def test_marks(self, engine: OpenAI) -> None:
+        assert marks(engine) == expected(marks)

@@ -22,6 +22,7 @@ from mmpu.engines.replay import Replay
 from mmpu.evaluate import STORE, Settings, prepare, publish
 from mmpu.judge.alpaca_eval import AlpacaEval
 from mmpu.judge.pairwise import Pairwise
+from mmpu.judge.rule import Rule
 from mmpu.judge.scalar import Scalar
 from mmpu.judging import economy
 from mmpu.judging.archive import export_verdicts, import_verdicts, recompute
@@ -273,7 +274,9 @@ def test_missing_answers_up_to_a_share_are_left_out_and_counted(task: YamlTask) 
     assert (entry.n, entry.counts) == (N - 2, {"ours.missing": 1, "theirs.missing": 1})
     ours[8] = None
     contenders[0] = system(task.folder, "ours", ours)
-    with pytest.raises(UserError, match=r"ours left 2 of 60 prompts unanswered; first, 'test-8'"):
+    with pytest.raises(
+        UserError, match=r"ours left 2 of 60 prompts unanswered, more than 2% \(--max-missing\); first, 'test-8'"
+    ):
         judged(task, contenders, Pairwise(Model(longer), PROMPT))
     allowed = judged(task, contenders, Pairwise(Model(longer), PROMPT), Settings(max_missing=0.1))
     assert entry_of(allowed, "ours").counts["ours.missing"] == 2
@@ -328,7 +331,7 @@ def test_the_better_mark_wins_and_the_mean_mark_is_published(task: YamlTask) -> 
     assert entry.win_rate.soft.value == pytest.approx(0.6)
     assert entry.score is not None
     assert entry.score.value == pytest.approx(0.4)
-    asked = judge.prompts([(Duel(s, "x", "y"), "none") for s in task.samples("test")[:2]])
+    asked = judge.prompts([(Duel(s, "x", "y"), order) for s in task.samples("test")[:2] for order in judge.orders])
     assert len(asked) == 4
     assert all("Count words." in p.prompt[0].text for p in asked)
 
@@ -440,6 +443,28 @@ def test_an_estimate_counts_calls_tokens_images_and_money(task: YamlTask, tmp_pa
     assert economy.affordable(judge, asked, economy.Prices(2.0, 10.0), found.cost * 1.001) == 2
     with pytest.raises(UserError, match="has no `prices`"):
         economy.affordable(judge, asked, None, 1.0)
+    euros = economy.estimate(judge, asked, 0, 3, economy.Prices(2.0, 10.0, "EUR")).lines()
+    assert "cost               less than 0.01 EUR" in euros
+    assert any("n = 3, no win rate can be expected to be told from 50" in line for line in euros)
+
+
+def test_a_judge_that_asks_no_model_costs_nothing(task: YamlTask) -> None:
+    asked = questions(Rule(task), [Duel(task.samples("test")[0], "a", "b")])
+    assert economy.affordable(Rule(task), asked, None, 0.0) == len(asked) == 1
+    assert "cost               0.00 USD" in economy.estimate(Rule(task), asked, 0, 60).lines()
+
+
+def test_a_reply_that_is_parsed_is_priced_at_its_longest(task: YamlTask) -> None:
+    duel = Duel(task.samples("test")[0], "a", "b")
+    prices = economy.Prices(0.0, 1e6)
+    for judge, tokens in (
+        (Pairwise(Model(longer), PROMPT), 1),
+        (Pairwise(Model(longer), PROMPT, read_from="text"), 8),
+        (Scalar(Model(longer), str(ROOT / "judges/marks.txt")), 8),
+        (Scalar(Model(longer), str(ROOT / "judges/correct.txt"), scale="yes_no"), 1),
+    ):
+        found = economy.estimate(judge, questions(judge, [duel]), 0, 1, prices)
+        assert (found.calls, found.output_tokens, found.cost) == (2, 2 * tokens, 2 * tokens)
 
 
 def test_tokens_are_counted_with_the_judge_s_tokenizer_where_it_is_at_hand(task: YamlTask) -> None:
@@ -642,8 +667,8 @@ def test_a_budget_stops_cleanly_and_resumes(plugin: Path) -> None:
 def test_progress_is_told_with_rate_and_time_to_go(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmpu.judge_cli.QUIET_SECONDS", 0.0)
     done = mmpu(*EVAL, "--probes", "0")
-    assert re.search(r"^32/120 verdicts, \d+\.\d/s, 0 unread, \d+ s to go$", done.stderr, re.M), done.stderr
-    assert re.search(r"^120/120 verdicts, \d+\.\d/s, 0 unread$", done.stderr, re.M)
+    assert re.search(r"^32/120 readings, \d+\.\d/s, 0 unread, \d+ s to go$", done.stderr, re.M), done.stderr
+    assert re.search(r"^120/120 readings, \d+\.\d/s, 0 unread$", done.stderr, re.M)
 
 
 def test_an_audit_from_the_command_line_fails_a_bad_judge(plugin: Path) -> None:

@@ -246,7 +246,10 @@ def test_a_limit_is_another_split(options: EvalOptions) -> None:
 
 def test_an_unanswered_prompt_stops_an_evaluation(options: EvalOptions, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"id": "test-1", "output": "1"}\n')
-    with pytest.raises(UserError, match=r"bad left 2 of 3 prompts unanswered; first, 'test-2': .* has no answer"):
+    with pytest.raises(
+        UserError,
+        match=r"bad left 2 of 3 prompts unanswered, more than 2% \(--max-missing\); first, 'test-2': .* has no answer",
+    ):
         evaluate(options)
     assert not (tmp_path / "boards/sums.rule.json").exists()
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,11 +11,8 @@ pytest.importorskip("fastapi", reason="`transformers serve` needs transformers' 
 pytest.importorskip("uvicorn", reason="`transformers serve` needs transformers' extra «serving»")
 
 from mmpu.core import Failed
-from mmpu.engines.hf import HF
 from mmpu.engines.openai import OpenAI
-from mmpu.loading import StudentConfig
-from mmpu.student import Student
-from served import expected, judge, marks, memorised, rubrics, serving, verdicts
+from served import Exchanges, in_process, serving, verdicts
 from tiny import samples
 
 pytestmark = pytest.mark.slow
@@ -25,23 +20,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    folder = tmp_path_factory.mktemp("served")
-    model = memorised(folder / "model")
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--device", "cpu"]
-    with serving(command, folder / "log") as url:
-        yield judge(model, url)
+    with serving("transformers", tmp_path_factory.mktemp("served"), ["--device", "cpu"]) as found:
+        yield found
 
 
-def test_rubrics_and_verdicts(engine: OpenAI) -> None:
-    """A rubric written, checked and read as in the script; a group whose rubric cannot be read abstains."""
-    read, refused = rubrics(engine)
-    assert read == pytest.approx(expected(rubrics)[0])
-    assert read == pytest.approx((17 / 22, 5 / 22, 0.0))
-    assert all(math.isnan(score) for score in refused)
-
-
-def test_marks(engine: OpenAI) -> None:
-    assert marks(engine) == expected(marks)
+class TestExchanges(Exchanges):
+    pass
 
 
 def test_verdicts_in_one_token_need_log_probabilities(engine: OpenAI) -> None:
@@ -50,5 +34,4 @@ def test_verdicts_in_one_token_need_log_probabilities(engine: OpenAI) -> None:
     assert isinstance(choice, Failed)
     assert "no log-probabilities" in choice.reason
     assert all(math.isnan(score) for score in verdicts(engine)[0][:2])
-    here = HF(Student.load(StudentConfig(engine.model, device="cpu")))
-    assert verdicts(here)[0] == pytest.approx((1.0, 0.0, 0.0), abs=0.05)
+    assert verdicts(in_process(engine))[0] == pytest.approx((1.0, 0.0, 0.0), abs=0.05)

@@ -156,7 +156,7 @@ def test_placeholders_match_the_features(family: str) -> None:
     for images in ((), (picture(),), (picture(56, 112), picture())):
         encoded = model.encode(sample("x", "yes?", *images))
         assert encoded.ids.count(marker) == sum(
-            model.family.image_length(model.base.config, model.encoder.features(i, "x")) for i in images
+            model.family.image_length(model.base.config, model.encoder.image(i, "x")[1]) for i in images
         )
         assert len(encoded.images) == len(images)
 

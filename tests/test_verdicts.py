@@ -314,7 +314,7 @@ def test_two_thousand_duels_through_every_kind_of_trouble(
     store: Verdicts, endpoint: Endpoint, trouble: Trouble
 ) -> None:
     """A fifth of the calls fails: refused with Retry-After, broken, dropped, hanging, garbage, empty."""
-    judge = Pairwise(endpoint.engine(retries=8, timeout=0.5, concurrency=64), PROMPT)
+    judge = Pairwise(endpoint.engine(retries=8, timeout=1.0, concurrency=64), PROMPT)
     asked = questions(judge, [duel(i, *pair) for i, pair in enumerate(talk(2000))])
     assert ask(judge, asked, store) == len(asked) == 4000
     assert set(trouble.failed) == set(range(6))

@@ -16,6 +16,9 @@ from typing import Literal
 from mmpu.core import Choice, Duel, Engine, Failed, Judge, Order, Sample, Sampling, UserError, Verdict
 from mmpu.prompts import MAX_CHARACTERS, about, prompt_hash, template_of
 
+REPLY = 8
+"""Tokens of a reply that is parsed."""
+
 
 @dataclass(frozen=True)
 class Pairwise(Judge):
@@ -52,6 +55,10 @@ class Pairwise(Judge):
     @property
     def orders(self) -> tuple[Order, ...]:
         return ("ours_first", "ours_second") if self.order == "both" else ("ours_first",)
+
+    @property
+    def reply_tokens(self) -> int:
+        return REPLY if self.read_from == "text" else 1
 
     def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
         if self.read_from == "text":
@@ -94,7 +101,7 @@ class Pairwise(Judge):
         return Verdict(duel.sample.id, order, self._win(letter, order), soft, detail=probs)
 
     def _parse(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
-        sampling = Sampling(temperature=0.0, max_tokens=8)
+        sampling = Sampling(temperature=0.0, max_tokens=REPLY)
         answers = self.engine.generate(self.prompts(asked), 1, sampling)
         verdicts: list[Verdict] = []
         for (duel, order), answer in zip(asked, answers, strict=True):

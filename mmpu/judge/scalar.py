@@ -1,7 +1,8 @@
 """A language model gives each answer a mark by itself, and the better mark wins: yes or no, or 0 to 10.
 
 `yes_no` reads P(yes) / (P(yes) + P(no)) off the next-token distribution (METHODS 6.1); `0_10` parses a number, since
-«10» is one token for some models and two for others. The mark stands in the verdict beside the win, in 0..1.
+«10» is one token for some models and two for others. Both marks stand in the verdict beside the win, in 0..1. A mark
+is a reading of its own, so an answer is marked once, whomever it meets: a baseline's is not paid for again.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmpu.core import Choice, Duel, Engine, Failed, Judge, Order, Sample, Sampling, Verdict, digest
+from mmpu.core import MARKS, Choice, Duel, Engine, Failed, Judge, Order, Sample, Sampling, Verdict, digest
 from mmpu.prompts import MAX_CHARACTERS, about, prompt_hash, template_of
 
+REPLY = 8
+"""Tokens of a reply that is parsed."""
 YES, NO = ("Yes", "yes", "YES"), ("No", "no", "NO")
 _WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _NUMBER = re.compile(
@@ -47,15 +50,20 @@ class Scalar(Judge):
         settings = (self.scale, self.min_mass, self.max_characters)
         return ":".join(map(str, ("scalar", self.engine.identity, self.revision, *settings, prompt)))
 
+    @property
+    def orders(self) -> tuple[Order, ...]:
+        return MARKS
+
+    @property
+    def reply_tokens(self) -> int:
+        return REPLY if self.scale == "0_10" else 1
+
     def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
-        marks = dict(zip(_wanted(asked), self._marks(self.prompts(asked)), strict=True))
-        return [
-            _verdict(duel.sample.id, marks[duel.sample.id, duel.ours], marks[duel.sample.id, duel.theirs])
-            for duel, _ in asked
-        ]
+        marks = dict(zip(_answers(asked), self._marks(self.prompts(asked)), strict=True))
+        return [_verdict(duel.sample.id, order, marks[duel.sample.id, _alone(duel, order)]) for duel, order in asked]
 
     def prompts(self, asked: Sequence[tuple[Duel, Order]]) -> list[Sample]:
-        return [self.question(sample, text) for (_, text), sample in _wanted(asked).items()]
+        return [self.question(sample, text) for (_, text), sample in _answers(asked).items()]
 
     def question(self, sample: Sample, answer: str) -> Sample:
         """What the judge is asked about one answer."""
@@ -81,7 +89,7 @@ class Scalar(Judge):
         return yes / (yes + no)
 
     def _parse(self, questions: Sequence[Sample]) -> list[float | Failed]:
-        answers = self.engine.generate(questions, 1, Sampling(temperature=0.0, max_tokens=8))
+        answers = self.engine.generate(questions, 1, Sampling(temperature=0.0, max_tokens=REPLY))
         return [a if isinstance(a, Failed) else self._mark_of(a[0].text) for a in answers]
 
     def _mark_of(self, reply: str) -> float | Failed:
@@ -91,14 +99,16 @@ class Scalar(Judge):
         return int(match[1]) / 10 if self.scale == "0_10" else float(match[1].casefold() == "yes")
 
 
-def _wanted(asked: Sequence[tuple[Duel, Order]]) -> dict[tuple[str, str], Sample]:
-    """The answers to mark, each once: a baseline's answer meets every system's."""
-    return {(duel.sample.id, text): duel.sample for duel, _ in asked for text in (duel.ours, duel.theirs)}
+def _answers(asked: Sequence[tuple[Duel, Order]]) -> dict[tuple[str, str], Sample]:
+    """The answers to mark, each once."""
+    return {(duel.sample.id, _alone(duel, order)): duel.sample for duel, order in asked}
 
 
-def _verdict(sample: str, ours: float | Failed, theirs: float | Failed) -> Verdict:
-    if isinstance(ours, Failed) or isinstance(theirs, Failed):
-        reason = ours.reason if isinstance(ours, Failed) else theirs.reason if isinstance(theirs, Failed) else ""
-        return Verdict(sample, "none", None, reason=reason)
-    win = 0.5 if ours == theirs else float(ours > theirs)
-    return Verdict(sample, "none", win, 0.5 + (ours - theirs) / 2, detail={"ours": ours, "theirs": theirs})
+def _alone(duel: Duel, order: Order) -> str:
+    return (duel.theirs if order == "theirs" else duel.ours).strip()
+
+
+def _verdict(sample: str, order: Order, mark: float | Failed) -> Verdict:
+    return (
+        Verdict(sample, order, None, reason=mark.reason) if isinstance(mark, Failed) else Verdict(sample, order, mark)
+    )

@@ -42,7 +42,10 @@ def read_annotations(path: Path, created: str) -> list[Imported]:
     try:
         rows: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the annotations {path}: {error}") from None
+        raise UserError(
+            f"cannot read the annotations {path}: {error}; expected AlpacaEval's annotations.json, or the .jsonl that "
+            "`mmpu judge export` wrote"
+        ) from None
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: not a list of annotations")
     groups: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}

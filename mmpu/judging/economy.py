@@ -43,25 +43,34 @@ class Estimate:
     output_tokens: int
     images: int
     cost: float | None
-    """None without a price list."""
+    """None where there are calls and no price list."""
+    currency: str
     counted_by: str
     """How tokens were counted."""
     n: int
-    """Prompts per system."""
+    """Prompts per system, of the system with the fewest."""
 
-    def lines(self, currency: str = "USD") -> list[str]:
+    def lines(self) -> list[str]:
         """For people."""
-        cost = "unknown; the judge's YAML has no `prices`" if self.cost is None else f"{self.cost:.2f} {currency}"
         effect = 100 * minimum_detectable_effect(self.n)
+        if effect < 50:
+            found = f"a win rate less than {effect:.1f} points from 50 will probably not be told from it"
+        else:
+            found = "no win rate can be expected to be told from 50"
         return [
             f"readings to make   {self.readings} ({self.stored} more are stored)",
             f"calls              {self.calls}",
             f"prompt tokens      {self.prompt_tokens} ({self.counted_by}), {self.images} images among them",
-            f"generated tokens   {self.output_tokens}",
-            f"cost               {cost}",
-            f"detectable effect  with n = {self.n}, a win rate less than {effect:.1f} points from 50 will probably not "
-            "be told from it (80% power, 5% level)",
+            f"generated tokens   {self.output_tokens} at most",
+            f"cost               {self._price()}",
+            f"detectable effect  with n = {self.n}, {found} (80% power, 5% level)",
         ]
+
+    def _price(self) -> str:
+        if self.cost is None:
+            return "unknown; the judge's YAML has no `prices`"
+        least = "less than 0.01" if 0 < self.cost < 0.01 else f"{self.cost:.2f}"
+        return f"{least} {self.currency}"
 
 
 def estimate(judge: Judge, pending: Sequence[Question], stored: int, n: int, prices: Prices | None = None) -> Estimate:
@@ -70,17 +79,23 @@ def estimate(judge: Judge, pending: Sequence[Question], stored: int, n: int, pri
     asked = judge.prompts([(q.duel, q.order) for q in pending])
     pixels_per_token = (prices or Prices(0, 0)).pixels_per_token
     tokens = sum(tokens_of(prompt, count, pixels_per_token) for prompt in asked)
-    cost = None if prices is None else (tokens * prices.input + len(asked) * prices.output) / 1e6
+    replies = len(asked) * judge.reply_tokens
+    cost = 0.0 if not asked else None
+    if prices is not None:
+        cost = (tokens * prices.input + replies * prices.output) / 1e6
+    currency = (prices or Prices(0, 0)).currency
     images = sum(len(prompt.images) for prompt in asked)
-    return Estimate(len(pending), stored, len(asked), tokens, len(asked), images, cost, how, n)
+    return Estimate(len(pending), stored, len(asked), tokens, replies, images, cost, currency, how, n)
 
 
 def affordable(judge: Judge, pending: Sequence[Question], prices: Prices | None, max_cost: float) -> int:
     """How many of `pending`, from the first, cost at most `max_cost` together.
 
     Raises:
-        UserError: the judge has no price list.
+        UserError: the judge is a model's and has no price list.
     """
+    if not judge.prompts([(q.duel, q.order) for q in pending[:1]]):
+        return len(pending)
     if prices is None:
         raise UserError(
             f"judge {judge.name} has no `prices`, so --max-cost cannot be kept; add them or use --max-calls"
@@ -89,7 +104,8 @@ def affordable(judge: Judge, pending: Sequence[Question], prices: Prices | None,
     spent = 0.0
     for number, question in enumerate(pending):
         for prompt in judge.prompts([(question.duel, question.order)]):
-            spent += (tokens_of(prompt, count, prices.pixels_per_token) * prices.input + prices.output) / 1e6
+            tokens = tokens_of(prompt, count, prices.pixels_per_token)
+            spent += (tokens * prices.input + judge.reply_tokens * prices.output) / 1e6
         if spent > max_cost:
             return number
     return len(pending)

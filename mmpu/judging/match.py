@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
-from mmpu.core import IDENTICAL, Duel, Judge, Order, Verdict, digest
+from mmpu.core import IDENTICAL, Duel, Judge, Order, Verdict, digest, settled
 from mmpu.judging.equalise import Equalised, How, equalise, words
 from mmpu.judging.verdicts import Reading, key_of
 from mmpu.leaderboard import Provenance, System
@@ -30,11 +30,13 @@ class Asked:
         """What the store holds; a reading that it lacks is unread."""
         if not self.readings:
             return (Verdict(sample, "none", 0.5, 0.5, IDENTICAL),)
-        return tuple(
-            replace(store[key].verdict(order), sample=sample)  # another sample may have asked the same
-            if key in store
-            else Verdict(sample, order, None, reason="never asked")
-            for key, order in self.readings
+        return settled(
+            tuple(
+                replace(store[key].verdict(order), sample=sample)  # another sample may have asked the same
+                if key in store
+                else Verdict(sample, order, None, reason="never asked")
+                for key, order in self.readings
+            )
         )
 
 

@@ -12,10 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from mmpu.core import Duel, Judge, Order, UserError, Verdict
+from mmpu.core import MARKS, Duel, Judge, Order, UserError, Verdict, digest
 from mmpu.judging.verdicts import Reading, Verdicts, key_of, reading_of
 
 PIECE = 32
@@ -31,6 +31,9 @@ class Question:
     key: str
     duel: Duel
     order: Order
+    pairs: tuple[tuple[str, Order], ...] = ()
+    """Of a mark: readings of pairs that may hold it, and whose mark it is there. So marks were kept before each stood
+    by itself."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Limits:
     max_calls: int | None = None
     """Readings asked for in this run."""
     rejudge: bool = False
-    """Ask anew for what the store has."""
+    """Ask anew for what the store has; one that was stopped or killed goes on."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +80,54 @@ def questions(judge: Judge, duels: Sequence[Duel]) -> list[Question]:
     ordered = sorted((d for d in duels if not d.identical), key=lambda duel: first[duel.sample.id])
     identity = judge.identity
     found: dict[str, Question] = {}
+    pairs: dict[str, list[tuple[str, Order]]] = {}
     for duel in ordered:
-        for order in judge.orders:
-            key = key_of(identity, duel, order)
+        keys = [key_of(identity, duel, order) for order in judge.orders]
+        for key, order in zip(keys, judge.orders, strict=True):
             found.setdefault(key, Question(key, duel, order))
-    return list(found.values())
+        if judge.orders == MARKS:
+            swapped = Duel(duel.sample, duel.theirs, duel.ours)
+            for pair, sides in ((duel, MARKS), (swapped, MARKS[::-1])):
+                known = key_of(identity, pair, "none")
+                for key, side in zip(keys, sides, strict=True):
+                    pairs.setdefault(key, []).append((known, side))
+    return [replace(q, pairs=tuple(pairs[q.key])) if q.key in pairs else q for q in found.values()]
 
 
 def missing(asked: Sequence[Question], store: Verdicts, rejudge: bool = False) -> list[Question]:
-    """Those that the store has no readable answer to: never asked, or failed."""
-    if rejudge:
+    """Those that the store has no readable answer to: never asked, or failed. Of a rejudging, none since it began."""
+    since = store.rejudging(_name(asked)) if rejudge else 0
+    if since is None:
         return list(asked)
-    known = store.get(q.key for q in asked)
+    left = _unread(asked, store, since)
+    inherited = set[str]() if rejudge else {reading.key for reading in _inherited(left, store)}
+    return [q for q in left if q.key not in inherited]
+
+
+def _unread(asked: Sequence[Question], store: Verdicts, since: int = 0) -> list[Question]:
+    known = store.get((q.key for q in asked), since)
     return [q for q in asked if q.key not in known or known[q.key].win is None]
+
+
+def _inherited(asked: Sequence[Question], store: Verdicts) -> list[Reading]:
+    """Marks that the store holds in readings of pairs only."""
+    known = store.get(key for question in asked for key, _ in question.pairs)
+    found: list[Reading] = []
+    for question in asked:
+        marks = ((known[key], known[key].detail.get(side)) for key, side in question.pairs if key in known)
+        first = next(((reading, mark) for reading, mark in marks if mark is not None), None)
+        if first is not None:
+            reading, mark = first
+            reason = "from the reading of a pair"
+            found.append(
+                replace(reading, key=question.key, order="mark", win=mark, soft=None, reason=reason, detail={})
+            )
+    return found
+
+
+def _name(asked: Sequence[Question]) -> str:
+    """Of a rejudging: what it asks for."""
+    return digest(sorted(question.key for question in asked))
 
 
 def ask(
@@ -108,11 +146,14 @@ def ask(
         Stopped: `limits.max_calls` was reached before all was asked; the same call goes on from there.
     """
     limits = limits or Limits()
+    store.append(_inherited(_unread(asked, store), store))
     pending = missing(asked, store, limits.rejudge)
     allowed = pending if limits.max_calls is None else pending[: limits.max_calls]
     tally: Counter[str] = Counter()
     judge, lanes, size = _lanes(judge, len(allowed), tally)
     pieces = [allowed[i : i + size] for i in range(0, len(allowed), size)]
+    if limits.rejudge and allowed:
+        store.begin_rejudging(_name(asked))
     identity, start = judge.identity, time.monotonic()
     done = unread = 0
     waiting: dict[Future[list[Verdict]], list[Question]] = {}
@@ -138,6 +179,8 @@ def ask(
             f"stopped after {len(allowed)} readings, as told; {len(pending) - len(allowed)} are missing, nothing was "
             f"published. All verdicts are in {store.path}; the same command goes on from there"
         )
+    if limits.rejudge:
+        store.end_rejudging(_name(asked))
     return done
 
 

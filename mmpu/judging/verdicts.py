@@ -3,7 +3,8 @@
 One SQLite file, append-only: a reading that could not be read, and one that was asked for anew, stand beside the ones
 before them. What counts is the latest that could be read. A reading is keyed by what the judge saw: its identity
 (model, revision, prompt, settings), the prompt with its images' content, the reference, and both answers in the order
-shown. So a duel is worth the same seen from either side, and two systems that gave the same answer share its price.
+shown, or the one that it marked by itself. So a duel is worth the same seen from either side, and two systems that gave
+the same answer share its price; a baseline's answers are marked once, however many systems it meets.
 
 Beside the readings stand the matches: who met whom on what, with the keys of their readings, so that everything
 published can be computed again from this file alone.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpu.core import Duel, Order, UserError, Verdict, digest
+from mmpu.core import MARKS, Duel, Order, UserError, Verdict, digest
 from mmpu.media import prompt_key
 from mmpu.store import connect
 
@@ -30,6 +31,7 @@ _SCHEMA = (
     "created TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS readings_by_key ON readings (key)",
     "CREATE TABLE IF NOT EXISTS matches (id INTEGER PRIMARY KEY, key TEXT NOT NULL, body TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS rejudgings (id INTEGER PRIMARY KEY, key TEXT NOT NULL, since INTEGER)",
 )
 BATCH = 500
 """Keys per query; SQLite bounds the number of parameters."""
@@ -37,7 +39,8 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class Reading:
-    """A verdict as it is kept: `win` and `soft` are those of the answer shown first (ours, where order is `none`)."""
+    """A verdict as it is kept: `win` and `soft` are those of the answer shown first (ours, where order is `none`); of a
+    mark, `win` is the mark."""
 
     key: str
     judge: str
@@ -47,7 +50,7 @@ class Reading:
     reason: str
     detail: Mapping[str, float]
     order: str = "pair"
-    """`pair`, or `none` where the answers were not shown together."""
+    """`pair`, `mark` of an answer by itself, or `none` where no model was shown them."""
     created: str = ""
 
     def verdict(self, order: Order) -> Verdict:
@@ -63,20 +66,26 @@ def key_of(judge: str, duel: Duel, order: Order) -> str:
     Args:
         judge: The judge's identity.
     """
-    first, second = (duel.theirs, duel.ours) if order == "ours_second" else (duel.ours, duel.theirs)
-    shown = "none" if order == "none" else "pair"
     sample = duel.sample
     known = [prompt_key(sample.prompt), sample.reference, sample.answer, dict(sample.meta)]
-    return digest([judge, known, first, second, shown])
+    kind = kind_of(order)
+    if kind == "mark":
+        return digest([judge, known, (duel.ours if order == "ours" else duel.theirs).strip(), kind])
+    first, second = (duel.theirs, duel.ours) if order == "ours_second" else (duel.ours, duel.theirs)
+    return digest([judge, known, first, second, kind])
+
+
+def kind_of(order: Order) -> str:
+    """What was shown: a pair in some order, one answer, or neither."""
+    return "mark" if order in MARKS else "none" if order == "none" else "pair"
 
 
 def reading_of(key: str, judge: str, verdict: Verdict) -> Reading:
     """A verdict for the store."""
     flip = verdict.order == "ours_second"
     win, soft = ((None if v is None else 1 - v if flip else v) for v in (verdict.win, verdict.soft))
-    shown = "none" if verdict.order == "none" else "pair"
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Reading(key, judge, verdict.sample, win, soft, verdict.reason, verdict.detail, shown, now)
+    return Reading(key, judge, verdict.sample, win, soft, verdict.reason, verdict.detail, kind_of(verdict.order), now)
 
 
 class Verdicts:
@@ -87,19 +96,25 @@ class Verdicts:
         self._db = connect(path, *_SCHEMA)
         weakref.finalize(self, self._db.close)
 
-    def get(self, keys: Iterable[str]) -> dict[str, Reading]:
-        """Of each key that was ever asked, the latest reading that could be read, or else the latest failure."""
+    def get(self, keys: Iterable[str], since: int = 0) -> dict[str, Reading]:
+        """Of each key that was ever asked, the latest reading that could be read, or else the latest failure.
+
+        Args:
+            since: As `rejudging` says; earlier readings do not count.
+        """
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Reading] = {}
         for start in range(0, len(wanted), BATCH):
             part = wanted[start : start + BATCH]
             marks = ",".join("?" * len(part))
-            for reading in self._select(f"WHERE key IN ({marks})", part):
+            for reading in self._select(f"WHERE key IN ({marks}) AND id > ?", [*part, since]):
                 _keep(found, reading)
         return found
 
     def append(self, readings: Sequence[Reading]) -> None:
         """Adds all readings or, if the disk is full, none."""
+        if not readings:
+            return
         rows = [
             (r.key, r.judge, r.sample, r.order, r.win, r.soft, r.reason, json.dumps(dict(r.detail)), r.created)
             for r in readings
@@ -125,7 +140,23 @@ class Verdicts:
             latest[key] = json.loads(body)
         return list(latest.values())
 
-    def _select(self, where: str, values: Sequence[str]) -> Iterator[Reading]:
+    def rejudging(self, key: str) -> int | None:
+        """Where the readings begin of a rejudging that was begun and not ended; None if there is none."""
+        query = "SELECT since FROM rejudgings WHERE key = ? ORDER BY id DESC LIMIT 1"
+        found: tuple[int | None] | None = self._db.execute(query, (key,)).fetchone()
+        return found[0] if found else None
+
+    def begin_rejudging(self, key: str) -> None:
+        """From now on readings count for it, unless they did already."""
+        if self.rejudging(key) is None:
+            (last,) = self._db.execute("SELECT COALESCE(MAX(id), 0) FROM readings").fetchone()
+            self._write("INSERT INTO rejudgings (key, since) VALUES (?, ?)", [(key, last)])
+
+    def end_rejudging(self, key: str) -> None:
+        """The next one begins anew."""
+        self._write("INSERT INTO rejudgings (key, since) VALUES (?, NULL)", [(key,)])
+
+    def _select(self, where: str, values: Sequence[str | int]) -> Iterator[Reading]:
         query = f"SELECT key, judge, sample, win, soft, reason, detail, kind, created FROM readings {where} ORDER BY id"
         for row in self._db.execute(query, values):
             key, judge, sample, win, soft, reason, detail, order, created = row

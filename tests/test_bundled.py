@@ -74,7 +74,7 @@ def test_students_know_something_and_grade_what_they_do_not_know(model: str, tas
     samples = loaded.samples("test[:150]")
     answers = HF(student).generate(samples, 2, Sampling(max_tokens=24))
     groups = [Group(s, s.reference, tuple(rs)) for s, rs in zip(samples, answers, strict=True)]
-    scores = SelfEval(HF(student), prompt="long" if model == "tiny-vl" else "short").score(groups)
+    scores = SelfEval(HF(student)).score(groups)
     graded = [
         (score, loaded.grade(g.sample, r.text))
         for g, each in zip(groups, scores, strict=True)

@@ -15,7 +15,7 @@ from mmpu.core import Sample
 from mmpu.encoding import Encoder
 from mmpu.loading import StudentConfig
 from mmpu.prompts import about
-from mmpu.scorers.self_eval import ASK, PROMPTS
+from mmpu.scorers.self_eval import ASK, PROMPT
 from mmpu.student import Student
 from mmpu.tokenizing import Tokens
 from tiny import CORPUS, FAMILIES, IMAGE_FAMILIES, picture, sample, shared_student
@@ -59,9 +59,8 @@ def prompts(*images: str) -> list[Sample]:
     asked = [sample("x", "What colour is it?", *images), sample("y", "Which is larger?\n<b>yes</b>\n<i> no", *images)]
     answers = ["red", "", "4\n", "\n4", "two\nlines", "<|im_end|>\n<b>", "\u0338", *texts(40)]
     return asked + [
-        about(one, template, anchor="It is red.", candidate=answer, ask=ask, cue=cue)
+        about(one, PROMPT, anchor="It is red.", candidate=answer, ask=ask, cue=cue)
         for one in asked
-        for template in PROMPTS.values()
         for ask, cue in ASK.values()
         for answer in answers
     ]

@@ -24,7 +24,6 @@ from mmpu.core import NAN, Choice, Engine, Failed, Group, Response, Sample, Samp
 from mmpu.prompts import about
 
 PROMPT = Path(__file__).with_suffix(".txt")
-PROMPTS = {"short": PROMPT, "long": PROMPT.with_name("self_eval_long.txt")}
 DIGITS = tuple("0123456789")
 YES, NO = ("yes", "Yes", "YES"), ("no", "No", "NO")
 ASK = {
@@ -43,9 +42,8 @@ class SelfEval(Scorer):
     mode: Literal["expected", "generate", "yes_no"] = "expected"
     anchor: bool = True
     """Show the teacher's answer; without it the student grades from its own knowledge."""
-    prompt: str = "short"
-    """`short`, `long` (the same content, with the request behind the candidate: costs more tokens, and what tiny-vl was
-    trained on), or a Jinja file with `question`, `anchor`, `candidate`, `ask` and `cue`."""
+    prompt: str | None = None
+    """A Jinja file with `question`, `anchor`, `candidate`, `ask` and `cue`, in place of the toolkit's own."""
     min_mass: float = 0.5
     """Least probability on the options for a reading to count."""
     weights: Literal["frozen", "live"] = "frozen"
@@ -133,7 +131,7 @@ class SelfEval(Scorer):
         ask, cue = ASK[mode]
         return about(
             group.sample,
-            PROMPTS.get(self.prompt) or Path(self.prompt).expanduser(),
+            Path(self.prompt).expanduser() if self.prompt else PROMPT,
             anchor=group.anchor if self.anchor else None,
             candidate=response.text,
             ask=ask,

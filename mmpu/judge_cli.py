@@ -88,7 +88,7 @@ def metrics(
 @click.option("--baseline", help="A .jsonl of answers that traps must lose to; default: the task's references.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), default=25, show_default=True, help="Prompts to use.")
-@click.option("--judge-url", help="OpenAI-compatible endpoint of the judge, up to /v1.")
+@click.option("--judge-url", envvar="MMPU_JUDGE_URL", help="OpenAI-compatible endpoint of the judge, up to /v1.")
 @DATA
 @TRUST
 @click.option("--out", default="leaderboards", show_default=True, help="Where the verdict store is.")

@@ -314,6 +314,17 @@ def test_killed_on_the_way_no_stored_mark_is_asked_for_again(tmp_path: Path, end
     assert len(endpoint.bodies) == asked
 
 
+def test_an_audit_finds_its_endpoint_where_an_evaluation_does(
+    marker: Marker, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path("marks.yaml")
+    path.write_text(path.read_text().replace(endpoint.url, "http://127.0.0.1:9/v1"))
+    monkeypatch.setenv("MMPU_JUDGE_URL", endpoint.url)
+    done = mmpu("judge", "audit", "--judge", "marks.yaml", "--task", "talk.yaml", "--limit", "2", "--out", "boards")
+    assert len(endpoint.bodies) == 2 * 5, "the reference once, not beside each of four traps"
+    assert re.search(r"empty answer +ok: lost 2, tied 0, won 0, unread 0, of 2", done.output), done.output
+
+
 def test_questions_of_three_systems_are_the_distinct_answers(endpoint: Endpoint, tmp_path: Path) -> None:
     judge = Scalar(endpoint.engine(), MARKS)
     endpoint.answer = marker = Marker()

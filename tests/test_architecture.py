@@ -58,7 +58,7 @@ USES = {
     "encoding": "core loading media packing students tokenizing vision",
     "student": "attention core doctor encoding head loading packing students vision",
     "doctor": "core engines loading media packing student",
-    "engines": "client core encoding loading media packing store student",
+    "engines": "attention client core encoding loading media packing store student",
     "train": "core head loading losses packing statistics store student",
     "wiring": "core config engines plugins store task",
     "fit": "core task wiring",

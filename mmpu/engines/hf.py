@@ -205,9 +205,13 @@ class _Decoding:
             ) from error
 
     def _prefix(self, cache: Any, mask: Tensor) -> Prefix | None:
-        """The prompts, held once for all their responses, where the model's attention can read them so."""
+        """The prompts, held once for all their responses, where the model's attention can read them so.
+
+        With one response each, what is saved is copying them at every step, and lost if they must be cast first.
+        """
         attends = self.student.base.config.get_text_config()._attn_implementation == attention.NAME
-        return Prefix.of(cache, mask, self.n) if self.n > 1 and attends else None
+        gains = self.n > 1 or self.student.base.dtype == torch.float32
+        return Prefix.of(cache, mask, self.n) if attends and gains else None
 
     def _step(self, token: Tensor, mask: Tensor, position: Tensor, cache: Any, prefix: Prefix | None) -> Tensor:
         position_ids = position[:, None]

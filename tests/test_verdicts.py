@@ -334,7 +334,7 @@ def mine(folder: Path, url: str, count: int) -> list[str]:
     """A plug-in with a task, a judge behind `url` and two systems' answers; the command that evaluates them."""
     for name in ("judges", "tasks"):
         (folder / name).mkdir()
-    engine = f"{{name: openai, model: tiny, url: {url!r}, retries: 0, timeout: 0.2, concurrency: 32}}"
+    engine = f"{{name: openai, model: tiny, url: {url!r}, retries: 0, timeout: 1.0, concurrency: 32}}"
     (folder / "judges/far.yaml").write_text(f"about: Far.\nkind: pairwise\nprompt: {PROMPT}\nengine: {engine}\n")
     (folder / "tasks/rows.json").write_text(json.dumps([{"q": f"Question {1000 + i}?"} for i in range(count)]))
     (folder / "tasks/many.yaml").write_text('prompt: [{user: "{{ q }}"}]\nsource: rows.json\n')

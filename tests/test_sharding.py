@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,17 +156,26 @@ def test_a_run_in_shards_ends_as_one_process_does_and_loads_anywhere(
     assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), student.model.parameters(), strict=True))
 
 
-def test_killed_in_mid_stage_a_run_in_shards_resumes_exactly(trained: Path, tmp_path: Path) -> None:
+def test_killed_in_mid_stage_a_run_in_shards_resumes_exactly(trained: Path, workshop: Path, tmp_path: Path) -> None:
     whole, run = trained / "whole/run", trained / "killed/run"
     (checkpoint,) = (run / "1-ldl").glob("step-*")
     moments = torch.load(checkpoint / "optimizer.pt")["state"]
     shapes = [list(tensor.shape) for tensor in load_file(checkpoint / "weights.safetensors").values()]
     assert sorted(list(of["exp_avg"].shape) for of in moments.values()) == sorted(shapes), "whole, for any process"
+    alone = tmp_path / "alone"  # to go on in one process
+    shutil.copytree(run, alone)
+    (alone / "config.yaml").write_text((alone / "config.yaml").read_text().replace(str(run), str(alone)))
     process = launch(tmp_path, trained / "killed/run.yaml")
     wait(process, tmp_path, lambda: process.poll() == 0)
     assert same(weights(whole / "1-ldl/model"), weights(run / "1-ldl/model"))
     for a, b in zip(lines(whole / "metrics.jsonl"), lines(run / "metrics.jsonl"), strict=True):
         assert {k: v for k, v in a.items() if "seconds" not in k} == {k: v for k, v in b.items() if "seconds" not in k}
+
+    recipe.train(str(config(workshop, alone)))
+    steps = [(row["stage"], row["step"]) for row in lines(whole / "metrics.jsonl")]
+    assert [(row["stage"], row["step"]) for row in lines(alone / "metrics.jsonl")] == steps
+    a, b = weights(alone / "1-ldl/model"), weights(whole / "1-ldl/model")
+    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-5, "one process goes on where two were killed"
 
 
 # ------------------------------------------------------------------------------------------------------- refusals

@@ -39,7 +39,7 @@ def project(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tens
     whole = vocabulary - vocabulary % BLOCK
     blocks = weight_VH[:whole].unflatten(0, (-1, BLOCK))
     found = (hidden_NH.expand(len(blocks), -1, -1) @ blocks.mT).transpose(0, 1).flatten(1)
-    logits = torch.cat([found, linear(hidden_NH, weight_VH[whole:])], 1)
+    logits = found if whole == vocabulary else torch.cat([found, linear(hidden_NH, weight_VH[whole:])], 1)
     return logits if bias_V is None else logits + bias_V
 
 

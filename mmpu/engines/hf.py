@@ -245,7 +245,8 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tens
     if sampling.temperature == 0:
         token = logits_BV.argmax(1)
         return token, torch.zeros_like(token, dtype=torch.float32)
-    logp_BV = (logits_BV / sampling.temperature).log_softmax(1)
+    tempered_BV = logits_BV if sampling.temperature == 1 else logits_BV / sampling.temperature
+    logp_BV = tempered_BV.log_softmax(1)
     if not (sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0):
         logp_BV = _truncate(logp_BV, sampling).log_softmax(1)
     token = _inverse_cdf(logp_BV.exp(), uniform_B)
@@ -255,11 +256,12 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tens
 def _inverse_cdf(mass_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """The first token whose cumulative mass exceeds `uniform` of the whole, which therefore has mass.
 
-    First its block is found, then its place there: sums in float64 over the whole vocabulary cost more than the rest
-    of the drawing.
+    First its block is found, then its place there: cumulative sums in float64 over the whole vocabulary cost more than
+    the rest of the drawing.
     """
-    blocks_BGW = pad(mass_BV, (0, -mass_BV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    edge_BG = blocks_BGW.sum(2, dtype=torch.float64).cumsum(1)
+    rest = -mass_BV.shape[1] % BLOCK
+    blocks_BGW = (pad(mass_BV, (0, rest)) if rest else mass_BV).unflatten(1, (-1, BLOCK))
+    edge_BG = blocks_BGW.sum(2).cumsum(1, dtype=torch.float64)
     at_B1 = (uniform_B * edge_BG[:, -1])[:, None]
     block_B1 = torch.searchsorted(edge_BG, at_B1, right=True).clamp(max=edge_BG.shape[1] - 1)
     before_B1 = pad(edge_BG, (1, 0)).gather(1, block_B1)

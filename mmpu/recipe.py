@@ -238,7 +238,8 @@ def _shadow(run: RunConfig, method: Method, student: Student) -> Shadow | None:
 
 
 def _claim(folder: Path, run: RunConfig) -> None:
-    """Writes the resolved config into the run's folder, or makes sure that the run there is this one."""
+    """Writes the resolved config into the run's folder, or makes sure that the run there is this one. The folder may
+    have been moved, or be named in another way."""
     values = dump_yaml(to_values(run))
     path = folder / "config.yaml"
     if not path.exists():
@@ -246,10 +247,12 @@ def _claim(folder: Path, run: RunConfig) -> None:
     elif path.read_text(encoding="utf-8") != values:
         old, new = load_yaml(path), to_values(run)
         changed = [key for key in {**old, **new} if old.get(key) != json.loads(json.dumps(new.get(key)))]
-        raise UserError(
-            f"{folder} holds a run with other settings ({', '.join(changed)}); choose another `run=…`, or remove the "
-            "folder"
-        )
+        if set(changed) - {"run"}:
+            raise UserError(
+                f"{folder} holds a run with other settings ({', '.join(changed)}); choose another `run=…`, or remove "
+                "the folder"
+            )
+        write_atomically(path, values)
 
 
 def _student_at(run: RunConfig, folder: Path, index: int) -> Student:

@@ -25,6 +25,11 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2
 """Characters that are not seen, or change the order of what is: never part of an answer's worth."""
 
 
+def template_path(given: str | None, default: Path) -> Path:
+    """The prompt file that a config names, or the toolkit's own."""
+    return Path(given).expanduser() if given else default
+
+
 @cache
 def template_of(path: Path) -> Any:
     """A prompt file, compiled in a sandbox: a task that nobody trusts may bring one.

@@ -42,20 +42,23 @@ def annotations(values: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def rows() -> list[dict[str, Any]]:
+def oracles() -> Path:
     if not ORACLES.is_dir():
         pytest.skip("the optional folder ../shared/oracles is not there")
-    return annotations(json.loads((ORACLES / "FuseChat-Llama-3.2-1B-Instruct.json").read_text()))
+    return ORACLES
 
 
 @pytest.fixture
-def glm_winrate(monkeypatch: pytest.MonkeyPatch) -> Any:
+def rows(oracles: Path) -> list[dict[str, Any]]:
+    return annotations(json.loads((oracles / "FuseChat-Llama-3.2-1B-Instruct.json").read_text()))
+
+
+@pytest.fixture
+def glm_winrate(oracles: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The package's own regression; only the table that it would fetch lies on the disk."""
     from alpaca_eval.metrics import glm_winrate
 
-    table = ORACLES / "df_gamed_reconstructed.csv"
-    if not table.exists():
-        pytest.skip("the optional folder ../shared/oracles is not there")
+    table = oracles / "df_gamed_reconstructed.csv"
     monkeypatch.setattr(glm_winrate, "hf_hub_download", lambda **_: str(table))
     return glm_winrate
 

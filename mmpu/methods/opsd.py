@@ -19,7 +19,7 @@ from torch import Tensor
 from mmpu.core import Batch, Group, Method, Quantities, Row, Sample, Shadow, UserError
 from mmpu.divergence import Divergence
 from mmpu.losses import Aggregation, aggregate
-from mmpu.prompts import with_solution
+from mmpu.prompts import template_path, with_solution
 
 PROMPT = Path(__file__).with_suffix(".txt")
 
@@ -73,7 +73,7 @@ class OPSD(Method):
 
     def context(self, group: Group) -> Sample:
         solution = group.anchor if self.privileged == "anchor" else group.sample.reference
-        template = Path(self.prompt).expanduser() if self.prompt else self._template()
+        template = template_path(self.prompt, self._template())
         return with_solution(group.sample, template, solution, self.max_privileged, self.privileged)
 
     def _template(self) -> Path:

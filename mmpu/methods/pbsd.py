@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmpu.core import Batch, Group, Method, Quantities, Row, Sample, Shadow, UserError
 from mmpu.losses import pair_weights, seq_mean, seq_sum, sigmoid_pair_loss
-from mmpu.prompts import with_solution
+from mmpu.prompts import template_path, with_solution
 
 PROMPT = Path(__file__).with_name("opsd.txt")
 """The paper's own wording is unknown; it says that it follows OPSD."""
@@ -55,7 +55,7 @@ class PBSD(Method):
 
     def context(self, group: Group) -> Sample:
         solution = group.anchor if self.privileged == "anchor" else group.sample.reference
-        template = Path(self.prompt).expanduser() if self.prompt else PROMPT
+        template = template_path(self.prompt, PROMPT)
         return with_solution(group.sample, template, solution, self.max_privileged, self.privileged)
 
     def supervise(self, group: Group) -> list[Row]:

@@ -20,7 +20,7 @@ from mmpu.core import Batch, Group, Quantities, Row, Shadow, UserError
 from mmpu.divergence import Divergence
 from mmpu.losses import KL, Aggregation, Total
 from mmpu.methods.grpo import GRPO
-from mmpu.prompts import with_solution
+from mmpu.prompts import template_path, with_solution
 
 PROMPT = Path(__file__).with_suffix(".txt")
 
@@ -74,7 +74,7 @@ class SRPO(GRPO):
         rows = super().supervise(group)
         if shown is None:
             return rows
-        template = Path(self.prompt).expanduser() if self.prompt else PROMPT
+        template = template_path(self.prompt, PROMPT)
         context = with_solution(group.sample, template, shown, self.max_privileged, self.solution)
         return [row if row.score >= self.correct else replace(row, context=context) for row in rows]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpu.core import NAN, Engine, Group, Sample, Sampling, Scorer
-from mmpu.prompts import about
+from mmpu.prompts import about, template_path
 from mmpu.scorers.self_eval import parse_score
 
 PROMPT = Path(__file__).with_suffix(".txt")
@@ -27,7 +27,7 @@ class ScalarJudge(Scorer):
 
     def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """An empty response is worth 0 without a call."""
-        template = Path(self.prompt).expanduser() if self.prompt else PROMPT
+        template = template_path(self.prompt, PROMPT)
         asked = [(group, r) for group in groups for r in group.responses if r.text.strip()]
         prompts = [about(group.sample, template, candidate=response.text) for group, response in asked]
         values = self._ask(prompts, 0)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmpu.core import NAN, Choice, Engine, Failed, Group, Response, Sample, Sampling, Scorer
-from mmpu.prompts import about
+from mmpu.prompts import about, template_path
 
 PROMPT = Path(__file__).with_suffix(".txt")
 DIGITS = tuple("0123456789")
@@ -131,7 +131,7 @@ class SelfEval(Scorer):
         ask, cue = ASK[mode]
         return about(
             group.sample,
-            Path(self.prompt).expanduser() if self.prompt else PROMPT,
+            template_path(self.prompt, PROMPT),
             anchor=group.anchor if self.anchor else None,
             candidate=response.text,
             ask=ask,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpu.core import NAN, Choice, Engine, Failed, Group, Scorer
-from mmpu.prompts import about
+from mmpu.prompts import about, template_path
 from mmpu.scorers.self_eval import NO, YES
 
 PROMPT = Path(__file__).with_suffix(".txt")
@@ -35,7 +35,7 @@ class TokenJudge(Scorer):
 
     def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """An empty response is worth 0 without a call."""
-        template = Path(self.prompt).expanduser() if self.prompt else PROMPT
+        template = template_path(self.prompt, PROMPT)
         asked = [(group, r) for group in groups for r in group.responses if r.text.strip()]
         prompts = [about(group.sample, template, candidate=response.text) for group, response in asked]
         found = iter(self.judge.choose(prompts, (*YES, *NO)))

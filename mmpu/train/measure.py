@@ -16,7 +16,12 @@ from mmpu.packing import Pack, Tree, within_budget
 from mmpu.student import Student
 from mmpu.train.shadow import Shadow
 
-KNOWN = {"reference": "ref_logp", "value": "old_value", **{n: n for n in ("teacher_logp", "teacher_entropy")}}
+KNOWN = {
+    "reference": "ref_logp",
+    "value": "old_value",
+    "teacher_logp": "teacher_logp",
+    "teacher_entropy": "teacher_entropy",
+}
 """Quantities of an update's start, by the needs that they meet."""
 Known = Mapping[str, Sequence[Tensor]]
 """Quantities by name, each one tensor (tokens,) per row."""

@@ -190,7 +190,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         return Plan()
     if options.quick:
         return Plan(1, 2)
-    return Plan(3 if options.device != "cpu" else 1, 10, options.seconds)
+    return Plan(3 if options.device != "cpu" else 2, 10, options.seconds)
 
 
 def _rows(options: argparse.Namespace) -> list[Row]:

@@ -15,7 +15,7 @@ transformers picks it by name (`attn_implementation`), and hands layout or prefi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -36,35 +36,79 @@ class Layout:
     """Where trunks and branches lie in packed rows (S, L)."""
 
     trunk: int
-    """Length of the longest trunk."""
+    """Length T of the longest trunk."""
+    length: int
+    """L."""
+    end_S: Tensor
+    """The place of each trunk's last token in its row."""
     row_B: Tensor
     """The packed row of each branch."""
     place_BC: Tensor
-    """Flat place (S·L) of each branch token; padding points at the row's first token."""
+    """The place of each branch token in its row; padding points at the row's first token."""
     sees_BCX: Tensor
-    """Which of (trunk + C) keys a branch token sees."""
+    """Which of (T + C) keys a branch token sees."""
     real_N: Tensor
     """Places in the flat (B·C) that hold tokens."""
 
-    @cached_property
-    def place_N(self) -> Tensor:
-        """Flat place (S·L) of each token of a branch."""
-        return self.place_BC.flatten()[self.real_N]
+    def queries(self, heads: int) -> Tensor:
+        """Where the branches' tokens lie in rows of (S·heads·L), in the order (B, heads, C)."""
+        return self._remembered(("queries", heads), lambda: self._places(heads, self.place_BC))
 
-    def mask(self, groups: int) -> Tensor:
-        """What `groups` copies of each branch, one behind the other, see: (B, 1, groups · C, trunk + C). Every layer
-        asks for the same."""
-        if groups not in self._masks:
-            self._masks[groups] = self.sees_BCX.repeat(1, groups, 1)[:, None]
-        return self._masks[groups]
+    def keys(self, heads: int) -> Tensor:
+        """Where the trunk's tokens and a branch's own lie in rows of (S·heads·L), in the order (B, heads, T + C)."""
+
+        def found() -> Tensor:
+            trunk = torch.arange(self.trunk, device=self.row_B.device).expand(len(self.row_B), -1)
+            return self._places(heads, torch.cat([trunk, self.place_BC], 1))
+
+        return self._remembered(("keys", heads), found)
+
+    def _places(self, heads: int, place_BX: Tensor) -> Tensor:
+        head = torch.arange(heads, device=place_BX.device)[:, None]
+        return ((self.row_B[:, None, None] * heads + head) * self.length + place_BX[:, None]).flatten()
+
+    def bias(self, groups: int, dtype: torch.dtype) -> Tensor:
+        """Minus infinity where one of `groups` copies of each branch, one behind the other, does not see: (B, 1,
+        groups · C, T + C)."""
+
+        def found() -> Tensor:
+            zero = torch.zeros(self.sees_BCX.shape, dtype=dtype, device=self.sees_BCX.device)
+            return zero.masked_fill(~self.sees_BCX, float("-inf")).repeat(1, groups, 1)[:, None]
+
+        return self._remembered(("bias", groups, dtype), found)
 
     @cached_property
-    def _masks(self) -> dict[int, Tensor]:
+    def before_end(self) -> Tensor:
+        """Which of the T trunk places lie at or before the trunk's last token, (S, 1, 1, T)."""
+        return (torch.arange(self.trunk, device=self.end_S.device) <= self.end_S[:, None])[:, None, None]
+
+    @cached_property
+    def order(self) -> Tensor | None:
+        """For each flat place (S·L), which of the trunks' (S·T) and then the branches' tokens lies there; None if they
+        lie in this order. At padding it is any."""
+        rows = len(self.end_S)
+        if rows == 1:
+            return None
+        device = self.end_S.device
+        order = torch.zeros(rows, self.length, dtype=torch.long, device=device)
+        order[:, : self.trunk] = torch.arange(rows * self.trunk, device=device).unflatten(0, (rows, -1))
+        flat = (self.row_B[:, None] * self.length + self.place_BC).flatten()[self.real_N]
+        order.flatten()[flat] = torch.arange(len(flat), device=device) + rows * self.trunk
+        return order.flatten()
+
+    def _remembered(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        """Every layer asks for the same."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[object, Tensor]:
         return {}
 
     def to(self, device: torch.device) -> Layout:
-        tensors = (self.row_B, self.place_BC, self.sees_BCX, self.real_N)
-        return Layout(self.trunk, *(tensor.to(device) for tensor in tensors))
+        tensors = (self.end_S, self.row_B, self.place_BC, self.sees_BCX, self.real_N)
+        return Layout(self.trunk, self.length, *(tensor.to(device) for tensor in tensors))
 
 
 def layout(trunks: Sequence[int], branches: Sequence[Sequence[int]], length: int) -> Layout:
@@ -73,14 +117,15 @@ def layout(trunks: Sequence[int], branches: Sequence[Sequence[int]], length: int
     row, start, size = torch.tensor(spans, dtype=torch.long).reshape(-1, 3).unbind(1)
     step = torch.arange(int(size.max()) if spans else 0)
     real = step < size[:, None]
-    trunk = max(trunks)
     own = (step[None, :, None] >= step[None, None, :]) & real[:, None, :]
-    shared = (torch.arange(trunk) < torch.tensor(trunks)[row][:, None])[:, None, :].expand(-1, len(step), -1)
+    shared = torch.arange(max(trunks)) < torch.tensor(trunks)[row][:, None]
     return Layout(
-        trunk,
+        max(trunks),
+        length,
+        torch.tensor(trunks) - 1,
         row,
-        row[:, None] * length + torch.where(real, start[:, None] + step, 0),
-        torch.cat([shared, own], 2),
+        torch.where(real, start[:, None] + step, 0),
+        torch.cat([shared[:, None, :].expand(-1, len(step), -1), own], 2),
         real.flatten().nonzero()[:, 0],
     )
 
@@ -196,6 +241,7 @@ def tree_attention(
     dropout: float = 0.0,
     tree: Layout | None = None,
     prefix: Prefix | None = None,
+    read: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """SDPA; over trunks and branches where a `tree` says how they lie, over shared prompts where there is a `prefix`.
@@ -213,35 +259,43 @@ def tree_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    groups = query.shape[1] // key.shape[1]
+    heads, kv_heads = query.shape[1], key.shape[1]
+    groups = heads // kv_heads
+    # Of the last layer's trunks only the ends are read.
+    ended = read is not None and module.layer_idx == module.config.num_hidden_layers - 1
+    places = tree.end_S[:, None, None, None].expand(-1, heads, -1, query.shape[3])
     trunk = scaled_dot_product_attention(
-        query[:, :, : tree.trunk],
+        query.gather(2, places) if ended else query[:, :, : tree.trunk],
         repeat_kv(key[:, :, : tree.trunk], groups),
         repeat_kv(value[:, :, : tree.trunk], groups),
-        is_causal=True,
+        attn_mask=tree.before_end if ended else None,
+        is_causal=not ended,
         scale=scaling,
     )
-    out = query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
-    out[:, : tree.trunk] = trunk.transpose(1, 2)
-    if not len(tree.real_N):
-        return out, None
-    length = tree.place_BC.shape[1]
-    # The query heads that share a key head stand behind each other as further queries: nothing is repeated.
-    branch = scaled_dot_product_attention(
-        _branches(query, tree).unflatten(1, (-1, groups)).flatten(2, 3),
-        torch.cat([key[:, :, : tree.trunk].index_select(0, tree.row_B), _branches(key, tree)], 2),
-        torch.cat([value[:, :, : tree.trunk].index_select(0, tree.row_B), _branches(value, tree)], 2),
-        attn_mask=tree.mask(groups),
-        scale=scaling,
-    )
-    rows = branch.unflatten(2, (groups, length)).flatten(1, 2).transpose(1, 2).flatten(0, 1)
-    return out.flatten(0, 1).index_copy(0, tree.place_N, rows.index_select(0, tree.real_N)).view_as(out), None
+    trunk = trunk.transpose(1, 2)
+    if ended:
+        every = trunk.new_zeros(len(trunk), tree.trunk, *trunk.shape[2:])
+        trunk = every.index_put((torch.arange(len(trunk), device=trunk.device), tree.end_S), trunk[:, 0])
+    parts = [trunk.flatten(0, 1)]
+    if len(tree.real_N):
+        # The query heads that share a key head stand behind each other as further queries: nothing is repeated.
+        branch = scaled_dot_product_attention(
+            _rows(query, tree.queries(heads)).view(len(tree.row_B), kv_heads, -1, query.shape[3]),
+            _rows(key, tree.keys(kv_heads)).view(len(tree.row_B), kv_heads, -1, key.shape[3]),
+            _rows(value, tree.keys(kv_heads)).view(len(tree.row_B), kv_heads, -1, value.shape[3]),
+            attn_mask=tree.bias(groups, query.dtype),
+            scale=scaling,
+        )
+        tokens = branch.unflatten(2, (groups, -1)).flatten(1, 2).transpose(1, 2).flatten(0, 1)
+        parts.append(tokens.index_select(0, tree.real_N))
+    out = torch.cat(parts)
+    out = out if tree.order is None else out.index_select(0, tree.order)
+    return out.unflatten(0, (len(query), -1)), None
 
 
-def _branches(x: Tensor, tree: Layout) -> Tensor:
-    """(S, heads, L, D) → the branches alone, (B, heads, C, D)."""
-    rows = x.transpose(1, 2).flatten(0, 1).index_select(0, tree.place_BC.flatten())
-    return rows.unflatten(0, tree.place_BC.shape).transpose(1, 2)
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Vectors (S, heads, L, D) at flat places."""
+    return x.flatten(0, 2).index_select(0, index)
 
 
 AttentionInterface.register(NAME, tree_attention)

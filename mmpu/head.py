@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from mmpu.divergence import Divergence, divergence, log_softmax
-from mmpu.logprobs import Logits, log_probs
+from mmpu.logprobs import AMPLE, Logits, Room, log_probs
 
 CHUNK = 2**22
 """Logits that a divergence holds at once: completion tokens × vocabulary."""
@@ -89,6 +89,7 @@ class Ask:
     value: bool = False
     divergence: Divergence | None = None
     teacher: Teacher | None = None
+    room: Room = AMPLE
 
 
 def measure(head: Head, hidden_NH: Tensor, target_N: Tensor, ask: Ask) -> dict[str, Tensor]:
@@ -96,7 +97,7 @@ def measure(head: Head, hidden_NH: Tensor, target_N: Tensor, ask: Ask) -> dict[s
     teacher does not read."""
 
     form = Logits(head.banned, head.softcap, ask.temperature)
-    logp_N, entropy_N = log_probs(hidden_NH, head.weight_VH, head.bias_V, target_N, form, ask.entropy)
+    logp_N, entropy_N = log_probs(hidden_NH, head.weight_VH, head.bias_V, target_N, form, ask.entropy, ask.room)
     found = {"logp": logp_N} | ({} if entropy_N is None else {"entropy": entropy_N})
     if ask.divergence is not None and ask.teacher is not None:
         kind, teacher = ask.divergence, ask.teacher

@@ -12,22 +12,39 @@ Up to a fixed amount of probabilities is kept from one pass to the other, which 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 2**23
-"""Logits made at once: tokens × vocabulary."""
-ROWS = 512
-"""The least number of tokens at once. With fewer, going over a large vocabulary's weights and their gradient costs more
-than multiplying."""
-HELD = 2**26
-"""Probabilities kept for the backward pass, 256 MiB: tokens × vocabulary."""
 FLOOR = -1e4
 """Stands for log 0 where 0 · log 0 must be 0."""
+CACHED = 2**19
+"""Logits that a CPU's caches keep while a softmax goes over them several times."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much memory is spent on speed."""
+
+    chunk: int = 2**23
+    """Logits made at once: tokens × vocabulary."""
+    rows: int = 512
+    """The least number of tokens at once. With fewer, going over a large vocabulary's weights and their gradient costs
+    more than multiplying."""
+    held: int = 2**26
+    """Probabilities kept for the backward pass, 256 MiB: tokens × vocabulary."""
+    adds: bool = False
+    """Add the gradient of the weights to their `grad`, instead of handing it to autograd, which would hold both for a
+    moment. For `backward()`; `torch.autograd.grad` would not see it."""
+
+
+AMPLE = Room()
+TRAINING = Room(adds=True)
+SPARE = Room(2**22, 128, 0, True)
+"""For a pass over a part of what there is no room for: activations and gradients of earlier parts fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +58,26 @@ class Logits:
 
 
 def log_probs(
-    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, form: Logits, entropy: bool
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    target_N: Tensor,
+    form: Logits,
+    entropy: bool = False,
+    room: Room = AMPLE,
 ) -> tuple[Tensor, Tensor | None]:
     """log p(target) and, if wanted, the entropy of each token's distribution, nats, each (N,) in float32.
 
-    Under autocast, products are taken in its type.
+    Under autocast, products are taken in its type. The backward pass can be made once.
     """
     if torch.is_autocast_enabled(hidden_NH.device.type):
         dtype = torch.get_autocast_dtype(hidden_NH.device.type)
         hidden_NH, weight_VH = hidden_NH.to(dtype), weight_VH.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
     trains = torch.is_grad_enabled() and (hidden_NH.requires_grad or weight_VH.requires_grad)
-    held = HELD if trains and not entropy and form.softcap is None else 0
-    logp, found = _LogProbs.apply(hidden_NH, weight_VH, bias_V, target_N, form, entropy, held)  # pyright: ignore
+    if not trains or entropy or form.softcap is not None:
+        room = replace(room, held=0)
+    logp, found = _LogProbs.apply(hidden_NH, weight_VH, bias_V, target_N, form, entropy, room)  # pyright: ignore
     return logp, found if entropy else None
 
 
@@ -67,29 +91,24 @@ class _LogProbs(torch.autograd.Function):
         target: Tensor,
         form: Logits,
         entropy: bool,
-        spare: int,
+        room: Room,
     ) -> tuple[Tensor, Tensor]:
         logp, log_sum, found = (hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(3))
         held: list[Tensor] = []
-        for rows, buffer in _chunks(len(hidden), weight):
-            spare -= buffer.numel()
-            if spare >= 0:
-                buffer = torch.empty_like(buffer)
-                held.append(buffer)
+        spare = room.held
+        buffer: Tensor | None = None
+        for rows in _chunks(len(hidden), weight, room):
             logits, _ = _logits(buffer, hidden[rows], weight, bias, form)
             logp[rows] = logits.gather(1, target[rows, None])[:, 0]
-            highest = logits.amax(1, keepdim=True)
-            weighed = logits.clamp(min=FLOOR) if entropy else None
-            mass = logits.sub_(highest).exp_()
-            total = mass.sum(1)
-            log_sum[rows] = highest[:, 0] + total.log()
-            if weighed is not None:
-                found[rows] = log_sum[rows] - weighed.mul_(mass).sum(1) / total
+            log_sum[rows], found[rows] = _softmax(logits, entropy)
+            spare -= logits.numel()
             if spare >= 0:
-                mass.div_(total[:, None])
+                held.append(logits)
+            else:
+                buffer = logits
         logp -= log_sum
         ctx.save_for_backward(hidden, weight, bias, target, log_sum, found, *held)
-        ctx.form, ctx.entropy = form, entropy
+        ctx.form, ctx.entropy, ctx.room = form, entropy, room
         return logp, found
 
     @staticmethod
@@ -101,15 +120,17 @@ class _LogProbs(torch.autograd.Function):
         d_logp, d_entropy = gradients
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
-        d_weight: Tensor | None = None
+        adds = wants_weight and ctx.room.adds and weight.is_leaf and weight.dtype == torch.float32
+        d_weight: Tensor | None = weight.grad if adds else None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
-        for number, (rows, buffer) in enumerate(_chunks(len(hidden), weight)):
+        buffer: Tensor | None = None
+        for number, rows in enumerate(_chunks(len(hidden), weight, ctx.room)):
             given, slope = d_logp[rows, None], None
             if number < len(held):
-                d_logits = torch.mul(held[number], -given, out=buffer)
+                d_logits = held[number].mul_(-given)
             else:
                 logits, slope = _logits(buffer, hidden[rows], weight, bias, ctx.form)
-                log_p = logits.sub_(log_sum[rows, None])
+                buffer = log_p = logits.sub_(log_sum[rows, None])
                 if ctx.entropy:
                     rate = log_p.clamp_(min=FLOOR).add(entropy[rows, None]).mul_(d_entropy[rows, None]).add_(given)
                     d_logits = log_p.exp_().mul_(rate).neg_()
@@ -135,6 +156,8 @@ class _LogProbs(torch.autograd.Function):
                 d_weight += d_logits.T @ hidden[rows]
         if wants_weight and d_weight is None:  # no tokens
             d_weight = torch.zeros_like(weight)
+        if adds:
+            weight.grad, d_weight = d_weight, None
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
@@ -143,19 +166,37 @@ class _LogProbs(torch.autograd.Function):
         )
 
 
-def _chunks(tokens: int, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of the tokens, each with room for its logits; the room is the same each time."""
-    size = min(tokens, max(ROWS, CHUNK // len(weight)))
-    buffer = weight.new_empty(size, len(weight), dtype=torch.float32)
-    for start in range(0, tokens, max(1, size)):
-        rows = slice(start, min(start + size, tokens))
-        yield rows, buffer[: rows.stop - start]
+def _chunks(tokens: int, weight: Tensor, room: Room) -> Iterator[slice]:
+    """Slices of the tokens whose logits are made at once."""
+    size = max(1, room.rows, room.chunk // len(weight))
+    for start in range(0, tokens, size):
+        yield slice(start, min(start + size, tokens))
+
+
+def _softmax(logits: Tensor, entropy: bool) -> tuple[Tensor, Tensor | float]:
+    """Turns logits (n, V) into probabilities in place; log Σ exp and, if wanted, the entropy, each (n,)."""
+    few = max(1, CACHED // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    log_sums: list[Tensor] = []
+    entropies: list[Tensor] = []
+    for part in logits.split(few):
+        highest = part.amax(1, keepdim=True)
+        weighed = part.clamp(min=FLOOR) if entropy else None
+        mass = part.sub_(highest).exp_()
+        total = mass.sum(1, keepdim=True)
+        mass.div_(total)
+        log_sums.append((highest + total.log())[:, 0])
+        if weighed is not None:
+            entropies.append(log_sums[-1] - weighed.mul_(mass).sum(1))
+    return torch.cat(log_sums), torch.cat(entropies) if entropy else 0.0
 
 
 def _logits(
-    buffer: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, form: Logits
+    buffer: Tensor | None, hidden: Tensor, weight: Tensor, bias: Tensor | None, form: Logits
 ) -> tuple[Tensor, Tensor | None]:
-    """Logits (n, V), in `buffer`, and with soft-capping their derivative."""
+    """Logits (n, V), in `buffer` if there is one, and with soft-capping their derivative."""
+    if buffer is None:
+        buffer = weight.new_empty(len(hidden), len(weight), dtype=torch.float32)
+    buffer = buffer[: len(hidden)]
     if weight.dtype == torch.float32:
         torch.mm(hidden, weight.T, out=buffer)
     else:

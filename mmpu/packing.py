@@ -51,7 +51,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """A trunk with its branches; a branch may be empty, then its end is the trunk's end."""
+    """A trunk with its branches."""
 
     trunk: Encoded
     branches: tuple[tuple[int, ...], ...]
@@ -83,7 +83,7 @@ class Pack:
     step_N: Tensor
     """Its index within the branch."""
     end_M: Tensor
-    """For each branch, its last hidden state, which predicts what would follow."""
+    """For each branch, the hidden state that predicts its last token."""
 
     def to(self, device: torch.device) -> Pack:
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -91,8 +91,12 @@ class Pack:
 
 
 def pack(trees: Sequence[Tree], pad: int) -> Pack:
-    """Lays out trees as one right-padded batch."""
-    length = max(tree.tokens for tree in trees)
+    """Lays out trees as one right-padded batch.
+
+    A branch's last token is predicted, and predicts nothing: it is a target without a place of its own.
+    """
+    laid = [[branch[:-1] for branch in tree.branches] for tree in trees]
+    length = max(len(t.trunk.ids) + sum(map(len, branches)) for t, branches in zip(trees, laid, strict=True))
     axes = max(tree.trunk.positions_RL.shape[0] for tree in trees)
     ids = torch.full((len(trees), length), pad)
     positions = torch.zeros(axes, len(trees), length, dtype=torch.long)
@@ -112,22 +116,22 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
         depth[s, :trunk_length] = torch.arange(trunk_length)
         if tree.trunk.blocks is not None:
             block[s, :trunk_length] = tree.trunk.blocks
-        at = trunk_length
-        for k, branch in enumerate(tree.branches, 1):
-            stop = at + len(branch)
-            base = s * length
-            if branch:
-                ids[s, at:stop] = torch.tensor(branch)
-                positions[:, s, at:stop] = torch.arange(len(branch)) + tree.trunk.next_position
+        base, at = s * length, trunk_length
+        for k, (branch, known) in enumerate(zip(tree.branches, laid[s], strict=True), 1):
+            stop = at + len(known)
+            if known:
+                ids[s, at:stop] = torch.tensor(known)
+                positions[:, s, at:stop] = torch.arange(len(known)) + tree.trunk.next_position
                 segment[s, at:stop] = k
-                depth[s, at:stop] = torch.arange(len(branch)) + trunk_length
-                source += [base + trunk_length - 1, *range(base + at, base + stop - 1)]
-                target += branch
-                branch_of += [len(end)] * len(branch)
-                step_of += range(len(branch))
-            end.append(base + (stop - 1 if branch else trunk_length - 1))
+                depth[s, at:stop] = torch.arange(len(known)) + trunk_length
+            read = [base + trunk_length - 1, *range(base + at, base + stop)]
+            source += read[: len(branch)]
+            target += branch
+            branch_of += [len(end)] * len(branch)
+            step_of += range(len(branch))
+            end.append(read[-1])
             at = stop
-    tree = layout([len(t.trunk.ids) for t in trees], [[len(b) for b in t.branches] for t in trees], length)
+    tree = layout([len(t.trunk.ids) for t in trees], [list(map(len, branches)) for branches in laid], length)
     return Pack(
         ids,
         positions,

@@ -15,7 +15,7 @@ from typing import Any, cast, overload
 import torch
 from torch import Tensor, nn
 
-from mmpu import attention
+from mmpu import attention, last_layer, rms_norm, tied
 from mmpu.core import Response, Sample, UserError
 from mmpu.encoding import Encoder
 from mmpu.head import Ask, Head, Measured, measure
@@ -57,6 +57,9 @@ class Student(nn.Module):
         """Whether branches may share a trunk; False computes every response in a sequence of its own."""
         if config.attention == "sdpa":
             attention.install(model)
+            last_layer.install(model)
+        tied.install(model)
+        rms_norm.install(model)
         self.version = 0
         """Counts the changes of the weights. An engine that holds a copy of them compares it with its copy's."""
         self.stage_version = 0
@@ -152,6 +155,7 @@ class Student(nn.Module):
                 self._frozen.append(copy.deepcopy(self.model).eval())
             (self.model if self.config.train_vision else self._language_model()).requires_grad_(True)
             self.base.get_output_embeddings().requires_grad_(True)
+            tied.densify(self.base)
         self.value = None
         if value:
             self.value = nn.Linear(self.head.weight_VH.shape[1], 1, device=self.device)
@@ -229,8 +233,8 @@ class Student(nn.Module):
         """Trees laid out for this model; the order of branches is kept."""
         return pack(trees if self.sharing else [single for tree in trees for single in alone(tree)], self.pad)
 
-    def hidden(self, pack: Pack) -> Tensor:
-        """Hidden states of a pack, flattened to (S·L, H)."""
+    def hidden(self, pack: Pack, places_N: Tensor) -> Tensor:
+        """Hidden states at flat places (S·L) of a pack, (N, H)."""
         axes = pack.positions_RSL.shape[0]
         out = self.backbone(
             input_ids=pack.ids_SL,
@@ -238,8 +242,15 @@ class Student(nn.Module):
             use_cache=False,
             **self._attention(pack),
             **self.see(pack.images),
+            **self.reading(places_N, pack.ids_SL.numel()),
         )
-        return out.last_hidden_state.flatten(0, 1)
+        return out.last_hidden_state.flatten(0, 1)[places_N]
+
+    def reading(self, places_N: Tensor, tokens: int) -> dict[str, Tensor]:
+        """Tells the last layer which of the `tokens` flat places will be read, if that spares it enough."""
+        places = places_N.unique()
+        spares = self.config.attention == "sdpa" and len(places) <= last_layer.WORTH * tokens
+        return {last_layer.KEYWORD: places} if spares else {}
 
     def _attention(self, pack: Pack) -> dict[str, Any]:
         """How layers attend in a pack: plainly, over trunks and branches, or through a dense mask where some tokens
@@ -291,7 +302,7 @@ class Student(nn.Module):
             return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
         wanted = ask or Ask()
         pack = pack.to(self.device)
-        hidden_NH = self.hidden(pack)[pack.source_N]
+        hidden_NH = self.hidden(pack, pack.source_N)
         with self.computing():
             found = measure(self.head, hidden_NH, pack.target_N, wanted)
         if wanted.value:

@@ -8,6 +8,7 @@ import torch
 from mmpu.core import UserError
 from mmpu.divergence import FLOOR, Divergence, divergence, log_softmax
 from mmpu.head import Ask, Head, Teacher, measure
+from mmpu.logprobs import SPARE, Room
 from mmpu.losses import kl_per_token
 
 T = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
@@ -124,20 +125,22 @@ def test_impossible_divergences_are_refused(knobs: dict[str, float]) -> None:
 def test_chunks_change_neither_values_nor_gradients(
     monkeypatch: pytest.MonkeyPatch, softcap: float | None, trained: bool, entropies: bool
 ) -> None:
-    """Against the whole logits, with soft-capping, temperature, a bias, banned tokens, a head that trains or not."""
+    """Against the whole logits, with soft-capping, temperature, a bias, banned tokens, a head that trains or not, beside
+    gradients of an earlier pass."""
     torch.manual_seed(0)
     hidden, other = torch.randn(23, 16), torch.randn(9, 12)
     weight, bias, theirs = torch.randn(50, 16), torch.randn(50), torch.randn(52, 12)
     target, at = torch.randint(0, 40, (23,)), torch.tensor([0, 2, 3, 5, 8, 13, 14, 20, 22])
     form = Divergence(0.3, top_k=11, tail=True)
 
-    def run(chunked: bool) -> list[torch.Tensor]:
+    def run(room: Room | None) -> list[torch.Tensor]:
         h, w, b = (x.clone().requires_grad_(trained or x is hidden) for x in (hidden, weight, bias))
+        if trained:
+            w.grad, b.grad = torch.ones_like(w), torch.ones_like(b)
         head, teacher = Head(w, b, (45, 47), softcap), Head(theirs, None, (45, 47), softcap)
-        if chunked:
-            found = measure(
-                head, h, target, Ask(1.7, entropy=entropies, divergence=form, teacher=Teacher(teacher, other, at))
-            )
+        if room is not None:
+            asked = Teacher(teacher, other, at)
+            found = measure(head, h, target, Ask(1.7, entropies, divergence=form, teacher=asked, room=room))
         else:
             logp = log_softmax(head.logits(h) / 1.7)
             distance = divergence(
@@ -155,17 +158,15 @@ def test_chunks_change_neither_values_nor_gradients(
         return [*(value.detach() for value in found.values()), *grads]
 
     monkeypatch.setattr("mmpu.head.CHUNK", 50 * 4)
-    monkeypatch.setattr("mmpu.logprobs.CHUNK", 50 * 4)
-    monkeypatch.setattr("mmpu.logprobs.ROWS", 1)
-    for held in (0, 50 * 10, 2**26):  # nothing is kept, the first chunks, everything
-        monkeypatch.setattr("mmpu.logprobs.HELD", held)
-        for ours, whole in zip(run(True), run(False), strict=True):
+    monkeypatch.setattr("mmpu.logprobs.CACHED", 50 * 3)
+    # nothing is kept, the first chunks, everything; gradients handed over, and added in place
+    for room in (Room(200, 1, 0), Room(200, 1, 500), Room(200, 1), Room(200, 1, 0, True), Room(), SPARE):
+        for ours, whole in zip(run(room), run(None), strict=True):
             torch.testing.assert_close(ours, whole, atol=2e-5, rtol=1e-4)
 
 
-def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_held_is_bounded() -> None:
     """Bytes kept for the backward pass, beyond a fixed amount of probabilities: less than a tenth of the logits."""
-    monkeypatch.setattr("mmpu.logprobs.HELD", 2**22)
     held: list[int] = []
     hidden = torch.randn(4096, 8, requires_grad=True)
     head = Head(torch.randn(5000, 8, requires_grad=True))
@@ -175,7 +176,7 @@ def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        found = measure(head, hidden, torch.randint(0, 5000, (4096,)), Ask())["logp"]
+        found = measure(head, hidden, torch.randint(0, 5000, (4096,)), Ask(room=Room(held=2**22)))["logp"]
     assert sum(held) < 4 * (2**22 + 4096 * 5000 / 10)
     found.sum().backward()
 

@@ -170,8 +170,8 @@ def test_a_token_of_prompts_is_never_sampled(full: VLLM) -> None:
         pytest.skip("a text family bans nothing")
     assert model.banned
     with torch.no_grad():
-        packed = pack([Tree(model.encode(s), ((),)) for s in asked], model.pad)
-        ends = model.hidden(packed)[packed.end_M]
+        packed = pack([Tree(model.encode(s), ((model.pad,),)) for s in asked], model.pad)
+        ends = model.hidden(packed, packed.end_M)
         head = model.base.get_output_embeddings().weight
         head[model.banned[0]] = ends.mean(0)
         assert (ends @ head.T).softmax(1)[:, model.banned[0]].mean() > 0.5
@@ -211,7 +211,7 @@ def test_log_probabilities_are_of_the_distribution_sampled_from(full: VLLM, knob
     answers = full.generate(asked, 4, sampling)
     packed = pack(trees(model, asked, answers), model.pad)
     with torch.no_grad():
-        logits = model.logits(model.hidden(packed)[packed.source_N])
+        logits = model.logits(model.hidden(packed, packed.source_N))
     logp = (logits / sampling.temperature).log_softmax(1)
     if not {"temperature"} & set(knobs):
         logp = _truncate(logp, sampling).log_softmax(1)
@@ -331,8 +331,8 @@ def opinionated(lora: Lora | None = None) -> Student:
     ids = [token for letter in LETTERS for token in model.option_ids(letter)]
     torch.manual_seed(0)
     with torch.no_grad():
-        packed = pack([Tree(model.encode(s), ((),)) for s in prompts(model)], model.pad)
-        ends = model.hidden(packed)[packed.end_M]
+        packed = pack([Tree(model.encode(s), ((model.pad,),)) for s in prompts(model)], model.pad)
+        ends = model.hidden(packed, packed.end_M)
         head = model.base.get_output_embeddings().weight
         level = (ends @ head.T).logsumexp(1).mean() + math.log(3 / len(ids))
         row = level * ends.mean(0) / (ends @ ends.mean(0)).mean()

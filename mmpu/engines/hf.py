@@ -78,13 +78,15 @@ class HF(Engine):
         encoded = [self._encode(sample) for sample in samples]
         # Short answers are often sampled twice; the same question is asked once.
         distinct = {(e.ids, e.images): e for e in encoded if isinstance(e, Encoded)}
-        trees = [Tree(trunk, tuple(branches)) for trunk, branches in share(list(distinct.values()))]
+        asked = (self.student.pad,)  # stands for the answer, which is predicted and not read
+        shared = share(list(distinct.values()))
+        trees = [Tree(trunk, tuple(branch + asked for branch in branches)) for trunk, branches in shared]
         choices: list[Choice] = []
         with self._inference():
             default = 2048 if self.student.device.type == "cpu" else 32768
             for chunk in within_budget(trees, lambda tree: tree.tokens, self.tokens_per_pass or default):
                 packed = self.student.pack(chunk).to(self.student.device)
-                logits = self.student.logits(self.student.hidden(packed)[packed.end_M])
+                logits = self.student.logits(self.student.hidden(packed, packed.end_M))
                 logp = logits.log_softmax(1).double()
                 mass = torch.stack([logp[:, i].exp().sum(1) for i in ids], 1).tolist()
                 choices += [Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass]
@@ -175,6 +177,7 @@ class _Decoding:
             if prompt.blocks is not None:
                 blocks[i, start:] = prompt.blocks
         student, device = self.student, self.student.device
+        last = torch.arange(1, len(prompts) + 1, device=device) * length - 1
         attention: Any = mask.to(device)
         if (blocks >= 0).any():
             depth = torch.where(mask > 0, mask.cumsum(1) - 1, -1)
@@ -186,6 +189,7 @@ class _Decoding:
             past_key_values=cache,
             use_cache=True,
             **student.see(shown(prompts)),
+            **student.reading(last, ids.numel()),
         )
         following = torch.tensor([p.next_position for p in prompts])
         self.axes = axes

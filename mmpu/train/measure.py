@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmpu.core import Method, Row, UserError
 from mmpu.head import Ask, Teacher
+from mmpu.logprobs import AMPLE, Room
 from mmpu.packing import Pack, Tree, within_budget
 from mmpu.student import Student
 from mmpu.train.shadow import Shadow
@@ -74,7 +75,9 @@ class Measure:
         first = replace(prompt, ids=prompt.ids[:1], positions_RL=prompt.positions_RL[:, :1])
         return Tree(first, tuple(prompt.ids[1:] + branch for branch in branches))
 
-    def live(self, model: Any, trees: Sequence[Tree], rows: Sequence[Row], width: int) -> dict[str, Tensor]:
+    def live(
+        self, model: Any, trees: Sequence[Tree], rows: Sequence[Row], width: int, room: Room = AMPLE
+    ) -> dict[str, Tensor]:
         """What carries a gradient, in one pass: (rows, width) each, zero at padding.
 
         Args:
@@ -84,7 +87,8 @@ class Measure:
         packed = self.student.pack(trees)
         form = self.method.divergence
         teacher = self._teacher(packed, trees, rows) if form is not None else None
-        found = model(packed, Ask(self.scale, value="value" in self.method.needs, divergence=form, teacher=teacher))
+        valued = "value" in self.method.needs
+        found = model(packed, Ask(self.scale, value=valued, divergence=form, teacher=teacher, room=room))
         index = (packed.branch_N.to(self.student.device), packed.step_N.to(self.student.device))
         result = {n: v.new_zeros(len(rows), width).index_put(index, v) for n, v in found.items()}
         if form is not None and teacher is None:  # it reads none of these rows
@@ -192,7 +196,7 @@ class Measure:
             contextual, order = _under_contexts(speaker, rows, branches)
             for chunk in self._passes(contextual):
                 theirs = speaker.pack([tree for tree, _ in chunk]).to(speaker.device)
-                hidden.append(speaker.hidden(theirs)[theirs.source_N].to(device))
+                hidden.append(speaker.hidden(theirs, theirs.source_N).to(device))
                 numbers = [order[start + b] for tree, start in chunk for b in range(len(tree.branches))]
                 at += [torch.arange(first[n], first[n + 1], device=device) for n in numbers]
             head = replace(speaker.head.fixed(), banned=self.student.banned)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmpu.core import Batch, Method, Quantities, Row
 from mmpu.losses import kl_per_token
+from mmpu.logprobs import SPARE, TRAINING
 from mmpu.packing import Tree, within_budget
 from mmpu.student import Student
 from mmpu.train import sharding
@@ -168,7 +169,7 @@ class Updater:
         trees = [piece.tree for piece in chunk]
         if len(trees) > 1 or trees[0].tokens <= self.optim.tokens_per_pass:
             rows = [row for piece in chunk for row in piece.rows]
-            live = self._measure.live(self.wrapped, trees, rows, batch.mask_BT.shape[1])
+            live = self._measure.live(self.wrapped, trees, rows, batch.mask_BT.shape[1], TRAINING)
             loss, metrics = self._loss(live, chunk, batch)
             self.accelerator.backward(loss * scale)
         else:
@@ -183,7 +184,7 @@ class Updater:
         found = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
         coefficients = dict(zip(live, found, strict=True))
         for tree, rows in parts:
-            again = self._measure.live(self.wrapped, [tree], piece.rows[rows], width)
+            again = self._measure.live(self.wrapped, [tree], piece.rows[rows], width, SPARE)
             products = [(again[name] * coefficients[name][rows]).sum() for name in again]
             self.accelerator.backward(torch.stack(products).sum() * scale)
         return loss.detach(), metrics

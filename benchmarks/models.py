@@ -211,15 +211,17 @@ def minimum_flops(shape: Shape, prompt: int, completions: list[int], images: int
     """FLOPs of one forward and backward pass over a prompt and its completions when nothing is computed twice.
 
     A multiply-add counts two; the backward pass counts twice the forward pass, and the frozen tower has none. Causal
-    pairs only. Attention within the tower is left out.
+    pairs only. A completion's last token is not read, and of the last layer only keys and values of the prompt are,
+    except for its end. Attention within the tower is left out.
     """
-    kv = shape.kv_heads * shape.head_dim
-    linear = shape.layers * (2 * shape.hidden * (shape.hidden + kv) + 3 * shape.hidden * shape.intermediate)
-    tokens = prompt + sum(completions)
-    pairs = prompt**2 / 2 + sum(c * (prompt + c / 2) for c in completions)
-    attention = 4 * shape.layers * shape.hidden * pairs
+    keys = 2 * shape.hidden * shape.kv_heads * shape.head_dim
+    rest = 2 * shape.hidden**2 + 3 * shape.hidden * shape.intermediate
+    read = sum(c - 1 for c in completions)
+    linear = shape.layers * keys * (prompt + read) + rest * ((shape.layers - 1) * (prompt + read) + 1 + read)
+    pairs = (shape.layers - 1) * prompt**2 / 2 + shape.layers * sum((c - 1) * (prompt + c / 2) for c in completions)
+    attention = 4 * shape.hidden * pairs
     head = 2 * shape.hidden * shape.vocabulary * sum(completions)
     matrices = 3 if shape.family == "qwen2_5_vl" else 2  # a gated MLP has one more
     tower = shape.tower_layers * (4 * shape.tower_hidden**2 + matrices * shape.tower_hidden * shape.tower_intermediate)
     patches = IMAGE_TOKENS * (4 if shape.family == "qwen2_5_vl" else 1)
-    return 3 * (2 * linear * tokens + attention + head) + 2 * tower * patches * images
+    return 3 * (2 * linear + attention + head) + 2 * tower * patches * images

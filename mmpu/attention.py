@@ -72,15 +72,19 @@ class Layout:
         groups · C, T + C)."""
 
         def found() -> Tensor:
-            zero = torch.zeros(self.sees_BCX.shape, dtype=dtype, device=self.sees_BCX.device)
-            return zero.masked_fill(~self.sees_BCX, float("-inf")).repeat(1, groups, 1)[:, None]
+            return _bias(self.sees_BCX, dtype).repeat(1, groups, 1)[:, None]
 
         return self._remembered(("bias", groups, dtype), found)
 
-    @cached_property
-    def before_end(self) -> Tensor:
-        """Which of the T trunk places lie at or before the trunk's last token, (S, 1, 1, T)."""
-        return (torch.arange(self.trunk, device=self.end_S.device) <= self.end_S[:, None])[:, None, None]
+    def before_end(self, dtype: torch.dtype) -> Tensor:
+        """As `bias`, of a trunk's last token: (S, 1, 1, T)."""
+
+        def found() -> Tensor:
+            return _bias(torch.arange(self.trunk, device=self.end_S.device) <= self.end_S[:, None], dtype)[
+                :, None, None
+            ]
+
+        return self._remembered(("before_end", dtype), found)
 
     @cached_property
     def order(self) -> Tensor | None:
@@ -109,6 +113,10 @@ class Layout:
     def to(self, device: torch.device) -> Layout:
         tensors = (self.end_S, self.row_B, self.place_BC, self.sees_BCX, self.real_N)
         return Layout(self.trunk, self.length, *(tensor.to(device) for tensor in tensors))
+
+
+def _bias(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, float("-inf"))
 
 
 def layout(trunks: Sequence[int], branches: Sequence[Sequence[int]], length: int) -> Layout:
@@ -174,8 +182,7 @@ class Prefix:
     @cached_property
     def bias(self) -> Tensor:
         """(P, 1, 1, L): 0 where there is a token, minus infinity elsewhere."""
-        zero = torch.zeros(self.mask_PL.shape, device=self.mask_PL.device)
-        return zero.masked_fill(~self.mask_PL, float("-inf"))[:, None, None]
+        return _bias(self.mask_PL, torch.float32)[:, None, None]
 
     @cached_property
     def slots(self) -> tuple[int, Tensor | None]:
@@ -252,8 +259,8 @@ def tree_attention(
     Returns:
         (S, L, heads, D).
     """
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
     if prefix is not None:
-        scale = query.shape[3] ** -0.5 if scaling is None else scaling
         return prefix.attend(module.layer_idx, query, key, value, scale).transpose(1, 2), None
     if tree is None:
         return sdpa_attention_forward(
@@ -261,22 +268,13 @@ def tree_attention(
         )
     heads, kv_heads = query.shape[1], key.shape[1]
     groups = heads // kv_heads
-    # Of the last layer's trunks only the ends are read.
-    ended = read is not None and module.layer_idx == module.config.num_hidden_layers - 1
-    places = tree.end_S[:, None, None, None].expand(-1, heads, -1, query.shape[3])
-    trunk = scaled_dot_product_attention(
-        query.gather(2, places) if ended else query[:, :, : tree.trunk],
-        repeat_kv(key[:, :, : tree.trunk], groups),
-        repeat_kv(value[:, :, : tree.trunk], groups),
-        attn_mask=tree.before_end if ended else None,
-        is_causal=not ended,
-        scale=scaling,
-    )
-    trunk = trunk.transpose(1, 2)
-    if ended:
-        every = trunk.new_zeros(len(trunk), tree.trunk, *trunk.shape[2:])
-        trunk = every.index_put((torch.arange(len(trunk), device=trunk.device), tree.end_S), trunk[:, 0])
-    parts = [trunk.flatten(0, 1)]
+    of_trunk = query[:, :, : tree.trunk], key[:, :, : tree.trunk], value[:, :, : tree.trunk]
+    if read is not None and module.layer_idx == module.config.num_hidden_layers - 1:
+        trunk = _ends(*of_trunk, tree, scale)  # nothing else is read
+    else:
+        q, k, v = of_trunk
+        trunk = scaled_dot_product_attention(q, repeat_kv(k, groups), repeat_kv(v, groups), is_causal=True, scale=scale)
+    parts = [trunk.transpose(1, 2).flatten(0, 1)]
     if len(tree.real_N):
         # The query heads that share a key head stand behind each other as further queries: nothing is repeated.
         branch = scaled_dot_product_attention(
@@ -284,13 +282,22 @@ def tree_attention(
             _rows(key, tree.keys(kv_heads)).view(len(tree.row_B), kv_heads, -1, key.shape[3]),
             _rows(value, tree.keys(kv_heads)).view(len(tree.row_B), kv_heads, -1, value.shape[3]),
             attn_mask=tree.bias(groups, query.dtype),
-            scale=scaling,
+            scale=scale,
         )
         tokens = branch.unflatten(2, (groups, -1)).flatten(1, 2).transpose(1, 2).flatten(0, 1)
         parts.append(tokens.index_select(0, tree.real_N))
     out = torch.cat(parts)
     out = out if tree.order is None else out.index_select(0, tree.order)
     return out.unflatten(0, (len(query), -1)), None
+
+
+def _ends(query: Tensor, key: Tensor, value: Tensor, tree: Layout, scale: float) -> Tensor:
+    """The last token of every trunk over all of it; zero elsewhere. (S, heads, T, D)."""
+    rows = torch.arange(len(query), device=query.device)
+    last = query[rows, :, tree.end_S].unflatten(1, (key.shape[1], -1))
+    mixed = scaled_dot_product_attention(last, key, value, attn_mask=tree.before_end(query.dtype), scale=scale)
+    places = tree.end_S[:, None, None, None].expand(-1, query.shape[1], -1, value.shape[3])
+    return mixed.new_zeros(*query.shape[:3], value.shape[3]).scatter(2, places, mixed.flatten(1, 2)[:, :, None])
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 PLAIN = frozenset(
     f"{family}RMSNorm" for family in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen2_5_VL", "Qwen3", "Qwen3VLText")
 )
-"""Modules of transformers that compute w · x r in this order: x r in float32 (here in float64 if x is), rounded to the type of x, times w."""
+"""Modules of transformers that compute x r in float32 (here in float64 if x is), round it to the type of x, and
+multiply by w."""
 
 
 class _Normalised(torch.autograd.Function):

@@ -21,14 +21,18 @@ def install(model: Any) -> None:
     """Lets the input embeddings of a transformers model look up so, if they are the head's weights and do no more than
     look up."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    if type(inputs) is nn.Embedding and inputs.max_norm is None and not inputs.scale_grad_by_freq:
-        if inputs.weight is outputs.weight:
-            inputs.__class__ = _Tied
+    looks_up = type(inputs) is nn.Embedding and inputs.max_norm is None and not inputs.scale_grad_by_freq
+    if looks_up and inputs.weight is outputs.weight:
+        inputs.__class__ = _Tied
 
 
 def densify(model: Any) -> None:
-    """Makes a tied gradient dense where no head's has been there first, as with a loss that reads no logits."""
+    """Makes a tied gradient dense where no head's was there first, as with a loss that reads no logits."""
     inputs = model.get_input_embeddings()
     if isinstance(inputs, _Tied) and inputs.weight.requires_grad:
-        weight = inputs.weight
-        weight.register_hook(lambda found: found.to_dense() if found.is_sparse and weight.grad is None else found)
+        inputs.weight.register_post_accumulate_grad_hook(_dense)
+
+
+def _dense(weight: Tensor) -> None:
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad = weight.grad.to_dense()

@@ -125,8 +125,8 @@ def test_impossible_divergences_are_refused(knobs: dict[str, float]) -> None:
 def test_chunks_change_neither_values_nor_gradients(
     monkeypatch: pytest.MonkeyPatch, softcap: float | None, trained: bool, entropies: bool
 ) -> None:
-    """Against the whole logits, with soft-capping, temperature, a bias, banned tokens, a head that trains or not, beside
-    gradients of an earlier pass."""
+    """Against the whole logits, with soft-capping, temperature, a bias, banned tokens, a head that trains or not,
+    beside gradients of an earlier pass."""
     torch.manual_seed(0)
     hidden, other = torch.randn(23, 16), torch.randn(9, 12)
     weight, bias, theirs = torch.randn(50, 16), torch.randn(50), torch.randn(52, 12)

@@ -20,8 +20,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmpu.core import Batch, Method, Quantities, Row
-from mmpu.losses import kl_per_token
 from mmpu.logprobs import SPARE, TRAINING
+from mmpu.losses import kl_per_token
 from mmpu.packing import Tree, within_budget
 from mmpu.student import Student
 from mmpu.train import sharding
@@ -183,11 +183,24 @@ class Updater:
         loss, metrics = self._loss(live, [piece], batch)
         found = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
         coefficients = dict(zip(live, found, strict=True))
-        for tree, rows in parts:
+        fresh = self._lay_out_gradients()
+        # The largest first: the memory that it frees holds every other.
+        for tree, rows in sorted(parts, key=lambda part: -part[0].tokens):
             again = self._measure.live(self.wrapped, [tree], piece.rows[rows], width, SPARE)
             products = [(again[name] * coefficients[name][rows]).sum() for name in again]
             self.accelerator.backward(torch.stack(products).sum() * scale)
+        for parameter in fresh:
+            if parameter.grad is not None and parameter.grad._version == 0:  # nothing was added
+                parameter.grad = None
         return loss.detach(), metrics
+
+    def _lay_out_gradients(self) -> list[torch.nn.Parameter]:
+        """Makes the gradients that passes will add to, beside each other; made in between, among activations, they
+        leave the memory of a pass in pieces that the next cannot use. Returns the parameters that had none."""
+        fresh = [p for p in self.wrapped.parameters() if p.requires_grad and p.grad is None]
+        for parameter in fresh:
+            parameter.grad = torch.zeros_like(parameter)
+        return fresh
 
     def _parts(self, piece: Piece) -> list[tuple[Tree, slice]]:
         """The piece's branches in trees within the budget, and which of its rows each holds."""

@@ -56,5 +56,5 @@ def install(model: nn.Module) -> None:
     kinds: dict[type, type] = {}
     for module in model.modules():
         kind = type(module)
-        if kind.__name__ in PLAIN:
+        if kind.__name__ in PLAIN and not isinstance(module, _RMSNorm):
             module.__class__ = kinds.setdefault(kind, type(kind.__name__, (_RMSNorm, kind), {}))

@@ -207,6 +207,12 @@ def trainable(model: Any) -> Iterator[tuple[str, Tensor]]:
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
+def multiplications(shape: Shape) -> int:
+    """Of a token with the decoder's weights."""
+    kv = shape.kv_heads * shape.head_dim
+    return shape.layers * (2 * shape.hidden * (shape.hidden + kv) + 3 * shape.hidden * shape.intermediate)
+
+
 def minimum_flops(shape: Shape, prompt: int, completions: list[int], images: int) -> float:
     """FLOPs of one forward and backward pass over a prompt and its completions when nothing is computed twice.
 

@@ -80,9 +80,8 @@ class Layout:
         """As `bias`, of a trunk's last token: (S, 1, 1, T)."""
 
         def found() -> Tensor:
-            return _bias(torch.arange(self.trunk, device=self.end_S.device) <= self.end_S[:, None], dtype)[
-                :, None, None
-            ]
+            sees = torch.arange(self.trunk, device=self.end_S.device) <= self.end_S[:, None]
+            return _bias(sees, dtype)[:, None, None]
 
         return self._remembered(("before_end", dtype), found)
 

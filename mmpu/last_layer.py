@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 KEYWORD = "read"
@@ -43,11 +44,11 @@ class _Reads:
 
     def __init__(self) -> None:
         self.places: Tensor | None = None
-        self.shape = (0, 0)
+        self.shape = torch.Size()
 
     def begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.places = kwargs.get(KEYWORD)
-        self.shape = args[0].shape[:2]
+        self.shape = (args[0] if args else kwargs["hidden_states"]).shape[:2]
 
     def gather(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
         """(S, L, H) → (1, places, H)."""
@@ -57,5 +58,5 @@ class _Reads:
         """(1, places, H) → (S, L, H)."""
         if self.places is None:
             return None
-        rows = output.new_zeros(self.shape.numel(), output.shape[-1])  # pyright: ignore
+        rows = output.new_zeros(self.shape.numel(), output.shape[-1])
         return rows.index_copy(0, self.places, output[0]).unflatten(0, self.shape)

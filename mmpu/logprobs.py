@@ -34,8 +34,8 @@ class Room:
     rows: int = 512
     """The least number of tokens at once. With fewer, going over a large vocabulary's weights and their gradient costs
     more than multiplying."""
-    held: int = 2**26
-    """Probabilities kept for the backward pass, 256 MiB: tokens × vocabulary."""
+    held: int = 2**27
+    """Probabilities kept for the backward pass, 512 MiB: tokens × vocabulary."""
     adds: bool = False
     """Add the gradient of the weights to their `grad`, instead of handing it to autograd, which would hold both for a
     moment. For `backward()`; `torch.autograd.grad` would not see it."""

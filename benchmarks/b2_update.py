@@ -335,20 +335,14 @@ def _memory(options: argparse.Namespace, workers: dict[str, Worker]) -> None:
     one = replace(setting, tokens_per_pass=setting.prompt + setting.completion)
     # the longest candidate comes first, so it is the one that is left
     cases: list[tuple[str, str, Setting, int | None]] = [
-        (name, f"{size} rows at a time", setting, size)
-        for name in ("trl-ldl", "plain")
-        if name in workers
-        for size in (2, 8, 16)
+        (name, f"{size} rows at a time", setting, size) for name in ("trl-ldl", "plain") for size in (2, 8, 16)
     ]
     cases += [
-        case
-        for case in (
-            ("ours", "all in one pass", setting, None),
-            ("ours", "budget for one branch", one, None),
-            ("ours", "K = 1", replace(one, k=1), None),
-        )
-        if "ours" in workers
+        ("ours", "all in one pass", setting, None),
+        ("ours", "budget for one branch", one, None),
+        ("ours", "K = 1", replace(one, k=1), None),
     ]
+    cases = [case for case in cases if case[0] in workers]
     found: dict[tuple[str, str], tuple[float, float]] = {}
     body: list[list[object]] = []
     for name, case, each, micro in cases:

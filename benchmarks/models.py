@@ -220,10 +220,8 @@ def minimum_flops(shape: Shape, prompt: int, completions: list[int], images: int
     pairs only. A completion's last token is not read, and of the last layer only keys and values of the prompt are,
     except for its end. Attention within the tower is left out.
     """
-    keys = 2 * shape.hidden * shape.kv_heads * shape.head_dim
-    rest = 2 * shape.hidden**2 + 3 * shape.hidden * shape.intermediate
-    read = sum(c - 1 for c in completions)
-    linear = shape.layers * keys * (prompt + read) + rest * ((shape.layers - 1) * (prompt + read) + 1 + read)
+    unread = (prompt - 1) * (2 * shape.hidden**2 + 3 * shape.hidden * shape.intermediate)
+    linear = multiplications(shape) * (prompt + sum(c - 1 for c in completions)) - unread
     pairs = (shape.layers - 1) * prompt**2 / 2 + shape.layers * sum((c - 1) * (prompt + c / 2) for c in completions)
     attention = 4 * shape.hidden * pairs
     head = 2 * shape.hidden * shape.vocabulary * sum(completions)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmpu.divergence import Divergence
+    from mmpu.student.divergence import Divergence
 
 T = TypeVar("T")
 NAN = float("nan")

@@ -22,10 +22,10 @@ import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from mmpu.core import Sample, user
-from mmpu.loading import StudentConfig
 from mmpu.plugins import load_module
-from mmpu.student import Student
-from mmpu.task import load_task
+from mmpu.student.loading import StudentConfig
+from mmpu.student.student import Student
+from mmpu.task.yaml_task import load_task
 from pretraining import INIT, Answering, Grading, adamw, build_tokenizer, grading_prompt, measure, noise, train
 
 ROOT = Path(__file__).parent.parent

@@ -17,85 +17,35 @@ USES = {
     "core": "",
     "statistics": "",
     "losses": "core",
-    "divergence": "core",
-    "head": "divergence logprobs",
-    "logprobs": "",
-    "vision": "",
-    "packing": "attention vision",
     "plugins": "core",
-    "media": "core",
-    "download": "core media",
-    "store": "core",
-    "cache": "core plugins store",
-    "client": "core",
-    "generate": "core engines media store",
     "prompts": "core",
     "config": "core plugins",
-    "templates": "core config graders",
-    "sources": "core config plugins hub",
-    "hub": "core config",
-    "sample": "core config media templates",
-    "lookup": "core config plugins",
-    "task": "core config download lookup plugins sample sources hub templates",
-    "task_check": "core media task templates",
-    "task_show": "core hub media task",
-    "metrics": "core statistics",
-    "harness": "core config store student task",
-    "leaderboard": "core statistics store",
-    "judging": "core leaderboard media prompts statistics store",
-    "tables": "leaderboard statistics",
-    "answers": "core leaderboard metrics statistics store task",
-    "provenance": "core leaderboard media prompts task",
-    "evaluate": "answers core judging leaderboard media provenance store task",
-    "judge": "core prompts",
+    "client": "core",
+    "media": "core",
+    "store": "core plugins",
     "graders": "core",
+    "judges": "core prompts",
     "scorers": "core prompts",
-    "methods": "core divergence losses prompts",
-    "students": "core media",
-    "attention": "",
-    "loading": "core plugins students",
-    "tokenizing": "",
-    "encoding": "core loading media packing students tokenizing vision",
-    "last_layer": "",
-    "rms_norm": "",
-    "tied": "",
-    "student": "attention core doctor encoding head last_layer loading packing rms_norm students tied vision",
-    "doctor": "core engines loading media packing student",
-    "engines": "attention client core encoding loading media packing store student",
-    "train": "core head loading logprobs losses packing statistics store student",
-    "wiring": "core config engines plugins store task",
-    "fit": "core task wiring",
-    "presets": "core config plugins",
-    "comparison": "statistics",
-    "compare": "assess comparison core config engines plugins presets recipe runs store task",
-    "curves": "core config",
-    "runs": "answers config core engines loading student",
-    "assess": EVERYTHING,
-    "recipe": EVERYTHING,
+    "families": "core media",
+    "methods": "core losses prompts student",
+    "task": "config core graders media plugins",
+    "student": "core families media plugins recipes",
+    "engines": "client core media store student",
+    "train": "core losses statistics store student",
+    "boards": "core media prompts statistics store task",
+    "judging": "boards core media prompts statistics store",
+    "evaluation": "boards config core judging media statistics store task",
+    "recipes": "config core engines evaluation judging media plugins store student task train",
+    "studies": "config core engines plugins recipes statistics store task",
     "cli": EVERYTHING,
-    "judge_cli": EVERYTHING,
-    "cli_tasks": EVERYTHING,
 }
-"""What of mmpu each module or package may import, at its top or inside a function; a package also from itself."""
+"""What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""
 
 LIGHT = {
-    *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
-    *("templates", "sources", "hub", "sample", "lookup", "task_check", "task_show", "metrics", "harness"),
-    *("answers", "provenance", "tables", "cache", "client", "download", "generate", "judging", "judge", "graders"),
-    *(
-        "assess",
-        "recipe",
-        "runs",
-        "cli",
-        "cli_tasks",
-        "judge_cli",
-        "wiring",
-        "fit",
-        "presets",
-        "compare",
-        "comparison",
-        "curves",
-    ),
+    *("core", "statistics", "plugins", "prompts", "config", "client", "media", "store", "graders", "judges", "task"),
+    *("boards", "judging", "evaluation", "studies", "cli"),
+    *("recipes.training", "recipes.evaluation", "recipes.collecting", "recipes.wiring", "recipes.fit"),
+    *("recipes.presets", "recipes.runs"),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""
@@ -136,7 +86,7 @@ def imports(node: ast.AST, *, lazy: bool) -> set[str]:
 
 
 def row(name: str) -> str:
-    """The row of the table that speaks for a module."""
+    """The wing that a module stands in."""
     return name.split(".")[0]
 
 
@@ -163,7 +113,7 @@ def test_a_module_imports_what_its_row_allows(name: str) -> None:
 
 
 def test_only_engines_that_sample_the_student_know_it() -> None:
-    knowing = {n for n in MODULES if row(n) == "engines" and "mmpu.student" in imports(MODULES[n], lazy=True)}
+    knowing = {n for n in MODULES if row(n) == "engines" and "mmpu.student.student" in imports(MODULES[n], lazy=True)}
     assert knowing == {"engines.hf", "engines._vllm", "engines.vllm", "engines.vllm_server"}
 
 

@@ -12,12 +12,12 @@ from conftest import ROOT
 from mmpu import plugins
 from mmpu.core import Group, Response, Sampling
 from mmpu.engines.hf import HF
-from mmpu.loading import StudentConfig
-from mmpu.media import fingerprint
+from mmpu.media.images import fingerprint
 from mmpu.scorers.self_eval import SelfEval
 from mmpu.statistics import auc
-from mmpu.student import Student
-from mmpu.task import load_task
+from mmpu.student.loading import StudentConfig
+from mmpu.student.student import Student
+from mmpu.task.yaml_task import load_task
 
 PAIRS = (("tiny-text", "market"), ("tiny-vl", "shapes"))
 SPLITS = ("train", "validation", "test")

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mmpu import curves
-from mmpu.cli import main
+from mmpu.cli.main import main
 from mmpu.core import UserError
+from mmpu.studies import curves
 from mmpu.train import alarms
 from mmpu.train.loop import StageConfig
 

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mmpu.core import Failed, Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
-from mmpu.loading import Lora, StudentConfig
-from mmpu.media import load_image
-from mmpu.packing import Tree, pack, share
-from mmpu.student import Student
+from mmpu.media.images import load_image
+from mmpu.student.loading import Lora, StudentConfig
+from mmpu.student.packing import Tree, pack, share
+from mmpu.student.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
 
 TOLERANCE = 1e-5
@@ -261,7 +261,7 @@ def test_resizing_agrees_with_qwen_vl_utils(family: str, monkeypatch: pytest.Mon
         image = load_image(picture(width, height))
         theirs = rules.features(processor, image)
         with monkeypatch.context() as patched:
-            patched.setattr("mmpu.students.qwen2_5_vl._fetch_image", lambda: None)
+            patched.setattr("mmpu.families.qwen2_5_vl._fetch_image", lambda: None)
             ours = rules.features(processor, image)
         assert theirs["image_grid_thw"].tolist() == ours["image_grid_thw"].tolist()
         torch.testing.assert_close(theirs["pixel_values"], ours["pixel_values"], atol=0, rtol=0)

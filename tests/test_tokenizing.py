@@ -12,12 +12,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmpu.core import Sample
-from mmpu.encoding import Encoder
-from mmpu.loading import StudentConfig
 from mmpu.prompts import about
 from mmpu.scorers.self_eval import ASK, PROMPT
-from mmpu.student import Student
-from mmpu.tokenizing import Tokens
+from mmpu.student.encoding import Encoder
+from mmpu.student.loading import StudentConfig
+from mmpu.student.student import Student
+from mmpu.student.tokenizing import Tokens
 from tiny import CORPUS, FAMILIES, IMAGE_FAMILIES, picture, sample, shared_student
 
 REAL = ("qwen2_5", "qwen3", "llama3", "llama2_llava")

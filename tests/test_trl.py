@@ -24,11 +24,11 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from mmpu.core import Batch, Quantities
-from mmpu.divergence import Divergence, divergence, log_softmax
 from mmpu.losses import group_advantages
 from mmpu.methods.dpo import DPO
 from mmpu.methods.grpo import GRPO
 from mmpu.methods.pbsd import PBSD
+from mmpu.student.divergence import Divergence, divergence, log_softmax
 
 LENGTHS = torch.tensor([5, 2, 7, 3])
 MASK = torch.arange(7)[None] < LENGTHS[:, None]

@@ -11,10 +11,10 @@ from accelerate import Accelerator
 
 from mmpu.core import Batch, Group, Method, Quantities, Response, Row, Sampling, UserError
 from mmpu.engines.hf import HF
-from mmpu.loading import Lora
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
-from mmpu.student import Student
+from mmpu.student.loading import Lora
+from mmpu.student.student import Student
 from mmpu.train import checkpoint
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater

@@ -13,9 +13,7 @@ from accelerate import Accelerator
 from torch.nn.utils.rnn import pad_sequence
 
 from mmpu.core import Batch, Group, Method, Quantities, Row, Sample, Sampling, Scorer
-from mmpu.divergence import divergence, log_softmax
 from mmpu.engines.hf import HF
-from mmpu.loading import Lora
 from mmpu.losses import kl_per_token
 from mmpu.methods.dapo import DAPO
 from mmpu.methods.dpo import DPO
@@ -27,8 +25,10 @@ from mmpu.methods.pbsd import PBSD
 from mmpu.methods.ppo import PPO
 from mmpu.methods.sdft import SDFT
 from mmpu.methods.srpo import SRPO
-from mmpu.store import Ledger
-from mmpu.student import Student
+from mmpu.store.store import Ledger
+from mmpu.student.divergence import divergence, log_softmax
+from mmpu.student.loading import Lora
+from mmpu.student.student import Student
 from mmpu.train.optim import Optim
 from mmpu.train.rollout import Rollout
 from mmpu.train.shadow import Shadow

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmpu.core import Judge, Sample, UserError
 from mmpu.judging.run import Question
-from mmpu.media import image_size
+from mmpu.media.images import image_size
 from mmpu.statistics import minimum_detectable_effect
 
 CHARACTERS_PER_TOKEN = 4.0

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
+from mmpu.boards.board import Provenance, System
 from mmpu.core import IDENTICAL, Duel, Judge, Order, Verdict, digest, settled
 from mmpu.judging.equalise import Equalised, How, equalise, words
 from mmpu.judging.verdicts import Reading, key_of
-from mmpu.leaderboard import Provenance, System
 from mmpu.prompts import conditions
 from mmpu.statistics import Interval
 

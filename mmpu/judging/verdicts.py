@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpu.core import MARKS, Duel, Order, UserError, Verdict, digest
-from mmpu.media import prompt_key
-from mmpu.store import connect
+from mmpu.media.images import prompt_key
+from mmpu.store.store import connect
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS readings (id INTEGER PRIMARY KEY, key TEXT NOT NULL, judge TEXT NOT NULL, "

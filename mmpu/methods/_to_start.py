@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmpu.core import Method, Shadow
-from mmpu.divergence import REVERSE, Divergence
 from mmpu.losses import KL
+from mmpu.student.divergence import REVERSE, Divergence
 
 
 class ToStart(Method):

@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from mmpu.core import Method, Sample, Sampling, Task, digest
-from mmpu.student import Student
+from mmpu.student.student import Student
 from mmpu.train import alarms, checkpoint, sharding
 from mmpu.train.collect import collect
 from mmpu.train.diagnostics import describe

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mmpu.core import Method, Row, UserError
-from mmpu.head import Ask, Teacher
-from mmpu.logprobs import AMPLE, Room
-from mmpu.packing import Pack, Tree, within_budget
-from mmpu.student import Student
+from mmpu.student.head import Ask, Teacher
+from mmpu.student.logprobs import AMPLE, Room
+from mmpu.student.packing import Pack, Tree, within_budget
+from mmpu.student.student import Student
 from mmpu.train.shadow import Shadow
 
 KNOWN = {

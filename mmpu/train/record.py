@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmpu.core import Group, Row, Task
-from mmpu.store import Ledger, write_atomically
+from mmpu.store.store import Ledger, write_atomically
 
 SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
 """Metrics beside the progress bar."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmpu.core import Engine, Failed, Group, Method, Response, Sample, Sampling, Scorer, UserError
-from mmpu.store import Ledger
+from mmpu.store.store import Ledger
 from mmpu.train.shadow import Shadow
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mmpu.core import Shadow as Spec
 from mmpu.core import UserError
-from mmpu.loading import resolve_model
-from mmpu.student import Student
+from mmpu.student.loading import resolve_model
+from mmpu.student.student import Student
 
 
 class Shadow:

@@ -1,0 +1,1 @@
+"""Leaderboard files: what stands in them, the same for people, and where every number came from."""

@@ -1,0 +1,1 @@
+"""An evaluation, from systems' answers to a board."""

@@ -1,0 +1,1 @@
+"""Pictures: opened, bounded, hashed, sent and fetched."""

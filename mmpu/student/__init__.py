@@ -1,0 +1,1 @@
+"""The model: prompts to tokens, trunks and branches, log-probabilities, and checks of it all."""

@@ -1,0 +1,1 @@
+"""Tasks: from YAML, by way of sources and templates, to samples."""

@@ -31,8 +31,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks import models
 from benchmarks.problem import Problem, Setting, problem
-from mmpu.student.loading import StudentConfig
 from mmpu.student.packing import Tree
+from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
 from mmpu.train.update import Optim, Updater
 

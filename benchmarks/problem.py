@@ -15,11 +15,12 @@ from torch import Tensor
 
 from benchmarks import models
 from benchmarks.models import Shape
-from mmpu.core import Group, Part, Response, Row, Sample, user
+from mmpu.core import Group, Part, Response, Sample, user
+from mmpu.learning import Row
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.student.encoding import Encoder
-from mmpu.student.loading import StudentConfig
 from mmpu.student.packing import Encoded
+from mmpu.student.parts import StudentConfig
 
 METHOD = LDLGRPO(form="mean", kl="none")
 

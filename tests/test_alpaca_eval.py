@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmpu.core import Duel, Sample, user
+from mmpu.core import Sample, user
+from mmpu.duel import Duel
 from mmpu.judging.archive import import_verdicts, recompute
 from mmpu.judging.glm import Outcome, length_controlled, read_calibration
 from mmpu.judging.match import match_of

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mmpu.core import UserError
+from mmpu.learning import Divergence
 from mmpu.losses import kl_per_token
-from mmpu.student.divergence import FLOOR, Divergence, divergence, log_softmax
+from mmpu.student.divergence import FLOOR, divergence, log_softmax
 from mmpu.student.head import Ask, Head, Teacher, measure
 from mmpu.student.logprobs import SPARE, Room
 

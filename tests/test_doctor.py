@@ -12,9 +12,10 @@ from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
 
 from mmpu.cli.main import main
 from mmpu.families.qwen2_5_vl import Qwen25VL
-from mmpu.recipes.doctor import can_share, examine
+from mmpu.recipes.doctor import examine
 from mmpu.student.encoding import Encoder
-from mmpu.student.loading import StudentConfig
+from mmpu.student.parts import StudentConfig
+from mmpu.student.selfcheck import can_share
 from mmpu.student.student import Student
 from tiny import FAMILIES, picture, sample, save, shared_student, student, text_model
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from mmpu.core import Choice, Duel, Engine, Failed, Judge, Response, Sample, Sampling, UserError, Verdict, user
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
+from mmpu.duel import Duel, Judge, Verdict
 from mmpu.judges.pairwise import Pairwise
 from mmpu.judges.rule import Rule
 from mmpu.judging.measure import MAX_UNREAD, win_rate

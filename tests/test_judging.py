@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from mmpu import plugins
 from mmpu.boards.board import Board, Entry, read
 from mmpu.cli.main import main
-from mmpu.core import Choice, Duel, Engine, Failed, Response, Sample, Sampling, UserError, user
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
+from mmpu.duel import Duel
 from mmpu.engines.replay import Replay
 from mmpu.evaluation.answers import Contender, slug
 from mmpu.evaluation.evaluate import STORE, Settings, prepare, publish

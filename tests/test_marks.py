@@ -21,7 +21,8 @@ from click.testing import CliRunner, Result
 from endpoint import Endpoint, Reply, error, question, said
 from mmpu.boards.board import Entry, read
 from mmpu.cli.main import main
-from mmpu.core import Duel, Sample, Verdict
+from mmpu.core import Sample
+from mmpu.duel import Duel, Verdict
 from mmpu.judges.scalar import Scalar
 from mmpu.judging.archive import export_verdicts, import_verdicts, recompute
 from mmpu.judging.match import Asked, Match, match_of

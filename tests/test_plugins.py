@@ -11,7 +11,8 @@ import pytest
 
 from mmpu import plugins
 from mmpu.config import build
-from mmpu.core import Group, Judge, Sample, Scorer, UserError, user
+from mmpu.core import Group, Sample, Scorer, UserError, user
+from mmpu.duel import Judge
 from mmpu.recipes.evaluation import load_judge
 from mmpu.task.yaml_task import load_task
 

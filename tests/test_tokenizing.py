@@ -15,7 +15,8 @@ from mmpu.core import Sample
 from mmpu.prompts import about
 from mmpu.scorers.self_eval import ASK, PROMPT
 from mmpu.student.encoding import Encoder
-from mmpu.student.loading import StudentConfig
+from mmpu.student.loading import load_student
+from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
 from mmpu.student.tokenizing import Tokens
 from tiny import CORPUS, FAMILIES, IMAGE_FAMILIES, picture, sample, shared_student
@@ -206,7 +207,7 @@ def test_every_family_reads_the_same_prompts(family: str) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-text", "tiny-vl"])
 def test_bundled_students_read_the_same_prompts(name: str) -> None:
-    student = Student.load(StudentConfig(name, device="cpu"))
+    student = load_student(StudentConfig(name, device="cpu"))
     check(student, student.tokenizer, *([picture()] if name == "tiny-vl" else []))
 
 

@@ -45,7 +45,7 @@ from mmpu.families.llava import Llava
 from mmpu.families.qwen2_5_vl import Qwen25VL
 from mmpu.families.qwen3_vl import Qwen3VL
 from mmpu.media.images import data_uri
-from mmpu.student.loading import Lora, StudentConfig
+from mmpu.student.parts import Lora, StudentConfig
 from mmpu.student.student import Student
 
 TEXT_FAMILIES = ("qwen2", "qwen2_window", "qwen3", "llama", "gemma3_text", "opt")

@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mmpu.boards.board import Provenance
-from mmpu.core import MARKS, Judge, Sample, Sampling, digest
+from mmpu.core import Sample, Sampling, digest
+from mmpu.duel import MARKS, Judge
 from mmpu.media.images import prompt_key
 from mmpu.prompts import prompt_hash
 from mmpu.task.yaml_task import YamlTask

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mmpu.cli.show import show_board
 from mmpu.cli.tasks import DATA, TRUST
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ def metrics(
     """Compute every metric again from a verdict STORE, without a judge, a task or the answers."""
     from mmpu.boards import board as leaderboard
     from mmpu.boards import tables
-    from mmpu.cli.main import show_board
     from mmpu.judging.archive import recompute
 
     for board, rankings in recompute(store, task, judge_name, calibration, max_unread):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 from mmpu import __version__
 from mmpu.cli.judge import announce, judging_options, progress_on_stderr
 from mmpu.cli.judge import judge as judge_group
+from mmpu.cli.show import lines, list_data, quiet, show_board, table
 from mmpu.cli.tasks import DATA, TRUST, tasks
 from mmpu.core import UserError
 
@@ -49,7 +49,7 @@ def main(debug: bool) -> None:
 @_allow_urls
 def train(config: str, overrides: tuple[str, ...], allow_urls: bool) -> None:
     """Train the stages of CONFIG, a name or a YAML file. The same command resumes an interrupted run."""
-    _quiet()
+    quiet()
     from mmpu.recipes import training as recipe
 
     folder = recipe.train(config, (*overrides, "allow_urls=true") if allow_urls else overrides)
@@ -99,7 +99,7 @@ def evaluate(
     **judging: Any,
 ) -> None:
     """Let systems answer a task, judge them against the baseline, and publish the board."""
-    _quiet()
+    quiet()
     from mmpu.recipes import evaluation as assess
 
     harness = tuple(filter(None, (lm_eval or "").split(",")))
@@ -156,7 +156,7 @@ def evaluate(
 @_allow_urls
 def generate(**options: Any) -> None:
     """Collect an engine's answers to TASK: a teacher's anchors, or a baseline's outputs. The same command resumes."""
-    _quiet()
+    quiet()
     from mmpu.recipes import training as recipe
     from mmpu.recipes.collecting import run
 
@@ -207,7 +207,7 @@ main.add_command(tasks)
 @main.command()
 def judges() -> None:
     """List the judges on the search path."""
-    _list("judges")
+    list_data("judges")
 
 
 @main.group(invoke_without_command=True)
@@ -217,14 +217,14 @@ def methods(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         from mmpu.recipes import presets
 
-        _lines(presets.names())
+        lines(presets.names())
 
 
 @methods.command("show")
 @click.argument("name")
 def show_method(name: str) -> None:
     """Print formula, needs, knobs and defaults of a system or a method."""
-    _quiet()
+    quiet()
     from mmpu.recipes import presets
 
     click.echo(presets.explain(name))
@@ -241,7 +241,7 @@ def show_method(name: str) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
 def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, **options: Any) -> None:
     """Train several methods from one stage I of CONFIG and put them in one table. The same command resumes."""
-    _quiet()
+    quiet()
     from mmpu.studies import compare as comparing
     from mmpu.studies import comparison
 
@@ -251,7 +251,7 @@ def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, *
         raise UserError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
     asked = comparing.Options(config, tuple(methods.split(",")), numbers, overrides=overrides, **options)
     found = comparing.compare(asked, lambda text: click.echo(text, err=True))
-    _table("Comparison", comparison.HEADER, [comparison.cells(line) for line in found.lines])
+    table("Comparison", comparison.HEADER, [comparison.cells(line) for line in found.lines])
     click.echo(comparison.note(found))
     click.echo(f"written to {found.folder / 'comparison.md'}")
 
@@ -284,7 +284,7 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
 def export(run: str, folder: Path) -> None:
     """Write the weights of RUN (or of one of its stages), adapters merged, as a folder that transformers and vLLM
     load."""
-    _quiet()
+    quiet()
     from mmpu.recipes import runs
 
     if folder.exists():
@@ -301,10 +301,10 @@ def doctor(model: str, options: tuple[str, ...]) -> None:
 
     KEY=VALUE are those of `student:` in a config, such as dtype=bfloat16 or template=completion.
     """
-    _quiet()
+    quiet()
     from mmpu.config import build, override
     from mmpu.recipes import doctor as checks
-    from mmpu.student.loading import StudentConfig
+    from mmpu.student.parts import StudentConfig
 
     config = build(StudentConfig, override({"model": model}, options), "student")
     failed = 0
@@ -320,49 +320,3 @@ def doctor(model: str, options: tuple[str, ...]) -> None:
 
 
 main.add_command(judge_group)
-
-
-def _list(kind: str) -> None:
-    from mmpu import plugins
-
-    _lines(plugins.data(kind))
-
-
-def _lines(found: Mapping[str, Path]) -> None:
-    from mmpu.config import load_yaml
-
-    width = max(map(len, found), default=0)
-    for name in sorted(found):
-        about = str(load_yaml(found[name]).get("about", ""))
-        click.echo(f"{name:<{width}}  {about}")
-
-
-def show_board(board: Any) -> None:
-    """Prints a board as a table."""
-    from mmpu.boards.tables import cells, header, procedures, sentence
-
-    entries = sorted(board.entries, key=lambda e: e.win_rate.rate.value)
-    title = f"{board.task}, judge {board.judge}: {board.decided_by}"
-    _table(title, header(board), [cells(entry, procedures(board)) for entry in entries])
-    for comparison in board.comparisons:
-        click.echo(sentence(comparison))
-
-
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for n, column in enumerate(header):
-        table.add_column(column, justify="right" if n else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 180).print(table)
-
-
-def _quiet() -> None:
-    """Our errors say what they have to; libraries' chatter would bury them."""
-    import os
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from mmpu.boards.board import Board, Provenance, merge, read, write
 from mmpu.boards.provenance import provenance_of
-from mmpu.core import Duel, Judge, Sample, Sampling, UserError
+from mmpu.core import Sample, Sampling, UserError
+from mmpu.duel import Duel, Judge
 from mmpu.evaluation.answers import Answers, Contender, answer, slug
 from mmpu.judging.audit import adversarial
 from mmpu.judging.compare import comparisons

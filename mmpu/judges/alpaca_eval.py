@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from mmpu.core import Duel, Message, Order, Part, Sample
+from mmpu.core import Message, Part, Sample
+from mmpu.duel import Duel, Order
 from mmpu.judges import pairwise
 from mmpu.prompts import inert, question
 

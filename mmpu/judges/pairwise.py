@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from mmpu.core import Choice, Duel, Engine, Failed, Judge, Order, Sample, Sampling, UserError, Verdict
+from mmpu.core import Choice, Engine, Failed, Sample, Sampling, UserError
+from mmpu.duel import Duel, Judge, Order, Verdict
 from mmpu.prompts import MAX_CHARACTERS, about, prompt_hash, template_of
 
 REPLY = 8

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmpu.core import Duel, Judge, Order, Task, UserError, Verdict
+from mmpu.core import Task, UserError
+from mmpu.duel import Duel, Judge, Order, Verdict
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmpu.core import MARKS, Choice, Duel, Engine, Failed, Judge, Order, Sample, Sampling, Verdict, digest
+from mmpu.core import Choice, Engine, Failed, Sample, Sampling, digest
+from mmpu.duel import MARKS, Duel, Judge, Order, Verdict
 from mmpu.prompts import MAX_CHARACTERS, about, prompt_hash, template_of
 
 REPLY = 8

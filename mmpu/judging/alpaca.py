@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmpu.boards.board import Provenance, System
-from mmpu.core import Sample, UserError, Verdict, digest
+from mmpu.core import Sample, UserError, digest
+from mmpu.duel import Verdict
 from mmpu.judging.equalise import words
 from mmpu.judging.match import Asked, Item, Match, counts_of
 from mmpu.judging.verdicts import Reading, reading_of

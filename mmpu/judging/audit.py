@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from mmpu.boards.board import Adversarial, Agreement, Audit, Provenance, System
-from mmpu.core import IDENTICAL, Duel, Judge, Sample, Verdict
+from mmpu.core import Sample
+from mmpu.duel import IDENTICAL, Duel, Judge, Verdict
 from mmpu.judging.match import Match, Probe, asked_of, item_of
 from mmpu.judging.run import Progress, ask, questions
 from mmpu.judging.verdicts import Reading, Verdicts

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any, Literal
 
 from mmpu.boards.board import Provenance, System
-from mmpu.core import IDENTICAL, Duel, Judge, Order, Verdict, digest, settled
+from mmpu.core import digest
+from mmpu.duel import IDENTICAL, Duel, Judge, Order, Verdict, settled
 from mmpu.judging.equalise import Equalised, How, equalise, words
 from mmpu.judging.verdicts import Reading, key_of
 from mmpu.prompts import conditions

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmpu.boards.board import Agreement, Entry, LengthModel, WinRate
-from mmpu.core import IDENTICAL, UserError, Verdict
+from mmpu.core import UserError
+from mmpu.duel import IDENTICAL, Verdict
 from mmpu.judging import audit
 from mmpu.judging.glm import RESAMPLES, VARIANTS, Calibration, Fit, Outcome, Refused, length_controlled
 from mmpu.judging.match import Match, match_of

@@ -16,10 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Row, Sample, Shadow, UserError
+from mmpu.core import Group, Sample, UserError
+from mmpu.learning import Batch, Divergence, Method, Quantities, Row, Shadow
 from mmpu.losses import Aggregation, aggregate
 from mmpu.prompts import template_path, with_solution
-from mmpu.student.divergence import Divergence
 
 PROMPT = Path(__file__).with_suffix(".txt")
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmpu import plugins
 from mmpu.config import Values, build, component, load_yaml, to_values
-from mmpu.core import Failed, Judge, Sampling, UserError
+from mmpu.core import Failed, Sampling, UserError
+from mmpu.duel import Judge
 from mmpu.recipes import wiring
 from mmpu.recipes.runs import contender, named
 from mmpu.store.store import write_atomically

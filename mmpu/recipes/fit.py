@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmpu.core import Group, Method, Sampling, UserError
+from mmpu.core import Group, Sampling, UserError
+from mmpu.learning import Method
 from mmpu.recipes import wiring
 from mmpu.recipes.wiring import Wired
 from mmpu.task.yaml_task import parse_split
 
 if TYPE_CHECKING:
-    from mmpu.train.loop import StageConfig
+    from mmpu.train.stage import StageConfig
 
 
 def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) -> None:

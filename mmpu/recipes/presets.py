@@ -23,7 +23,8 @@ from typing import Any, cast
 
 from mmpu import plugins
 from mmpu.config import Values, build, component, load_yaml
-from mmpu.core import Method, Scorer, UserError
+from mmpu.core import Scorer, UserError
+from mmpu.learning import Method
 
 FOLDER = "methods/"
 

@@ -12,20 +12,20 @@ from mmpu.core import UserError, digest
 
 if TYPE_CHECKING:
     from mmpu.evaluation.answers import Contender
-    from mmpu.student.loading import StudentConfig
+    from mmpu.student.parts import StudentConfig
     from mmpu.student.student import Student
 
 
 def trained_student(folder: Path) -> Student:
     """The student after the last finished stage of a run."""
-    from mmpu.student.student import Student
+    from mmpu.student.loading import load_student
 
-    return Student.load(as_trained(load_yaml(folder / "config.yaml"), last_stage(folder)))
+    return load_student(as_trained(load_yaml(folder / "config.yaml"), last_stage(folder)))
 
 
 def as_trained(values: Values, stage: Path) -> StudentConfig:
     """How a run's student is held for answering: with the weights of a stage, its adapters merged."""
-    from mmpu.student.loading import StudentConfig
+    from mmpu.student.parts import StudentConfig
 
     held = {"model": str(stage), "lora": None, "quantize": None}
     return build(StudentConfig, values["student"] | held, "student")
@@ -50,8 +50,8 @@ def contender(name: str, target: str) -> Contender:
             raise UserError(f"no answers file {target}")
         return Contender(name, path.name, Replay(str(path)), _hash_files([path]))
     from mmpu.engines.hf import HF
-    from mmpu.student.loading import StudentConfig, resolve_model
-    from mmpu.student.student import Student
+    from mmpu.student.loading import load_student
+    from mmpu.student.parts import StudentConfig, resolve_model
 
     stage = last_stage(path) if (path / "config.yaml").exists() else path
     config = StudentConfig(str(stage) if stage.exists() else target)
@@ -69,7 +69,7 @@ def contender(name: str, target: str) -> Contender:
     base, adapters = resolve_model(config.model)
     files = [f for place in [Path(base), *adapters] if place.exists() for f in place.glob("*.safetensors")]
     weights = _hash_files(sorted(files)) if files else f"hub:{base}"
-    return Contender(name, target, HF(Student.load(config)), weights, **trained)
+    return Contender(name, target, HF(load_student(config)), weights, **trained)
 
 
 def named(text: str) -> tuple[str, str]:
@@ -103,9 +103,9 @@ def _hash_files(paths: Sequence[Path]) -> str:
 
 def export(target: str, folder: Path) -> None:
     """Writes the merged weights of a run, a stage or a model."""
-    from mmpu.student.loading import StudentConfig
-    from mmpu.student.student import Student
+    from mmpu.student.loading import load_student
+    from mmpu.student.parts import StudentConfig
 
     path = Path(target).expanduser()
     stage = last_stage(path) if (path / "config.yaml").exists() else path
-    Student.load(StudentConfig(str(stage) if stage.exists() else target)).save(folder)
+    load_student(StudentConfig(str(stage) if stage.exists() else target)).save(folder)

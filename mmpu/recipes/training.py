@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mmpu import plugins
 from mmpu.config import Values, build, component, dump_yaml, load_yaml, override, to_values
-from mmpu.core import Engine, Method, Sampling, UserError
+from mmpu.core import Engine, Sampling, UserError
+from mmpu.learning import Method
 from mmpu.recipes import fit, presets, wiring
 from mmpu.recipes.runs import contender
 from mmpu.store.store import Ledger, Store, write_atomically
@@ -20,10 +21,10 @@ from mmpu.task.yaml_task import YamlTask, load_local, load_task
 
 if TYPE_CHECKING:
     from mmpu.recipes.collecting import Collection
-    from mmpu.student.loading import StudentConfig
+    from mmpu.student.parts import StudentConfig
     from mmpu.student.student import Student
-    from mmpu.train.loop import StageConfig
     from mmpu.train.shadow import Shadow
+    from mmpu.train.stage import StageConfig
 
 
 # -----------------------------------------------------------------------------------------------------------------
@@ -66,8 +67,8 @@ def load_run_config(config: str, assignments: Sequence[str]) -> RunConfig:
 
 def run_config(values: Values, where: str) -> RunConfig:
     """A training config from its values."""
-    from mmpu.student.loading import StudentConfig
-    from mmpu.train.loop import StageConfig
+    from mmpu.student.parts import StudentConfig
+    from mmpu.train.stage import StageConfig
 
     # The config classes live with the code that uses them, which imports torch; this module must not.
     globals().update(StudentConfig=StudentConfig, StageConfig=StageConfig)
@@ -156,9 +157,10 @@ def _train_stage(
     from mmpu.train import loop
     from mmpu.train.record import Record
     from mmpu.train.rollout import Rollout
+    from mmpu.train.stage import Stage, keeps_reference
 
     place.mkdir(parents=True, exist_ok=True)
-    student.start_stage(loop.keeps_reference(stage, method), value="value" in method.needs)
+    student.start_stage(keeps_reference(stage, method), value="value" in method.needs)
     shadow = _shadow(run, method, student)
     scorer = None
     if stage.scorer is not None:
@@ -166,7 +168,7 @@ def _train_stage(
         scorer = wiring.scorer(stage.scorer, wired, f"stages.{stage.name}.scorer")
     rollout = Rollout(method, scorer, sampler, teacher, stage.k, _sampling(stage, task), ledger, shadow)
     record = Record(place.parent, accelerator, ledger, task)
-    loop.run(loop.Stage(stage, place, task.samples(stage.split), task, rollout, student, accelerator, run.seed), record)
+    loop.run(Stage(stage, place, task.samples(stage.split), task, rollout, student, accelerator, run.seed), record)
 
 
 def check_run(run: RunConfig) -> None:
@@ -226,14 +228,14 @@ def _sampling(stage: StageConfig, task: YamlTask) -> Sampling:
 
 
 def _shadow(run: RunConfig, method: Method, student: Student) -> Shadow | None:
-    from mmpu.student.student import Student
+    from mmpu.student.loading import load_student
     from mmpu.train.shadow import Shadow
 
     if method.shadow is None:
         return None
     other = None
     if method.shadow.kind == "external":
-        other = Student.load(dataclasses.replace(run.student, model=method.shadow.model, lora=None))
+        other = load_student(dataclasses.replace(run.student, model=method.shadow.model, lora=None))
         other.requires_grad_(False)
     return Shadow(method.shadow, student, other)
 
@@ -258,12 +260,12 @@ def _claim(folder: Path, run: RunConfig) -> None:
 
 def _student_at(run: RunConfig, folder: Path, index: int) -> Student:
     """The student before stage `index`."""
-    from mmpu.student.student import Student
+    from mmpu.student.loading import load_student
 
     if index == 0:
-        return Student.load(run.student)
+        return load_student(run.student)
     before = folder / f"{index - 1}-{run.stages[index - 1].name}"
-    student = Student.load(dataclasses.replace(run.student, model=str(before)))
+    student = load_student(dataclasses.replace(run.student, model=str(before)))
     student.config = run.student
     return student
 

@@ -9,37 +9,14 @@ The interior is no interpolation of strength: JSD_β / β → KL(T ‖ S) as β 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mmpu.core import UserError
+from mmpu.learning import Divergence
 
 FLOOR = -1e4
 """Stands for log 0: its exponential is 0 in every dtype, and 0 · FLOOR is no NaN."""
-
-
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """Which divergence, over which part of the vocabulary."""
-
-    beta: float = 0.0
-    top_k: int = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
-    top_k_of: Literal["teacher", "student"] = "teacher"
-    """Whose likeliest."""
-    tail: bool = False
-    """Put the mass outside the top k into one bucket; without it both distributions are renormalised."""
-    clip: float | None = None
-    """Largest value of a term; a clipped `entry` loses its gradient, and the sum can turn negative."""
-    clip_what: Literal["entry", "token"] = "token"
-    """What `clip` bounds: each vocabulary entry before summing, or a token's sum."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.beta <= 1 or self.top_k < 0 or (self.clip is not None and self.clip <= 0):
-            raise UserError(f"a divergence needs 0 <= beta <= 1, top_k >= 0 and clip > 0, got {self}")
 
 
 REVERSE = Divergence(1.0)

@@ -11,8 +11,8 @@ from torch import Tensor
 from mmpu.core import Message, Response, Sample, UserError
 from mmpu.families import Family
 from mmpu.media import images as media
-from mmpu.student.loading import StudentConfig
 from mmpu.student.packing import Encoded
+from mmpu.student.parts import StudentConfig
 from mmpu.student.tokenizing import Tokens
 from mmpu.student.vision import Features, stacked
 

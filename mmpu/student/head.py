@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from mmpu.student.divergence import Divergence, divergence, log_softmax
+from mmpu.learning import Divergence
+from mmpu.student.divergence import divergence, log_softmax
 from mmpu.student.logprobs import AMPLE, Logits, Room, log_probs
 
 CHUNK = 2**22

@@ -20,14 +20,9 @@ from mmpu.families import Family
 from mmpu.student import attention, last_layer, rms_norm, tied
 from mmpu.student.encoding import Encoder
 from mmpu.student.head import Ask, Head, Measured, measure
-from mmpu.student.loading import StudentConfig, load_parts
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
+from mmpu.student.parts import StudentConfig
 from mmpu.student.vision import Images
-
-EXACT = frozenset(
-    ("qwen2", "qwen3", "llama", "opt", "gemma3_text", "llava", "qwen2_5_vl", "qwen3_vl", "gemma3"),
-)
-"""Architectures whose shared trunks the tests hold against the plain forward; others are tried when loaded."""
 
 
 class Student(nn.Module):
@@ -68,23 +63,6 @@ class Student(nn.Module):
         self._frozen: list[Any] = []  # a list hides the copy from parameters() and state_dict()
         banned = cast(list[int], tokenizer.convert_tokens_to_ids(list(self.family.never_sampled)))
         self.banned = tuple(b for b in banned if b is not None and b != tokenizer.unk_token_id)  # pyright: ignore[reportUnnecessaryComparison]
-
-    # -------------------------------------------------------------------------------------------------------- loading
-
-    @classmethod
-    def load(cls, config: StudentConfig) -> Student:
-        """A student from a bundled name, a folder or the hub; a stage folder of a run brings its base and adapters.
-
-        Raises:
-            UserError: the model cannot be found or has no chat template.
-        """
-        parts = load_parts(config)
-        student = cls(parts.model, parts.tokenizer, config, parts.image_processor, parts.family).eval()
-        if parts.model.config.model_type not in EXACT:
-            from mmpu.recipes.doctor import can_share
-
-            student.sharing = can_share(student)
-        return student
 
     @property
     def base(self) -> Any:

@@ -19,7 +19,8 @@ from typing import cast
 
 from mmpu import plugins
 from mmpu.config import Values, build, load_yaml, override, to_values
-from mmpu.core import Duel, Failed, Judge, Sample, Sampling, UserError
+from mmpu.core import Failed, Sample, Sampling, UserError
+from mmpu.duel import Duel, Judge
 from mmpu.recipes import evaluation as assess
 from mmpu.recipes import presets
 from mmpu.recipes import training as recipe

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpu.core import Method, Row, UserError
+from mmpu.core import UserError
+from mmpu.learning import Method, Row
 from mmpu.student.head import Ask, Teacher
 from mmpu.student.logprobs import AMPLE, Room
 from mmpu.student.packing import Pack, Tree, within_budget

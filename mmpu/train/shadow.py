@@ -12,9 +12,9 @@ from collections.abc import Generator, Mapping
 import torch
 from torch import Tensor
 
-from mmpu.core import Shadow as Spec
 from mmpu.core import UserError
-from mmpu.student.loading import resolve_model
+from mmpu.learning import Shadow as Spec
+from mmpu.student.parts import resolve_model
 from mmpu.student.student import Student
 
 

@@ -25,8 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmpu.core import UserError
 from mmpu.student.head import Ask, Measured
-from mmpu.student.loading import StudentConfig
 from mmpu.student.packing import Pack
+from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
 
 

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmpu.core import Batch, Method, Quantities, Row
+from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.losses import kl_per_token
 from mmpu.student.logprobs import SPARE, TRAINING
 from mmpu.student.packing import Tree, within_budget

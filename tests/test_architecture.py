@@ -16,7 +16,9 @@ EVERYTHING = "*"
 USES = {
     "core": "",
     "statistics": "",
-    "losses": "core",
+    "learning": "core",
+    "duel": "core",
+    "losses": "learning",
     "plugins": "core",
     "prompts": "core",
     "config": "core plugins",
@@ -24,26 +26,26 @@ USES = {
     "media": "core",
     "store": "core plugins",
     "graders": "core",
-    "judges": "core prompts",
+    "judges": "core duel prompts",
     "scorers": "core prompts",
     "families": "core media",
-    "methods": "core losses prompts student",
+    "methods": "core learning losses prompts student",
     "task": "config core graders media plugins",
-    "student": "core families media plugins recipes",
+    "student": "core families learning media plugins",
     "engines": "client core media store student",
-    "train": "core losses statistics store student",
-    "boards": "core media prompts statistics store task",
-    "judging": "boards core media prompts statistics store",
-    "evaluation": "boards config core judging media statistics store task",
-    "recipes": "config core engines evaluation judging media plugins store student task train",
-    "studies": "config core engines plugins recipes statistics store task",
+    "train": "core learning losses statistics store student",
+    "boards": "core duel media prompts statistics store task",
+    "judging": "boards core duel media prompts statistics store",
+    "evaluation": "boards config core duel judging media statistics store student task",
+    "recipes": "boards config core duel engines evaluation judging learning media plugins store student task train",
+    "studies": "config core duel engines plugins recipes statistics store task",
     "cli": EVERYTHING,
 }
 """What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""
 
 LIGHT = {
-    *("core", "statistics", "plugins", "prompts", "config", "client", "media", "store", "graders", "judges", "task"),
-    *("boards", "judging", "evaluation", "studies", "cli"),
+    *("core", "duel", "learning", "statistics", "plugins", "prompts", "config", "client", "media", "store"),
+    *("graders", "judges", "task", "boards", "judging", "evaluation", "studies", "cli"),
     *("recipes.training", "recipes.evaluation", "recipes.collecting", "recipes.wiring", "recipes.fit"),
     *("recipes.presets", "recipes.runs"),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
@@ -66,11 +68,12 @@ def modules() -> dict[str, ast.Module]:
 MODULES = modules()
 
 
-def imports(node: ast.AST, *, lazy: bool) -> set[str]:
-    """Full names of what is imported below a node; `lazy` includes imports inside functions. Types only: excluded."""
+def imports(node: ast.AST, *, lazy: bool, types: bool = False) -> set[str]:
+    """Full names of the modules imported below a node; `lazy` includes imports inside functions, `types` those that
+    only type checkers see."""
     found: set[str] = set()
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not types:
             continue
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not lazy:
             continue
@@ -78,11 +81,18 @@ def imports(node: ast.AST, *, lazy: bool) -> set[str]:
             found |= {alias.name for alias in child.names}
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, f"line {child.lineno}: imports are absolute"
-            # `from mmpu import media` names a module, `from mmpu import __version__` does not.
-            inner = {f"mmpu.{alias.name}" for alias in child.names if not alias.name.startswith("_")}
-            found |= inner if child.module == "mmpu" else {str(child.module)}
-        found |= imports(child, lazy=lazy)
-    return found
+            # `from mmpu.media import images` names a module, `from mmpu.media import load_image` its package.
+            inner = {f"{child.module}.{alias.name}" for alias in child.names}
+            modules = {name for name in inner if name.removeprefix("mmpu.") in MODULES}
+            found |= modules | ({str(child.module)} if inner - modules else set())
+        found |= imports(child, lazy=lazy, types=types)
+    return found - {"mmpu"}
+
+
+def used(name: str, *, lazy: bool = True, types: bool = False) -> set[str]:
+    """The modules of ours that a module imports, without `mmpu.`."""
+    found = {i.removeprefix("mmpu.") for i in imports(MODULES[name], lazy=lazy, types=types) if i.startswith("mmpu.")}
+    return found & set(MODULES) - {name}
 
 
 def row(name: str) -> str:
@@ -107,13 +117,35 @@ def test_the_table_names_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if USES.get(row(name)) != EVERYTHING])
-def test_a_module_imports_what_its_row_allows(name: str) -> None:
-    used = {row(i.removeprefix("mmpu.")) for i in imports(MODULES[name], lazy=True) if i.startswith("mmpu.")}
-    assert used <= {*USES[row(name)].split(), row(name)}
+def test_a_wing_imports_what_its_row_allows(name: str) -> None:
+    assert {row(module) for module in used(name, types=True)} <= {*USES[row(name)].split(), row(name)}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and those for types included."""
+    left = {name: used(name, types=True) for name in MODULES}
+    while free := [name for name, needs in left.items() if not needs & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left, "in a circle, or above one"
+
+
+DOORS = {name for name in MODULES if any(isinstance(node, ast.Assign) for node in MODULES[name].body) and name in USES}
+"""Packages whose `__init__.py` says in `__all__` what others may use."""
+DOORS &= {path.parent.name for path in (ROOT / "mmpu").glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_wing_is_entered_by_its_door(name: str) -> None:
+    """What stands in a package with an `__all__` is taken from there, or a file of it is taken whole."""
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mmpu."):
+            _, wing, *inside = str(node.module).split(".")
+            assert not inside or wing == row(name) or wing not in DOORS, f"line {node.lineno}: {node.module}"
 
 
 def test_only_engines_that_sample_the_student_know_it() -> None:
-    knowing = {n for n in MODULES if row(n) == "engines" and "mmpu.student.student" in imports(MODULES[n], lazy=True)}
+    knowing = {n for n in MODULES if row(n) == "engines" and "student" in map(row, used(n))}
     assert knowing == {"engines.hf", "engines._vllm", "engines.vllm", "engines.vllm_server"}
 
 
@@ -129,7 +161,7 @@ def test_a_light_module_leaves_heavy_imports_to_its_functions(name: str) -> None
     while pending:
         direct = imports(MODULES[pending.pop()], lazy=False)
         assert not {i.split(".")[0] for i in direct} & HEAVY
-        own = {i.removeprefix("mmpu.") for i in direct if i.startswith("mmpu.")} & set(MODULES)
+        own = {i.removeprefix("mmpu.") for i in direct} & set(MODULES)
         pending += own - loaded
         loaded |= own
 

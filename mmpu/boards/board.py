@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from mmpu.core import UserError
 from mmpu.statistics import Difference, Interval
-from mmpu.store.store import write_atomically
+from mmpu.store import write_atomically
 
 SCHEMA = 2
 READS = (1, 2)

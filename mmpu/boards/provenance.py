@@ -11,9 +11,9 @@ from pathlib import Path
 from mmpu.boards.board import Provenance
 from mmpu.core import Sample, Sampling, digest
 from mmpu.duel import MARKS, Judge
-from mmpu.media.images import prompt_key
+from mmpu.media import prompt_key
 from mmpu.prompts import prompt_hash
-from mmpu.task.yaml_task import YamlTask
+from mmpu.task import YamlTask
 
 
 def provenance_of(task: YamlTask, samples: Sequence[Sample], judge: Judge, sampling: Sampling) -> Provenance:

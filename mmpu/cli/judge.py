@@ -14,9 +14,8 @@ from mmpu.cli.show import show_board
 from mmpu.cli.tasks import DATA, TRUST
 
 if TYPE_CHECKING:
-    from mmpu.boards.board import Audit
-    from mmpu.judging.economy import Estimate
-    from mmpu.judging.run import Progress
+    from mmpu.boards import Audit
+    from mmpu.judging import Estimate, Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 MUST_LOSE = 0.9
@@ -69,7 +68,7 @@ def metrics(
     """Compute every metric again from a verdict STORE, without a judge, a task or the answers."""
     from mmpu.boards import board as leaderboard
     from mmpu.boards import tables
-    from mmpu.judging.archive import recompute
+    from mmpu.judging import recompute
 
     for board, rankings in recompute(store, task, judge_name, calibration, max_unread):
         show_board(board)
@@ -120,7 +119,7 @@ def audit(
 @click.argument("store", type=click.Path(path_type=Path))
 def import_(file: Path, store: Path) -> None:
     """Add the verdicts of FILE to a STORE: AlpacaEval's annotations.json, or JSONL that `export` wrote."""
-    from mmpu.judging.archive import import_verdicts
+    from mmpu.judging import import_verdicts
 
     readings, matches, known = import_verdicts(file, store)
     click.echo(f"{readings} readings and {matches} matches added to {store}; {known} readings were there already")
@@ -134,7 +133,7 @@ def import_(file: Path, store: Path) -> None:
 @TRUST
 def export(store: Path, target: Path, task: str | None, data: tuple[str, ...], trust: bool) -> None:
     """Write all readings and matches of a STORE as JSONL to TARGET."""
-    from mmpu.judging.archive import export_verdicts
+    from mmpu.judging import export_verdicts
     from mmpu.recipes import evaluation as assess
 
     if task is None:

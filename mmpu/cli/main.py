@@ -304,7 +304,7 @@ def doctor(model: str, options: tuple[str, ...]) -> None:
     quiet()
     from mmpu.config import build, override
     from mmpu.recipes import doctor as checks
-    from mmpu.student.parts import StudentConfig
+    from mmpu.student import StudentConfig
 
     config = build(StudentConfig, override({"model": model}, options), "student")
     failed = 0

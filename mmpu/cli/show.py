@@ -30,7 +30,7 @@ def lines(found: Mapping[str, Path]) -> None:
 
 def show_board(board: Any) -> None:
     """Prints a board as a table."""
-    from mmpu.boards.tables import cells, header, procedures, sentence
+    from mmpu.boards import cells, header, procedures, sentence
 
     entries = sorted(board.entries, key=lambda e: e.win_rate.rate.value)
     title = f"{board.task}, judge {board.judge}: {board.decided_by}"

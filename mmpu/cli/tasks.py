@@ -40,8 +40,8 @@ def search(words: tuple[str, ...]) -> None:
 @TRUST
 def show(name: str, n: int, split: str | None, data: tuple[str, ...], trust: bool) -> None:
     """Show samples of the task NAME as a model gets them."""
+    from mmpu.task import load_local
     from mmpu.task import show as task_show
-    from mmpu.task.yaml_task import load_local
 
     task = load_local(name, data, trust=trust)
     for line in task_show.show(task, split or task.config.evaluate, n):
@@ -56,7 +56,7 @@ def show(name: str, n: int, split: str | None, data: tuple[str, ...], trust: boo
 def check(name: str, split: tuple[str, ...], data: tuple[str, ...], trust: bool) -> None:
     """Check the task NAME, or a YAML file: fields, pictures, ids, grader, and that splits share nothing."""
     from mmpu.task import check as task_check
-    from mmpu.task.yaml_task import load_local
+    from mmpu.task import load_local
 
     report = task_check.check(load_local(name, data, trust=trust), data, split)
     for line in report.facts:

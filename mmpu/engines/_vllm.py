@@ -23,8 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from mmpu.core import Choice, Failed, Response, Sample, Sampling, UserError
 from mmpu.media import images as media
-from mmpu.student.packing import Encoded
-from mmpu.student.student import Student
+from mmpu.student import Encoded, Student
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, digest, in_order
-from mmpu.media.images import named, prompt_key
-from mmpu.store.store import Ledger, Store, new_owner
+from mmpu.media import named, prompt_key
+from mmpu.store import Ledger, Store, new_owner
 
 POLL = 0.1
 """Seconds between two looks for what another process is asking for."""

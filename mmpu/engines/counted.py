@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
-from mmpu.store.store import Ledger
+from mmpu.store import Ledger
 
 
 @dataclass(frozen=True)

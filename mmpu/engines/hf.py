@@ -19,10 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
-from mmpu.student.attention import Prefix
-from mmpu.student.encoding import TooLong
-from mmpu.student.packing import Encoded, Tree, share, shown, visible, within_budget
-from mmpu.student.student import Student, attention
+from mmpu.student import Encoded, Prefix, Student, TooLong, Tree, attention, share, shown, visible, within_budget
 
 BLOCK = 512
 """Tokens of the vocabulary that sampling adds up at a time."""

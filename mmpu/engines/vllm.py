@@ -20,7 +20,7 @@ from typing import Any
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
 from mmpu.engines import _vllm
 from mmpu.engines._vllm import Question, StaleWeights
-from mmpu.student.student import Student
+from mmpu.student import Student
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -27,8 +27,7 @@ from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserEr
 from mmpu.engines import _vllm
 from mmpu.engines._vllm import Question, StaleWeights
 from mmpu.media import images as media
-from mmpu.student.packing import Tree, pack
-from mmpu.student.student import Student
+from mmpu.student import Student, Tree, pack
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError)
 """What reading a reply raises if it is not what the protocol says."""

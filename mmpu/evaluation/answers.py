@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmpu.boards.board import System
+from mmpu.boards import System
 from mmpu.core import Engine, Failed, Response, Sample, Sampling, UserError, digest
 from mmpu.evaluation.metrics import over_attempts
 from mmpu.statistics import Interval
-from mmpu.store.store import write_atomically
-from mmpu.task.yaml_task import YamlTask
+from mmpu.store import write_atomically
+from mmpu.task import YamlTask
 
 
 @dataclass(frozen=True)

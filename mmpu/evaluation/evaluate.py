@@ -15,21 +15,34 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmpu.boards.board import Board, Provenance, merge, read, write
-from mmpu.boards.provenance import provenance_of
+from mmpu.boards import Board, Provenance, merge, provenance_of, read, write
 from mmpu.core import Sample, Sampling, UserError
 from mmpu.duel import Duel, Judge
 from mmpu.evaluation.answers import Answers, Contender, answer, slug
-from mmpu.judging.audit import adversarial
-from mmpu.judging.compare import comparisons
-from mmpu.judging.glm import Calibration
-from mmpu.judging.match import Item, Match, Probe, asked_of, counts_of, equal_duel, equalised, item_of
-from mmpu.judging.measure import MAX_UNREAD, measure_all
-from mmpu.judging.run import Limits, Progress, Question, ask, questions
-from mmpu.judging.verdicts import Verdicts
-from mmpu.media.images import fingerprint
-from mmpu.store.store import write_atomically
-from mmpu.task.yaml_task import YamlTask
+from mmpu.judging import (
+    MAX_UNREAD,
+    Calibration,
+    Item,
+    Limits,
+    Match,
+    Probe,
+    Progress,
+    Question,
+    Verdicts,
+    adversarial,
+    ask,
+    asked_of,
+    comparisons,
+    counts_of,
+    equal_duel,
+    equalised,
+    item_of,
+    measure_all,
+    questions,
+)
+from mmpu.media import fingerprint
+from mmpu.store import write_atomically
+from mmpu.task import YamlTask
 
 T = TypeVar("T")
 STORE = "verdicts.sqlite"

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from mmpu.config import dump_yaml
 from mmpu.core import Sample, UserError, digest, user
-from mmpu.store.store import write_atomically
-from mmpu.task.yaml_task import YamlTask, load_local, load_task
+from mmpu.store import write_atomically
+from mmpu.task import YamlTask, load_local, load_task
 
 if TYPE_CHECKING:
-    from mmpu.student.student import Student
+    from mmpu.student import Student
 
 KEPT = ("results", "groups", "versions", "n-shot", "n-samples", "higher_is_better", "chat_template_sha")
 """What of lm-eval's report goes into an entry, beside the hashes of its samples."""

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmpu.boards.board import Board, merge
+from mmpu.boards import Board, merge
 from mmpu.core import UserError
 from mmpu.judging.alpaca import read_annotations
 from mmpu.judging.compare import bradley_terry, comparisons, games_of

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmpu.boards.board import Adversarial, Agreement, Audit, Provenance, System
+from mmpu.boards import Adversarial, Agreement, Audit, Provenance, System
 from mmpu.core import Sample
 from mmpu.duel import IDENTICAL, Duel, Judge, Verdict
 from mmpu.judging.match import Match, Probe, asked_of, item_of

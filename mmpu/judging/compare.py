@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mmpu.boards.board import Comparison
+from mmpu.boards import Comparison
 from mmpu.judging.measure import Measured
 from mmpu.statistics import Difference, Interval, difference_of, holm, interval_of, mcnemar, paired
 

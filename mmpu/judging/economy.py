@@ -11,7 +11,7 @@ from typing import Any
 from mmpu.core import Sample, UserError
 from mmpu.duel import Judge
 from mmpu.judging.run import Question
-from mmpu.media.images import image_size
+from mmpu.media import image_size
 from mmpu.statistics import minimum_detectable_effect
 
 CHARACTERS_PER_TOKEN = 4.0

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
-from mmpu.boards.board import Provenance, System
+from mmpu.boards import Provenance, System
 from mmpu.core import digest
 from mmpu.duel import IDENTICAL, Duel, Judge, Order, Verdict, settled
 from mmpu.judging.equalise import Equalised, How, equalise, words

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpu.boards.board import Agreement, Entry, LengthModel, WinRate
+from mmpu.boards import Agreement, Entry, LengthModel, WinRate
 from mmpu.core import UserError
 from mmpu.duel import IDENTICAL, Verdict
 from mmpu.judging import audit

@@ -23,8 +23,8 @@ from typing import Any
 
 from mmpu.core import UserError, digest
 from mmpu.duel import MARKS, Duel, Order, Verdict
-from mmpu.media.images import prompt_key
-from mmpu.store.store import connect
+from mmpu.media import prompt_key
+from mmpu.store import connect
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS readings (id INTEGER PRIMARY KEY, key TEXT NOT NULL, judge TEXT NOT NULL, "

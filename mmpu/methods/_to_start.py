@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmpu.learning import Divergence, Method, Shadow
 from mmpu.losses import KL
-from mmpu.student.divergence import REVERSE
+from mmpu.student import REVERSE
 
 
 class ToStart(Method):

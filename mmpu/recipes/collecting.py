@@ -18,7 +18,7 @@ from mmpu.core import Failed, Response, Sample, Sampling, UserError
 from mmpu.engines.cached import Cached
 from mmpu.engines.replay import read_answers
 from mmpu.media import images as media
-from mmpu.store.store import write_atomically
+from mmpu.store import write_atomically
 
 CHARACTERS_PER_TOKEN = 4
 PIXELS_PER_TOKEN = 28 * 28

@@ -16,11 +16,7 @@ import torch
 
 from mmpu.core import Response, Sample, Sampling, UserError
 from mmpu.engines.hf import HF
-from mmpu.student.loading import load_student
-from mmpu.student.packing import Tree
-from mmpu.student.parts import Lora, StudentConfig
-from mmpu.student.selfcheck import LIMITS, probes, sharing_error
-from mmpu.student.student import Student
+from mmpu.student import LIMITS, Lora, Student, StudentConfig, Tree, load_student, probes, sharing_error
 
 OPTIONS = (*"0123456789", "A", "B", "yes", "no")
 SAVED = 4 * 2**30

@@ -15,15 +15,13 @@ from mmpu.core import Failed, Sampling, UserError
 from mmpu.duel import Judge
 from mmpu.recipes import wiring
 from mmpu.recipes.runs import contender, named
-from mmpu.store.store import write_atomically
-from mmpu.task.yaml_task import YamlTask, load_local
+from mmpu.store import write_atomically
+from mmpu.task import YamlTask, load_local
 
 if TYPE_CHECKING:
-    from mmpu.boards.board import Audit, Board
-    from mmpu.evaluation.answers import Contender
-    from mmpu.evaluation.evaluate import Prepared, Settings
-    from mmpu.judging.economy import Estimate, Prices
-    from mmpu.judging.run import Progress, Question
+    from mmpu.boards import Audit, Board
+    from mmpu.evaluation import Contender, Prepared, Settings
+    from mmpu.judging import Estimate, Prices, Progress, Question
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,8 @@ def evaluate(
         progress: Called whenever verdicts arrive.
         announce: Called before the first call with what is to be paid.
     """
-    from mmpu.evaluation.evaluate import publish
-    from mmpu.judging.economy import affordable
+    from mmpu.evaluation import publish
+    from mmpu.judging import affordable
 
     one = _prepare(options)
     estimate, pending = _estimate(one, options)
@@ -123,8 +121,7 @@ def estimate(options: EvalOptions) -> Estimate:
 
 def _prepare(options: EvalOptions) -> _Evaluation:
     from mmpu.evaluation import evaluate as evaluation
-    from mmpu.judging.glm import read_calibration
-    from mmpu.judging.run import Limits
+    from mmpu.judging import Limits, read_calibration
 
     task = load_local(
         options.task, options.data, trust=options.trust, allow_urls=options.allow_urls, others=options.lm_eval
@@ -159,10 +156,8 @@ def _prepare(options: EvalOptions) -> _Evaluation:
 
 
 def _estimate(one: _Evaluation, options: EvalOptions) -> tuple[Estimate, list[Question]]:
-    from mmpu.evaluation.evaluate import STORE, asked
-    from mmpu.judging.economy import estimate
-    from mmpu.judging.run import missing
-    from mmpu.judging.verdicts import Verdicts
+    from mmpu.evaluation import STORE, asked
+    from mmpu.judging import Verdicts, estimate, missing
 
     everything = asked(one.judge, one.prepared)
     path = Path(options.folder) / STORE
@@ -186,9 +181,8 @@ def audit_judge(
 ) -> Audit:
     """Lets a judge compare answers that must lose with a baseline's, or with the task's references."""
     from mmpu.engines.reference import Reference
-    from mmpu.evaluation.evaluate import STORE
-    from mmpu.judging.audit import audit_with_traps
-    from mmpu.judging.verdicts import Verdicts
+    from mmpu.evaluation import STORE
+    from mmpu.judging import Verdicts, audit_with_traps
 
     task = load_local(task_name, data, trust=trust)
     judge = load_judge(judge_name, task, url)
@@ -206,7 +200,7 @@ def lm_eval(
     systems: Sequence[str], tasks: Sequence[str], limit: int | None, folder: Path, data: str | Sequence[str] = ()
 ) -> list[Path]:
     """Runs lm-eval's tasks alone; returns the files with its reports, one per system."""
-    from mmpu.evaluation.answers import slug
+    from mmpu.evaluation import slug
 
     reports = _lm_eval([contender(*named(text)) for text in systems], tasks, limit, data)
     if not reports:
@@ -238,10 +232,8 @@ def export_alpaca_eval(
     Returns:
         Each match's folder, and how many of its duels could not be read.
     """
-    from mmpu.evaluation.answers import answers_of, slug
-    from mmpu.judging.alpaca import write_annotations
-    from mmpu.judging.match import match_of
-    from mmpu.judging.verdicts import Verdicts
+    from mmpu.evaluation import answers_of, slug
+    from mmpu.judging import Verdicts, match_of, write_annotations
 
     task = load_local(task_name, data, trust=trust)
     verdicts = Verdicts(store)
@@ -292,7 +284,7 @@ def _judge_prompt(kind: str, task: YamlTask) -> Path | None:
 
 def load_prices(name: str) -> Prices | None:
     """The price list of a judge's YAML."""
-    from mmpu.judging.economy import Prices
+    from mmpu.judging import Prices
 
     path, own, _ = _judge_values(name)
     return build(Prices, own.prices, f"{path}: prices") if own.prices else None

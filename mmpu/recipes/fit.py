@@ -9,7 +9,7 @@ from mmpu.core import Group, Sampling, UserError
 from mmpu.learning import Method
 from mmpu.recipes import wiring
 from mmpu.recipes.wiring import Wired
-from mmpu.task.yaml_task import parse_split
+from mmpu.task import parse_split
 
 if TYPE_CHECKING:
     from mmpu.train.stage import StageConfig

@@ -11,21 +11,20 @@ from mmpu.config import Values, build, component, load_yaml
 from mmpu.core import UserError, digest
 
 if TYPE_CHECKING:
-    from mmpu.evaluation.answers import Contender
-    from mmpu.student.parts import StudentConfig
-    from mmpu.student.student import Student
+    from mmpu.evaluation import Contender
+    from mmpu.student import Student, StudentConfig
 
 
 def trained_student(folder: Path) -> Student:
     """The student after the last finished stage of a run."""
-    from mmpu.student.loading import load_student
+    from mmpu.student import load_student
 
     return load_student(as_trained(load_yaml(folder / "config.yaml"), last_stage(folder)))
 
 
 def as_trained(values: Values, stage: Path) -> StudentConfig:
     """How a run's student is held for answering: with the weights of a stage, its adapters merged."""
-    from mmpu.student.parts import StudentConfig
+    from mmpu.student import StudentConfig
 
     held = {"model": str(stage), "lora": None, "quantize": None}
     return build(StudentConfig, values["student"] | held, "student")
@@ -38,7 +37,7 @@ def contender(name: str, target: str) -> Contender:
         target: `reference`, a file of answers, a run (its last finished stage), a stage or a model.
     """
     from mmpu.engines.replay import Replay
-    from mmpu.evaluation.answers import Contender
+    from mmpu.evaluation import Contender
 
     path = Path(target).expanduser()
     if target == "reference" and not path.exists():
@@ -50,8 +49,7 @@ def contender(name: str, target: str) -> Contender:
             raise UserError(f"no answers file {target}")
         return Contender(name, path.name, Replay(str(path)), _hash_files([path]))
     from mmpu.engines.hf import HF
-    from mmpu.student.loading import load_student
-    from mmpu.student.parts import StudentConfig, resolve_model
+    from mmpu.student import StudentConfig, load_student, resolve_model
 
     stage = last_stage(path) if (path / "config.yaml").exists() else path
     config = StudentConfig(str(stage) if stage.exists() else target)
@@ -103,8 +101,7 @@ def _hash_files(paths: Sequence[Path]) -> str:
 
 def export(target: str, folder: Path) -> None:
     """Writes the merged weights of a run, a stage or a model."""
-    from mmpu.student.loading import load_student
-    from mmpu.student.parts import StudentConfig
+    from mmpu.student import StudentConfig, load_student
 
     path = Path(target).expanduser()
     stage = last_stage(path) if (path / "config.yaml").exists() else path

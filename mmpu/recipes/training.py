@@ -16,13 +16,12 @@ from mmpu.core import Engine, Sampling, UserError
 from mmpu.learning import Method
 from mmpu.recipes import fit, presets, wiring
 from mmpu.recipes.runs import contender
-from mmpu.store.store import Ledger, Store, write_atomically
-from mmpu.task.yaml_task import YamlTask, load_local, load_task
+from mmpu.store import Ledger, Store, write_atomically
+from mmpu.task import YamlTask, load_local, load_task
 
 if TYPE_CHECKING:
     from mmpu.recipes.collecting import Collection
-    from mmpu.student.parts import StudentConfig
-    from mmpu.student.student import Student
+    from mmpu.student import Student, StudentConfig
     from mmpu.train.shadow import Shadow
     from mmpu.train.stage import StageConfig
 
@@ -67,7 +66,7 @@ def load_run_config(config: str, assignments: Sequence[str]) -> RunConfig:
 
 def run_config(values: Values, where: str) -> RunConfig:
     """A training config from its values."""
-    from mmpu.student.parts import StudentConfig
+    from mmpu.student import StudentConfig
     from mmpu.train.stage import StageConfig
 
     # The config classes live with the code that uses them, which imports torch; this module must not.
@@ -228,7 +227,7 @@ def _sampling(stage: StageConfig, task: YamlTask) -> Sampling:
 
 
 def _shadow(run: RunConfig, method: Method, student: Student) -> Shadow | None:
-    from mmpu.student.loading import load_student
+    from mmpu.student import load_student
     from mmpu.train.shadow import Shadow
 
     if method.shadow is None:
@@ -260,7 +259,7 @@ def _claim(folder: Path, run: RunConfig) -> None:
 
 def _student_at(run: RunConfig, folder: Path, index: int) -> Student:
     """The student before stage `index`."""
-    from mmpu.student.loading import load_student
+    from mmpu.student import load_student
 
     if index == 0:
         return load_student(run.student)

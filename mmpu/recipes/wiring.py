@@ -12,8 +12,8 @@ from typing import Any, cast
 from mmpu import plugins
 from mmpu.config import build, component
 from mmpu.core import Engine, Scorer, Task, UserError
-from mmpu.store.store import Ledger, Store
-from mmpu.task.yaml_task import YamlTask
+from mmpu.store import Ledger, Store
+from mmpu.task import YamlTask
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from mmpu.core import Part, Sample, user
-from mmpu.media.images import data_uri
+from mmpu.media import data_uri
 from mmpu.student.packing import Tree
 from mmpu.student.student import Student
 

@@ -25,9 +25,9 @@ from mmpu.recipes import evaluation as assess
 from mmpu.recipes import presets
 from mmpu.recipes import training as recipe
 from mmpu.recipes.runs import trained_student
-from mmpu.store.store import write_atomically
+from mmpu.store import write_atomically
 from mmpu.studies.comparison import START, Comparison, Result, markdown, read_lines, tabulate
-from mmpu.task.yaml_task import YamlTask, load_task
+from mmpu.task import YamlTask, load_task
 
 STAGE = "stage2"
 """The name of every method's stage: prompts and seeds of a stage hang on its name."""

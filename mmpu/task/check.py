@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from mmpu.core import Sample, UserError
-from mmpu.media.images import fingerprint, load_image
+from mmpu.media import fingerprint, load_image
 from mmpu.task.yaml_task import YamlTask, load_local, load_task, templates
 
 Samples = Mapping[str, Sequence[Sample]]

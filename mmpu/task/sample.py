@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from mmpu.config import Values
 from mmpu.core import Message, Part, Sample, UserError
-from mmpu.media.images import named_picture
+from mmpu.media import named_picture
 from mmpu.task import templates
 
 Role = Literal["system", "user", "assistant"]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from mmpu.core import Part, Sample
-from mmpu.media.images import load_image
+from mmpu.media import load_image
 from mmpu.task.hub import HubSource
 from mmpu.task.yaml_task import YamlTask
 

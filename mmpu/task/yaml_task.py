@@ -134,7 +134,7 @@ class YamlTask(Task):
         if split not in self._samples:
             samples = self._load(split)
             if self._allow_urls:
-                from mmpu.media.download import local
+                from mmpu.media import local
 
                 samples = local(samples)
             self._samples[split] = tuple(samples)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmpu.core import UserError
-from mmpu.student.student import Student
+from mmpu.student import Student
 from mmpu.train import sharding
 from mmpu.train.shadow import Shadow
 

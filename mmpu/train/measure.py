@@ -12,10 +12,7 @@ from torch import Tensor
 
 from mmpu.core import UserError
 from mmpu.learning import Method, Row
-from mmpu.student.head import Ask, Teacher
-from mmpu.student.logprobs import AMPLE, Room
-from mmpu.student.packing import Pack, Tree, within_budget
-from mmpu.student.student import Student
+from mmpu.student import AMPLE, Ask, Pack, Room, Student, Teacher, Tree, within_budget
 from mmpu.train.shadow import Shadow
 
 KNOWN = {

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from mmpu.student.student import Student
+from mmpu.student import Student
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmpu.core import Group, Task
 from mmpu.learning import Row
-from mmpu.store.store import Ledger, write_atomically
+from mmpu.store import Ledger, write_atomically
 
 SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
 """Metrics beside the progress bar."""

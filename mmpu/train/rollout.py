@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from mmpu.core import Engine, Failed, Group, Response, Sample, Sampling, Scorer, UserError
 from mmpu.learning import Method
-from mmpu.store.store import Ledger
+from mmpu.store import Ledger
 from mmpu.train.shadow import Shadow
 
 

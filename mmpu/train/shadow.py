@@ -14,8 +14,7 @@ from torch import Tensor
 
 from mmpu.core import UserError
 from mmpu.learning import Shadow as Spec
-from mmpu.student.parts import resolve_model
-from mmpu.student.student import Student
+from mmpu.student import Student, resolve_model
 
 
 class Shadow:

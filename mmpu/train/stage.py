@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from mmpu.core import Sample, Sampling, Task, digest
 from mmpu.learning import Method
-from mmpu.student.student import Student
+from mmpu.student import Student
 from mmpu.train.optim import Optim
 from mmpu.train.preflight import Preflight
 from mmpu.train.rollout import Rollout

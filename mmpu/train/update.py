@@ -21,9 +21,7 @@ from torch import Tensor
 
 from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.losses import kl_per_token
-from mmpu.student.logprobs import SPARE, TRAINING
-from mmpu.student.packing import Tree, within_budget
-from mmpu.student.student import Student
+from mmpu.student import SPARE, TRAINING, Student, Tree, within_budget
 from mmpu.train import sharding
 from mmpu.train.measure import Measure, Piece
 from mmpu.train.optim import Optim

@@ -20,6 +20,7 @@ from mmpu.core import Response, Sample, UserError
 from mmpu.encoding import Encoder
 from mmpu.head import Ask, Head, Measured, measure
 from mmpu.loading import StudentConfig, load_parts
+from mmpu.logprobs import exact
 from mmpu.packing import Encoded, Pack, Tree, alone, pack, visible
 from mmpu.students import Family
 from mmpu.vision import Images
@@ -94,6 +95,11 @@ class Student(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def exact(self) -> torch.dtype:
+        """The type of quantities of tokens: float32, or float64 where the weights are."""
+        return exact(self.head.weight_VH)
 
     @property
     def eos(self) -> frozenset[int]:
@@ -225,7 +231,7 @@ class Student(nn.Module):
         return Head(linear.weight, linear.bias, self.banned, softcap)
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
-        """(N, V) in float32, minus infinity at tokens that only prompts may hold."""
+        """(N, V) in float32 (`exact`), minus infinity at tokens that only prompts may hold."""
         with self.computing():
             return self.head.logits(hidden_NH)
 
@@ -296,8 +302,8 @@ class Student(nn.Module):
     @overload
     def forward(self, pack: Pack, ask: Ask) -> Measured: ...
     def forward(self, pack: Pack | None, ask: Ask | None = None) -> Tensor | Measured:
-        """log p(token) of every branch token of the pack, (N,) in float32, at temperature 1; with `ask` a mapping of
-        `logp` and whatever else is asked for. Of nothing, a zero that depends on every trained weight."""
+        """log p(token) of every branch token of the pack, (N,) in float32 (`exact`), at temperature 1; with `ask` a
+        mapping of `logp` and whatever else is asked for. Of nothing, a zero that depends on every trained weight."""
         if pack is None:
             return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
         wanted = ask or Ask()

@@ -129,14 +129,17 @@ def by_one(case: str) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.MULTI_CPU])
 def test_an_update_by_two_processes_is_that_of_one(trained: Path, case: str, kind: DistributedType) -> None:
-    """Unequal numbers of passes, a process without rows, one without images; the gradient's norm is clipped."""
+    """Unequal numbers of passes, a process without rows, one without images; the gradient's norm is clipped.
+
+    All is float64, so that sums in another order differ by 1e-14; AdamW makes more of it where a gradient is near zero.
+    """
     alone, metrics = by_one(case)
     assert all(m["grad_norm"] > OPTIM.clip for m in metrics)
     for rank in (0, 1):
         found = load_file(trained / f"{case}.{kind.value}.{rank}.safetensors")
         assert found.keys() == alone.keys()
         for name, tensor in alone.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-9, msg=f"{name} of process {rank}")
+            torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-11, msg=f"{name} of process {rank}")
 
 
 def test_a_run_in_shards_ends_as_one_process_does_and_loads_anywhere(

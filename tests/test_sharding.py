@@ -62,10 +62,6 @@ def update(case: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], l
         model.model.requires_grad_(True)  # the tower too, which groups without pictures do not reach
     if case == "value":
         model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for module in (model, *model._frozen):  # AdamW makes steps of rounding, where a gradient should be zero
-        module.double()
-    if shadow is not None:
-        shadow._kept = {name: tensor.double() for name, tensor in shadow._kept.items()}
     sharding.admit(accelerator, model.config, "hf")
     wrapped, optimizer = sharding.prepare(accelerator, model, optim.build(model))
     updater = Updater(model, wrapped, optimizer, method, optim, accelerator, shadow, TEMPERATURE)

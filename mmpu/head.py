@@ -55,6 +55,11 @@ class Head:
     softcap: float | None = None
     """c · tanh(logits / c), as Gemma does; None leaves logits as they are."""
 
+    @property
+    def exact(self) -> torch.dtype:
+        """The type of what it measures."""
+        return exact(self.weight_VH)
+
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """(N, V) in float32, in float64 where the weights are."""
         logits = project(hidden_NH, self.weight_VH, self.bias_V)

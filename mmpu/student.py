@@ -15,12 +15,11 @@ from typing import Any, cast, overload
 import torch
 from torch import Tensor, nn
 
-from mmpu import attention, last_layer, rms_norm, tied
+from mmpu import attention, last_layer, rms_norm, tied, vector_math
 from mmpu.core import Response, Sample, UserError
 from mmpu.encoding import Encoder
 from mmpu.head import Ask, Head, Measured, measure
 from mmpu.loading import StudentConfig, load_parts
-from mmpu.logprobs import exact
 from mmpu.packing import Encoded, Pack, Tree, alone, pack, visible
 from mmpu.students import Family
 from mmpu.vision import Images
@@ -48,6 +47,7 @@ class Student(nn.Module):
         family: Family | None = None,
     ) -> None:
         super().__init__()
+        vector_math.settle()
         self.config = config
         self.tokenizer = tokenizer
         self.image_processor = image_processor
@@ -99,7 +99,7 @@ class Student(nn.Module):
     @property
     def exact(self) -> torch.dtype:
         """The type of quantities of tokens: float32, or float64 where the weights are."""
-        return exact(self.head.weight_VH)
+        return self.head.exact
 
     @property
     def eos(self) -> frozenset[int]:

@@ -59,7 +59,9 @@ USES = {
     "last_layer": "",
     "rms_norm": "",
     "tied": "",
-    "student": "attention core doctor encoding head last_layer loading packing rms_norm students tied vision",
+    "vector_math": "",
+    "student": "attention core doctor encoding head last_layer loading packing rms_norm students tied vector_math "
+    "vision",
     "doctor": "core engines loading media packing student",
     "engines": "attention client core encoding loading media packing store student",
     "train": "core head loading logprobs losses packing statistics store student",

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mmpu import rms_norm, tied
+from mmpu import rms_norm, tied, vector_math
 from mmpu.core import Response, Row, Sampling
 from mmpu.engines.hf import HF
 from mmpu.head import Ask
@@ -186,3 +186,16 @@ def test_weights_that_no_pass_reaches_are_left_alone() -> None:
     Updater(model, model, optimizer, SFT(), optim, Accelerator(cpu=True))([rows], 0, 10)
     for parameter, was in zip(tower, before, strict=True):
         torch.testing.assert_close(parameter, was, atol=0, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------- the first pass
+
+
+def test_vector_functions_are_chosen_before_a_student_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one element, by one thread, in both precisions; and no second time."""
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(vector_math, "FUNCTIONS", (seen.append,))
+    vector_math.settle.cache_clear()
+    student("qwen2")
+    student("llama")
+    assert [(each.dtype, each.numel()) for each in seen] == [(torch.float32, 1), (torch.float64, 1)]

@@ -11,6 +11,8 @@ from mmpu.head import Ask, Head, Teacher, measure
 from mmpu.logprobs import SPARE, Room
 from mmpu.losses import kl_per_token
 
+pytestmark = pytest.mark.numerical
+
 T = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
 S = torch.tensor([[0.2, 0.5, 0.3]], dtype=torch.float64).log()
 

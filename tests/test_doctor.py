@@ -18,6 +18,8 @@ from mmpu.student import Student
 from mmpu.students.qwen2_5_vl import Qwen25VL
 from tiny import FAMILIES, picture, sample, save, shared_student, student, text_model
 
+pytestmark = pytest.mark.numerical
+
 
 def check(model: Path, *options: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, ["doctor", str(model), "device=cpu", *options])

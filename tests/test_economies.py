@@ -25,6 +25,8 @@ from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
 from tiny import sample, samples, student
 
+pytestmark = pytest.mark.numerical
+
 BRANCHES = ((9, 10, 11), (12, 13), (14,))
 
 

@@ -16,6 +16,8 @@ from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
 from tiny import sample
 
+pytestmark = pytest.mark.numerical
+
 SCORES = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
 SUMS = (-12.0, -10.0, -11.0)
 LENGTHS = (6, 4, 5)

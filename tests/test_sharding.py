@@ -38,6 +38,8 @@ from test_training import config, environment, lines, same, weights, workshop
 from test_update_methods import TEMPERATURE, prepared
 from tiny import samples
 
+pytestmark = pytest.mark.numerical
+
 __all__ = ["workshop"]
 
 OPTIM = Optim(lr=1e-3, schedule="constant", warmup=0.0, clip=0.05, weight_decay=0.1, tokens_per_pass=100)

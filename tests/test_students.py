@@ -17,6 +17,8 @@ from mmpu.packing import Tree, pack, share
 from mmpu.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
 
+pytestmark = pytest.mark.numerical
+
 TOLERANCE = 1e-5
 
 

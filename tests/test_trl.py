@@ -30,6 +30,8 @@ from mmpu.methods.dpo import DPO
 from mmpu.methods.grpo import GRPO
 from mmpu.methods.pbsd import PBSD
 
+pytestmark = pytest.mark.numerical
+
 LENGTHS = torch.tensor([5, 2, 7, 3])
 MASK = torch.arange(7)[None] < LENGTHS[:, None]
 D = torch.float64

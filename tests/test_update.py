@@ -21,6 +21,8 @@ from mmpu.train.update import Updater
 from test_students import plain_logp
 from tiny import samples, student
 
+pytestmark = pytest.mark.numerical
+
 D = torch.float64
 METHODS: dict[str, Method] = {
     "sft": SFT(),

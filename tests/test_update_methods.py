@@ -35,6 +35,8 @@ from mmpu.train.shadow import Shadow
 from mmpu.train.update import Updater
 from tiny import samples, student
 
+pytestmark = pytest.mark.numerical
+
 TEMPERATURE = 1.3
 D = torch.float64
 METHODS: dict[str, Method] = {

@@ -112,7 +112,8 @@ class Quantities:
     """What a loss may look at: per-token quantities of the rows, never the model."""
 
     logp_BT: Tensor
-    """log p_theta, float32, zero at padding; carries a gradient, as `divergence_BT` and `value_BT` do."""
+    """log p_theta, float32 (float64 where weights are), zero at padding; carries a gradient, as `divergence_BT` and
+    `value_BT` do."""
     ref_logp_BT: Tensor | None = None
     """log p_ref of the stage's starting weights, for methods that need `reference`."""
     divergence_BT: Tensor | None = None

@@ -12,6 +12,8 @@ from mmpu.student.divergence import FLOOR, divergence, log_softmax
 from mmpu.student.head import Ask, Head, Teacher, measure
 from mmpu.student.logprobs import SPARE, Room
 
+pytestmark = pytest.mark.numerical
+
 T = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
 S = torch.tensor([[0.2, 0.5, 0.3]], dtype=torch.float64).log()
 

@@ -19,6 +19,8 @@ from mmpu.student.selfcheck import can_share
 from mmpu.student.student import Student
 from tiny import FAMILIES, picture, sample, save, shared_student, student, text_model
 
+pytestmark = pytest.mark.numerical
+
 
 def check(model: Path, *options: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, ["doctor", str(model), "device=cpu", *options])

@@ -17,7 +17,7 @@ from mmpu.core import Response, Sampling
 from mmpu.engines.hf import HF
 from mmpu.learning import Row
 from mmpu.methods.sft import SFT
-from mmpu.student import rms_norm, tied
+from mmpu.student import rms_norm, tied, vector_math
 from mmpu.student.head import Ask
 from mmpu.student.logprobs import AMPLE, TRAINING, Room
 from mmpu.student.packing import Tree, pack
@@ -25,6 +25,8 @@ from mmpu.student.parts import Lora
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
 from tiny import sample, samples, student
+
+pytestmark = pytest.mark.numerical
 
 BRANCHES = ((9, 10, 11), (12, 13), (14,))
 
@@ -187,3 +189,16 @@ def test_weights_that_no_pass_reaches_are_left_alone() -> None:
     Updater(model, model, optimizer, SFT(), optim, Accelerator(cpu=True))([rows], 0, 10)
     for parameter, was in zip(tower, before, strict=True):
         torch.testing.assert_close(parameter, was, atol=0, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------- the first pass
+
+
+def test_vector_functions_are_chosen_before_a_student_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one element, by one thread, in both precisions; and no second time."""
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(vector_math, "FUNCTIONS", (seen.append,))
+    vector_math.settle.cache_clear()
+    student("qwen2")
+    student("llama")
+    assert [(each.dtype, each.numel()) for each in seen] == [(torch.float32, 1), (torch.float64, 1)]

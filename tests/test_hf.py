@@ -17,6 +17,8 @@ from mmpu.student.packing import Tree, pack
 from mmpu.student.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, picture, sample, samples, shared_student, student
 
+pytestmark = pytest.mark.numerical
+
 
 def generate(model: Student, *args: object, **knobs: object) -> list[tuple[Response, ...]]:
     return HF(model).generate(*args, Sampling(**knobs))

@@ -17,6 +17,8 @@ from mmpu.judging.equalise import FACTOR, equalise, words
 from mmpu.judging.glm import GRID, Calibration, Outcome, Refused, length_controlled, read_calibration
 from mmpu.judging.liblinear import Targets, fit
 
+pytestmark = pytest.mark.numerical
+
 ORACLES = Path(__file__).parent.parent.parent / "shared/oracles/length_controlled"
 MODELS = sorted(p.stem for p in ORACLES.glob("*.json") if p.stem != "calibration")
 needs_oracles = pytest.mark.skipif(not MODELS, reason="the optional folder ../shared/oracles is not there")

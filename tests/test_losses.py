@@ -17,6 +17,8 @@ from mmpu.methods.sft import SFT
 from mmpu.student.divergence import REVERSE
 from tiny import sample
 
+pytestmark = pytest.mark.numerical
+
 SCORES = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
 SUMS = (-12.0, -10.0, -11.0)
 LENGTHS = (6, 4, 5)

@@ -15,6 +15,8 @@ from mmpu.methods.grpo import GRPO
 from mmpu.methods.opsd import OPSD
 from tables import GROUPS, METHODS, Table, table
 
+pytestmark = pytest.mark.numerical
+
 LIVE = ("logp_BT", "divergence_BT", "value_BT")
 
 

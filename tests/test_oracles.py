@@ -26,6 +26,8 @@ from mmpu.methods.srpo import SRPO
 from tables import GROUPS, build, group, table
 from tiny import sample
 
+pytestmark = pytest.mark.numerical
+
 D = torch.float64
 
 

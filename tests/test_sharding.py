@@ -40,6 +40,8 @@ from test_training import config, environment, lines, same, weights, workshop
 from test_update_methods import TEMPERATURE, prepared
 from tiny import samples
 
+pytestmark = pytest.mark.numerical
+
 __all__ = ["workshop"]
 
 OPTIM = Optim(lr=1e-3, schedule="constant", warmup=0.0, clip=0.05, weight_decay=0.1, tokens_per_pass=100)
@@ -64,10 +66,6 @@ def update(case: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], l
         model.model.requires_grad_(True)  # the tower too, which groups without pictures do not reach
     if case == "value":
         model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for module in (model, *model._frozen):  # AdamW makes steps of rounding, where a gradient should be zero
-        module.double()
-    if shadow is not None:
-        shadow._kept = {name: tensor.double() for name, tensor in shadow._kept.items()}
     sharding.admit(accelerator, model.config, "hf")
     wrapped, optimizer = sharding.prepare(accelerator, model, optim.build(model))
     updater = Updater(model, wrapped, optimizer, method, optim, accelerator, shadow, TEMPERATURE)
@@ -131,14 +129,17 @@ def by_one(case: str) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.MULTI_CPU])
 def test_an_update_by_two_processes_is_that_of_one(trained: Path, case: str, kind: DistributedType) -> None:
-    """Unequal numbers of passes, a process without rows, one without images; the gradient's norm is clipped."""
+    """Unequal numbers of passes, a process without rows, one without images; the gradient's norm is clipped.
+
+    All is float64, so that sums in another order differ by 1e-14; AdamW makes more of it where a gradient is near zero.
+    """
     alone, metrics = by_one(case)
     assert all(m["grad_norm"] > OPTIM.clip for m in metrics)
     for rank in (0, 1):
         found = load_file(trained / f"{case}.{kind.value}.{rank}.safetensors")
         assert found.keys() == alone.keys()
         for name, tensor in alone.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-9, msg=f"{name} of process {rank}")
+            torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-11, msg=f"{name} of process {rank}")
 
 
 def test_a_run_in_shards_ends_as_one_process_does_and_loads_anywhere(

@@ -10,6 +10,8 @@ import pytest
 
 from mmpu.statistics import auc, bootstrap, holm, mcnemar, minimum_detectable_effect, paired, resample_counts
 
+pytestmark = pytest.mark.numerical
+
 
 def test_an_interval_covers_the_true_mean_as_often_as_it_says() -> None:
     rng = np.random.default_rng(7)

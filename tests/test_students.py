@@ -18,6 +18,8 @@ from mmpu.student.parts import Lora, StudentConfig
 from mmpu.student.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
 
+pytestmark = pytest.mark.numerical
+
 TOLERANCE = 1e-5
 
 

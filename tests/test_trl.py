@@ -30,6 +30,8 @@ from mmpu.methods.grpo import GRPO
 from mmpu.methods.pbsd import PBSD
 from mmpu.student.divergence import divergence, log_softmax
 
+pytestmark = pytest.mark.numerical
+
 LENGTHS = torch.tensor([5, 2, 7, 3])
 MASK = torch.arange(7)[None] < LENGTHS[:, None]
 D = torch.float64

@@ -1,7 +1,8 @@
 """Log-probabilities, entropies and divergences without logits.
 
 From the hidden states that predict completion tokens: logits are made for a chunk of tokens at a time, reduced to one
-number per token in float32, and made again in the backward pass. Nothing of size tokens × vocabulary is held.
+number per token in float32 (float64 where the weights are), and made again in the backward pass. Nothing of size
+tokens × vocabulary is held.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpu.learning import Divergence
 from mmpu.student.divergence import divergence, log_softmax
-from mmpu.student.logprobs import AMPLE, Logits, Room, log_probs
+from mmpu.student.logprobs import AMPLE, Logits, Room, exact, log_probs
 
 CHUNK = 2**22
 """Logits that a divergence holds at once: completion tokens × vocabulary."""
@@ -55,9 +56,15 @@ class Head:
     softcap: float | None = None
     """c · tanh(logits / c), as Gemma does; None leaves logits as they are."""
 
+    @property
+    def exact(self) -> torch.dtype:
+        """The type of what it measures."""
+        return exact(self.weight_VH)
+
     def logits(self, hidden_NH: Tensor) -> Tensor:
-        """(N, V) in float32."""
-        logits = project(hidden_NH, self.weight_VH, self.bias_V).float()
+        """(N, V) in float32, in float64 where the weights are."""
+        logits = project(hidden_NH, self.weight_VH, self.bias_V)
+        logits = logits.to(exact(logits))
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         if self.banned:
@@ -94,8 +101,8 @@ class Ask:
 
 
 def measure(head: Head, hidden_NH: Tensor, target_N: Tensor, ask: Ask) -> dict[str, Tensor]:
-    """`logp`, and `entropy` and `divergence` where asked for, each (N,) in float32; a divergence is zero where the
-    teacher does not read."""
+    """`logp`, and `entropy` and `divergence` where asked for, each (N,) as exact as `log_probs`; a divergence is zero
+    where the teacher does not read."""
 
     form = Logits(head.banned, head.softcap, ask.temperature)
     logp_N, entropy_N = log_probs(hidden_NH, head.weight_VH, head.bias_V, target_N, form, ask.entropy, ask.room)

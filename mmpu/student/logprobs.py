@@ -57,6 +57,11 @@ class Logits:
     temperature: float = 1.0
 
 
+def exact(tensor: Tensor) -> torch.dtype:
+    """The type of what is computed from a tensor to be compared or summed: float32, or float64 where the tensor is."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def log_probs(
     hidden_NH: Tensor,
     weight_VH: Tensor,
@@ -66,7 +71,8 @@ def log_probs(
     entropy: bool = False,
     room: Room = AMPLE,
 ) -> tuple[Tensor, Tensor | None]:
-    """log p(target) and, if wanted, the entropy of each token's distribution, nats, each (N,) in float32.
+    """log p(target) and, if wanted, the entropy of each token's distribution, nats, each (N,) in float32, in float64
+    where the weights are.
 
     Under autocast, products are taken in its type. The backward pass can be made once.
     """
@@ -93,7 +99,7 @@ class _LogProbs(torch.autograd.Function):
         entropy: bool,
         room: Room,
     ) -> tuple[Tensor, Tensor]:
-        logp, log_sum, found = (hidden.new_zeros(len(hidden), dtype=torch.float32) for _ in range(3))
+        logp, log_sum, found = (hidden.new_zeros(len(hidden), dtype=exact(weight)) for _ in range(3))
         held: list[Tensor] = []
         spare = room.held
         buffer: Tensor | None = None
@@ -120,9 +126,9 @@ class _LogProbs(torch.autograd.Function):
         d_logp, d_entropy = gradients
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
-        adds = wants_weight and ctx.room.adds and weight.is_leaf and weight.dtype == torch.float32
+        adds = wants_weight and ctx.room.adds and weight.is_leaf and weight.dtype == exact(weight)
         d_weight: Tensor | None = weight.grad if adds else None
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        d_bias = torch.zeros_like(bias, dtype=exact(weight)) if wants_bias else None
         buffer: Tensor | None = None
         for number, rows in enumerate(_chunks(len(hidden), weight, ctx.room)):
             given, slope = d_logp[rows, None], None
@@ -149,8 +155,8 @@ class _LogProbs(torch.autograd.Function):
             if d_hidden is not None:
                 torch.mm(d_logits, weight, out=d_hidden[rows])
             if wants_weight and d_weight is None:
-                d_weight = (d_logits.T @ hidden[rows]).float()
-            elif d_weight is not None and weight.dtype == torch.float32:
+                d_weight = (d_logits.T @ hidden[rows]).to(exact(weight))
+            elif d_weight is not None and weight.dtype == exact(weight):
                 d_weight.addmm_(d_logits.T, hidden[rows])
             elif d_weight is not None:
                 d_weight += d_logits.T @ hidden[rows]
@@ -195,9 +201,9 @@ def _logits(
 ) -> tuple[Tensor, Tensor | None]:
     """Logits (n, V), in `buffer` if there is one, and with soft-capping their derivative."""
     if buffer is None:
-        buffer = weight.new_empty(len(hidden), len(weight), dtype=torch.float32)
+        buffer = weight.new_empty(len(hidden), len(weight), dtype=exact(weight))
     buffer = buffer[: len(hidden)]
-    if weight.dtype == torch.float32:
+    if weight.dtype == exact(weight):
         torch.mm(hidden, weight.T, out=buffer)
     else:
         buffer.copy_(hidden @ weight.T)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmpu.core import Response, Sample, UserError
 from mmpu.families import Family
-from mmpu.student import attention, last_layer, rms_norm, tied
+from mmpu.student import attention, last_layer, rms_norm, tied, vector_math
 from mmpu.student.encoding import Encoder
 from mmpu.student.head import Ask, Head, Measured, measure
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
@@ -42,6 +42,7 @@ class Student(nn.Module):
         family: Family | None = None,
     ) -> None:
         super().__init__()
+        vector_math.settle()
         self.config = config
         self.tokenizer = tokenizer
         self.image_processor = image_processor
@@ -72,6 +73,11 @@ class Student(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def exact(self) -> torch.dtype:
+        """The type of quantities of tokens: float32, or float64 where the weights are."""
+        return self.head.exact
 
     @property
     def eos(self) -> frozenset[int]:
@@ -203,7 +209,7 @@ class Student(nn.Module):
         return Head(linear.weight, linear.bias, self.banned, softcap)
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
-        """(N, V) in float32, minus infinity at tokens that only prompts may hold."""
+        """(N, V) in float32 (`exact`), minus infinity at tokens that only prompts may hold."""
         with self.computing():
             return self.head.logits(hidden_NH)
 
@@ -274,8 +280,8 @@ class Student(nn.Module):
     @overload
     def forward(self, pack: Pack, ask: Ask) -> Measured: ...
     def forward(self, pack: Pack | None, ask: Ask | None = None) -> Tensor | Measured:
-        """log p(token) of every branch token of the pack, (N,) in float32, at temperature 1; with `ask` a mapping of
-        `logp` and whatever else is asked for. Of nothing, a zero that depends on every trained weight."""
+        """log p(token) of every branch token of the pack, (N,) in float32 (`exact`), at temperature 1; with `ask` a
+        mapping of `logp` and whatever else is asked for. Of nothing, a zero that depends on every trained weight."""
         if pack is None:
             return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
         wanted = ask or Ask()

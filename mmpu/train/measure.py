@@ -119,9 +119,10 @@ class Measure:
                 contextual, order = _under_contexts(speaker, rows, branches)
                 found = self._scan(speaker, contextual, Ask(self.scale, entropy="entropy" in wanted))
             for short, name in wanted.items():
-                by_name[name] = [torch.zeros(len(b), device=self.student.device) for b in branches]
+                zero = torch.zeros((), dtype=self.student.exact, device=self.student.device)
+                by_name[name] = [zero.expand(len(branch)) for branch in branches]
                 for row, value in zip(order, found.get(short, ()), strict=True):  # none reads a context
-                    by_name[name][row] = value.to(self.student.device)
+                    by_name[name][row] = value.to(zero)
         result: list[Piece] = []
         at = 0
         for piece in pieces:

@@ -28,7 +28,6 @@ from mmpu.train.optim import Optim
 from mmpu.train.shadow import Shadow
 
 Totals = tuple[float, float, float]
-FLOAT = torch.float32
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,8 @@ class Updater:
         pieces = self._measure.known(pieces, kl)
         with torch.no_grad():
             batch = self._batch(pieces, totals, mean_score)
-            old = batch.old_logp_BT if batch.old_logp_BT is not None else torch.zeros_like(batch.mask_BT, dtype=FLOAT)
+            old = batch.old_logp_BT
+            old = torch.zeros_like(batch.mask_BT, dtype=self.student.exact) if old is None else old
             weight_BT = self.method.prepare(self._quantities({"logp": old}, pieces, batch), batch, self._total)
         if weight_BT is None:
             return pieces, totals, share
@@ -241,7 +241,8 @@ class Updater:
     def _quantities(self, live: Mapping[str, Tensor], pieces: Sequence[Piece], batch: Batch) -> Quantities:
         width = batch.mask_BT.shape[1]
         names = pieces[0].known if pieces else self._measure.names  # without rows a process still takes part
-        known = {f"{n}_BT": _padded([row for p in pieces for row in p.known[n]], width) for n in names}
+        empty = torch.zeros(0, width, dtype=self.student.exact, device=self.student.device)
+        known = {f"{n}_BT": _padded([row for p in pieces for row in p.known[n]], empty) for n in names}
         return Quantities(**{f"{name}_BT": value for name, value in live.items()}, **known)
 
     def _batch(self, pieces: Sequence[Piece], totals: Totals, mean_score: float) -> Batch:
@@ -250,31 +251,31 @@ class Updater:
         group = [g for g, piece in enumerate(pieces) for _ in piece.rows]
         first = [group.index(g) for g in group]
         mask_BT = torch.arange(max(lengths, default=1))[None] < torch.tensor(lengths, dtype=torch.long)[:, None]
-        old = None
+        old, exact = None, self.student.exact
         if "old_logp" in self.method.needs:
-            old = torch.zeros(mask_BT.shape)
+            old = torch.zeros(mask_BT.shape, dtype=exact)
             for b, row in enumerate(rows):
                 assert len(row.response.logp) == lengths[b], "a row without the sampler's log-probabilities"
-                old[b, : lengths[b]] = torch.tensor(row.response.logp)
+                old[b, : lengths[b]] = torch.tensor(row.response.logp, dtype=exact)
         pairs = [(b, first[b] + other) for b, row in enumerate(rows) for other in row.beats]
         device = self.student.device
         return Batch(
             mask_BT.to(device),
-            torch.tensor([row.weight for row in rows], device=device),
+            torch.tensor([row.weight for row in rows], dtype=exact, device=device),
             torch.tensor(group, dtype=torch.long, device=device),
             len(pieces),
             None if old is None else old.to(device),
             *totals,
-            score_B=torch.tensor([row.score for row in rows], device=device),
+            score_B=torch.tensor([row.score for row in rows], dtype=exact, device=device),
             context_B=torch.tensor([row.context is not None for row in rows], dtype=torch.bool, device=device),
             pairs_P2=torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2),
             mean_score=mean_score,
         )
 
 
-def _padded(rows: Sequence[Tensor], width: int) -> Tensor:
-    """(rows, width), zero behind each row's end."""
-    result = rows[0].new_zeros(len(rows), width) if rows else torch.zeros(0, width)
+def _padded(rows: Sequence[Tensor], empty: Tensor) -> Tensor:
+    """(rows, width), zero behind each row's end, as `empty` (0, width) is held."""
+    result = empty.new_zeros(len(rows), empty.shape[1])
     for b, row in enumerate(rows):
         result[b, : len(row)] = row
     return result

@@ -47,7 +47,7 @@ class Rollout:
             raise UserError("this stage needs anchors; set `teacher:` in the config")
         answers = self.teacher.generate(samples, 1, Sampling(temperature=0.0, max_tokens=2048))
         return [
-            a if isinstance(a, Failed) else Group(s, anchor=a[0].text) for s, a in zip(samples, answers, strict=True)
+            a if isinstance(a, Failed) else Group(s, anchor=a[0].raw) for s, a in zip(samples, answers, strict=True)
         ]
 
     def sampled(self, groups: Sequence[Group], seed: int) -> list[Group]:

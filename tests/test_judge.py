@@ -135,8 +135,23 @@ def test_identical_answers_tie_without_a_call() -> None:
         ("(b)", 0.0),
         ("Response A", 1.0),
         ("Answer: B", 0.0),
-        ("A\n\nBecause it is", 1.0),
-        ("Response B is better because", 0.0),
+        ("[[T]]", 0.5),
+        ('"A."', 1.0),
+        (r"\boxed{B}", 0.0),
+        ("<think>B is worse</think>\n\nA", 1.0),
+        ("Perhaps B?</think>A", 1.0),
+        ("A\n\nBecause it is", None),
+        ("Response B is better because", None),
+        ("**B** is worse than **A**.", None),
+        ("**A**: wrong. **B**: right.", None),
+        ("A) is worse", None),
+        ("B.\nNo: A", None),
+        ("not A", None),
+        ("!A", None),
+        ("A?", None),
+        ("The winner is A", None),
+        ("<think>A", None),
+        ("<think>A</think>", None),
         ("A tie", None),
         ("A and B are equal", None),
         ("A/B", None),
@@ -152,7 +167,9 @@ def test_a_reply_is_read_only_if_it_is_a_letter(reply: str, win: float | None) -
     ((verdict,),) = judge.compare(MIXED[:1])
     assert (verdict.win, verdict.soft) == (win, win)
     if win is None:
-        assert verdict.reason == f"the endpoint returned no log-probabilities; replied {reply!r}"
+        visible = "" if "<think>" in reply else reply
+        assert verdict.reason == f"the endpoint returned no log-probabilities; replied {visible!r}"
+    assert verdict.said == (reply if "think>" in reply and win is not None else "")
 
 
 @pytest.mark.parametrize(

@@ -314,8 +314,9 @@ def test_a_key_reaches_nothing_that_is_kept(
     [("7", 0.7), ("10", 1.0), (" 0\n", 0.0), ("Score: 8/10", 0.8), ("**9**", 0.9), ("6.", 0.6), ("11", None),
      ("8.0", 0.8), ("8 out of 10", 0.8), ("[[7]]", 0.7), ("<think>3? 4?</think>9", 0.9),
      ("seven", None), ("100", None), ("", None), ("7 or 8", None), ("-3", None), ("8.5", None), ("0.9", None),
-     ("0,95", None), ("1/2", None), ("1. The response", None), ("8.", 0.8), ("10,000", None), ("8\n\nIt is", None), ("5²", None),
-     ("8e1", None), ("80%", None), ("NaN", None), ("−3", None), ("7-8", None), ("8/100", None), ("9 points", None)],
+     ("0,95", None), ("1/2", None), ("1. The response", None), ("8.", 0.8), ("10,000", None), ("8\n\nIt is", None),
+     ("5²", None), ("8e1", None), ("80%", None), ("NaN", None), ("−3", None), ("7-8", None), ("8/100", None),
+     ("9 points", None)],
 )  # fmt: skip
 def test_marks_are_read_from_a_number(reply: str, mark: float | None) -> None:
     judge = Scalar(Model(longer, lambda _: reply), str(ROOT / "judges/marks.txt"))

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, cast
 from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, digest, in_order
 from mmpu.thinking import thinks_on
 
-Recorded = tuple[Response, ...]
+Recorded = tuple[Response | None, ...]
 
 KEYS = {"id": "id", "prompt": "prompt", "instruction": "prompt"}
 """What a row may be found by, and the kind of key that it is."""
@@ -46,13 +46,16 @@ class Replay(Engine):
     def answers(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> Iterator[Answer[tuple[Response, ...]]]:
         lacking: list[int] = []
         for index, sample in enumerate(samples):
-            found = self._find(sample)
-            if len(found) >= n:
-                yield Answer(index, found[:n], {"replayed": 1})
+            recorded = self._find(sample)
+            found = tuple(response for response in recorded[:n] if response is not None)
+            if len(found) == n:
+                yield Answer(index, found, {"replayed": 1})
             elif self.fallback:
                 lacking.append(index)
+            elif found and len(recorded) >= n:
+                yield Answer(index, found, {"replayed": 1}, f"{self.path} has null for sample {sample.id!r}")
             else:
-                yield Answer(index, Failed(f"{self.path} has {self._lack(sample, len(found), n)}"))
+                yield Answer(index, Failed(f"{self.path} has {_lack(sample, recorded, n)}"))
         if self.fallback and lacking:
             for answer in self.fallback.answers([samples[i] for i in lacking], n, sampling):
                 yield replace(answer, index=lacking[answer.index])
@@ -64,7 +67,7 @@ class Replay(Engine):
 
     def lacking(self, samples: Sequence[Sample]) -> list[str]:
         """Those that the file lacks, if nobody else can be asked and they are not to be left out."""
-        return [] if self.fallback or self.partial else [s.id for s in samples if not self._find(s)]
+        return [] if self.fallback or self.partial else [s.id for s in samples if not any(self._find(s))]
 
     def oddities(self, samples: Sequence[Sample]) -> dict[str, int]:
         """How many recorded answers no sample asks for, how many stand there twice, word for word, and how many are
@@ -73,19 +76,12 @@ class Replay(Engine):
         recorded, counts = self._read
         return {"answers_to_other_prompts": sum(key not in asked for key in recorded), **counts}
 
-    def _lack(self, sample: Sample, has: int, n: int) -> str:
-        """What of `n` answers to a sample there is not."""
-        if has:
-            return f"{has} answers for sample {sample.id!r}, {n} were asked for"
-        null = any(key in self._recorded for key in _keys(sample))
-        return f"null for sample {sample.id!r}" if null else f"no answer for sample {sample.id!r}"
-
     def _find(self, sample: Sample) -> Recorded:
         return next((self._recorded[key] for key in _keys(sample) if key in self._recorded), ())
 
     @cached_property
     def _content(self) -> str:
-        return digest({key: [[r.raw, r.finished] for r in found] for key, found in self._recorded.items()})
+        return digest({key: [r and [r.raw, r.finished] for r in found] for key, found in self._recorded.items()})
 
     @property
     def _recorded(self) -> dict[str, Recorded]:
@@ -93,16 +89,15 @@ class Replay(Engine):
 
     @cached_property
     def _read(self) -> tuple[dict[str, Recorded], dict[str, int]]:
-        """Answers by key, none where they are null; how many rows repeat an earlier one, how many answers are null."""
+        """Answers by key, None where they are null; how many rows repeat an earlier one, how many answers are null."""
         recorded: dict[str, Recorded] = {}
         counts = {"repeated": 0, "null": 0}
         for where, row in read_answers(Path(self.path).expanduser()):
             key = next((f"{name}:{row[field]}" for field, name in KEYS.items() if field in row), None)
             if key is None or not {"output", "outputs"} & set(row):
                 raise UserError(f"{where}: {_NEEDS}")
-            listed = _responses(row, where)
-            found = tuple(response for response in listed if response is not None)
-            counts["null"] += len(listed) - len(found)
+            found = _responses(row, where)
+            counts["null"] += found.count(None)
             counts["repeated"] += key in recorded
             if recorded.setdefault(key, found) != found:
                 raise UserError(f"{where}: a second, different answer for {key!r}")
@@ -112,7 +107,16 @@ class Replay(Engine):
 _NEEDS = "needs `id` or `prompt`, and `output`, a text, or `outputs`, a list; null is a missing answer"
 
 
-def _responses(row: dict[str, Any], where: str) -> list[Response | None]:
+def _lack(sample: Sample, recorded: Recorded, n: int) -> str:
+    """What of `n` answers to a sample there is not."""
+    if not recorded:
+        return f"no answer for sample {sample.id!r}"
+    if not any(recorded[:n]):
+        return f"null for sample {sample.id!r}"
+    return f"{len(recorded)} answers for sample {sample.id!r}, {n} were asked for"
+
+
+def _responses(row: dict[str, Any], where: str) -> Recorded:
     """The answers of a row, None for one that is null."""
     outputs: object = row["output"] if "output" in row else row["outputs"]
     texts = cast(list[object], outputs if isinstance(outputs, list) else [outputs])
@@ -134,7 +138,7 @@ def _responses(row: dict[str, Any], where: str) -> list[Response | None]:
         finished = bool(ended) and not thinks_on(text)
         return Response(text, finished=finished, reasoning=reasoning if isinstance(reasoning, str) else "")
 
-    return [response(*one) for one in zip(texts, each("finished", True), each("reasoning", ""), strict=True)]
+    return tuple(response(*one) for one in zip(texts, each("finished", True), each("reasoning", ""), strict=True))
 
 
 def _keys(sample: Sample) -> list[str]:

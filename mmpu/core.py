@@ -155,6 +155,8 @@ class Failed:
     """What an engine returns for an item it could not serve; the rest of the call is unaffected."""
 
     reason: str
+    final: bool = field(default=False, compare=False)
+    """True if the model, or a filter before it, declined: asking in another way would not help either."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,11 @@ from endpoint import DROP, Endpoint, Reply, error, question, said, samples, weig
 from mmpu.cli import main
 from mmpu.client.crew import Crew
 from mmpu.client.endpoint import PATIENCE
-from mmpu.core import Choice, Failed, Message, Part, Response, Sample, Sampling, UserError, user
+from mmpu.core import Choice, Duel, Failed, Message, Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.cached import Cached
 from mmpu.engines.openai import ENOUGH, OpenAI
+from mmpu.judge.pairwise import Pairwise
+from mmpu.judge.scalar import Scalar
 from mmpu.media import load_image
 from mmpu.store import Ledger, Store
 
@@ -692,3 +694,17 @@ def test_a_judge_that_talks_nonsense_publishes_nothing(endpoint: Endpoint, tmp_p
     assert done.stderr.startswith("mmpu: 2 of 2 duels could not be read, more than 2%; nothing was published.")
     assert "replied 'As a language model'" in done.stderr
     assert not list((tmp_path / "boards").glob("*.json"))
+
+
+def test_a_judge_that_declines_is_not_asked_in_another_way(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda *_: of(choice(None, "content_filter"))
+    asked = [Duel(samples(1)[0], "a", "b")]
+    prompts = Path(__file__).parent.parent / "judges"
+    for judge in (
+        Pairwise(endpoint.engine(), str(prompts / "pairwise.txt")),
+        Scalar(endpoint.engine(), str(prompts / "correct.txt"), scale="yes_no"),
+    ):
+        endpoint.bodies.clear()
+        (verdicts,) = judge.compare(asked)
+        assert {(v.win, v.reason) for v in verdicts} == {(None, "no content (finish_reason 'content_filter')")}
+        assert len(endpoint.bodies) == 2, "two orders, or two answers, once each"

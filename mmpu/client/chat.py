@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from mmpu.client.client import Reply, words_of
-from mmpu.client.exchange import Refused, Unusable
+from mmpu.client.exchange import Declined, Unusable
 from mmpu.core import Choice, Response, Sample, Sampling
 from mmpu.thinking import thinks_on
 
@@ -60,14 +60,14 @@ def texts(reply: Reply, most: int) -> Heard:
     """The answers of a reply. One that broke off is left out where there are others, and may be asked for again.
 
     Raises:
-        Refused: there is none, and there will be none.
+        Declined: there is none, and there will be none.
         Unusable: there is none.
     """
     choices = reply["choices"]
     if not 1 <= len(choices) <= most:
         raise Unusable(f"asked for {most} answers, got {len(choices)}")
     said = [answer_in(choice) for choice in choices]
-    refused = [each for each in said if isinstance(each, Refused)]
+    refused = [each for each in said if isinstance(each, Declined)]
     broken = [each for each in said if isinstance(each, Unusable)]
     if len(refused) == len(said):
         raise refused[0]
@@ -76,7 +76,7 @@ def texts(reply: Reply, most: int) -> Heard:
     return Heard(tuple(r for r in said if isinstance(r, Response)), tuple(map(str, refused)))
 
 
-def answer_in(choice: Any) -> Response | Refused | Unusable:
+def answer_in(choice: Any) -> Response | Declined | Unusable:
     """What a choice of a reply says, or why it says nothing."""
     message, why = choice["message"], str(choice.get("finish_reason"))
     text, reasoning = _content(message)
@@ -85,9 +85,9 @@ def answer_in(choice: Any) -> Response | Refused | Unusable:
     if text is not None and text.strip():
         return Response(text, finished=why not in (*CUT, *REFUSING) and not thinks_on(text), reasoning=reasoning)
     if refusal := message.get("refusal"):
-        return Refused(f"the model refused: {refusal}")
+        return Declined(f"the model refused: {refusal}")
     if why in REFUSING:
-        return Refused(f"no content (finish_reason {why!r}{_details(choice)})")
+        return Declined(f"no content (finish_reason {why!r}{_details(choice)})")
     if why in CUT or reasoning:  # it came to no answer
         return Response("", finished=False, reasoning=reasoning)
     return Unusable(f"no content (finish_reason {why!r})") if text is None else Response(text)
@@ -120,14 +120,14 @@ def top_logprobs(reply: Reply) -> dict[str, float]:
     """The likeliest first tokens, stripped, with their probabilities' logarithms; empty if the reply shows none.
 
     Raises:
-        Refused: nor will another reply show any.
+        Declined: nor will another reply show any.
         Unusable: the provider broke off.
     """
     choice = reply["choices"][0]
     logprobs = choice.get("logprobs")
     content = logprobs["content"] if logprobs else None
     top = [(entry["token"], entry["logprob"]) for entry in (content[0]["top_logprobs"] if content else [])]
-    if not top and choice.get("message") and isinstance(said := answer_in(choice), Refused | Unusable):
+    if not top and choice.get("message") and isinstance(said := answer_in(choice), Declined | Unusable):
         raise said
     if any(not isinstance(token, str) or not logprob <= 0.01 for token, logprob in top):
         raise ValueError("a log-probability is not one")

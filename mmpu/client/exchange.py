@@ -24,6 +24,10 @@ class Refused(Exception):
     """An item that will not be answered, and why."""
 
 
+class Declined(Refused):
+    """The model, or a filter before it, will not answer."""
+
+
 class Unusable(Exception):
     """A reply of the right form that lacks what was asked for."""
 
@@ -102,7 +106,7 @@ class Exchange:
             value = read(reply)
         except Refused as error:
             endpoint.answered(started, now)
-            raise Refused(self.client.shown(str(error))) from None
+            raise type(error)(self.client.shown(str(error))) from None
         except Unusable as error:
             endpoint.answered(started, now)
             raise Trouble(self.client.shown(str(error))) from None

@@ -23,7 +23,7 @@ from mmpu import media
 from mmpu.client.chat import Heard, drawing, messages, texts, top_logprobs, weigh
 from mmpu.client.client import Client, Reply, Terms, checked_url
 from mmpu.client.crew import Crew
-from mmpu.client.exchange import Exchange, Refused, Unusable
+from mmpu.client.exchange import Declined, Exchange, Refused, Unusable
 from mmpu.client.thread import stream
 from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, in_order
 
@@ -136,7 +136,7 @@ class OpenAI(Engine):
                 except Refused as error:  # what came before has been paid for
                     refused.append(str(error))
             if not found:
-                raise Refused(exchange.client.shown(refused[0]))
+                raise Declined(exchange.client.shown(refused[0]))
             if refused:
                 exchange.counts["refused_answers"] += len(refused)
                 exchange.refusals += map(exchange.client.shown, dict.fromkeys(refused))
@@ -188,7 +188,7 @@ class OpenAI(Engine):
                     try:
                         value: T | Failed = await ask(exchange, sample)
                     except Refused as error:
-                        value = Failed(str(error))
+                        value = Failed(str(error), isinstance(error, Declined))
                     hand_over(Answer(index, value, dict(exchange.counts), "; ".join(exchange.refusals)))
 
                 try:

@@ -73,7 +73,7 @@ class Pairwise(Judge):
             return self._parse(asked)
         answers = self.engine.choose(self.prompts(asked), self.letters)
         read = [self._weigh(duel, order, answer) for (duel, order), answer in zip(asked, answers, strict=True)]
-        unread = [i for i, verdict in enumerate(read) if verdict.win is None]
+        unread = [i for i, (v, a) in enumerate(zip(read, answers, strict=True)) if v.win is None and not _declined(a)]
         for i, verdict in zip(unread, self._parse([asked[i] for i in unread]), strict=True):
             read[i] = (
                 verdict if verdict.win is not None else replace(read[i], reason=f"{read[i].reason}; {verdict.reason}")
@@ -131,3 +131,7 @@ class Pairwise(Judge):
         if letter not in self.letters[:2]:
             return 0.5
         return float(letter == self.letters[0 if order == "ours_first" else 1])
+
+
+def _declined(answer: Choice | Failed) -> bool:
+    return isinstance(answer, Failed) and answer.final

@@ -91,8 +91,10 @@ class Scalar(Judge):
     def _marks(self, questions: Sequence[Sample]) -> list[_Mark]:
         if self.scale == "0_10" or self.reasoning:
             return self._parse(questions)
-        marks = [self._weigh(answer) for answer in self.engine.choose(questions, (*YES, *NO))]
-        unread = [i for i, mark in enumerate(marks) if mark.value is None]
+        choices = self.engine.choose(questions, (*YES, *NO))
+        marks = [self._weigh(choice) for choice in choices]
+        declined = [isinstance(choice, Failed) and choice.final for choice in choices]
+        unread = [i for i, mark in enumerate(marks) if mark.value is None and not declined[i]]
         for i, mark in zip(unread, self._parse([questions[i] for i in unread]), strict=True):
             marks[i] = mark
         return marks

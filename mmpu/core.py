@@ -3,8 +3,9 @@
     train: Sample ─Teacher→ anchor ─Engine→ Group ─Scorer→ scores ─Method.supervise→ Rows ─Student→ log-probs
     ─Method.loss→ update eval:  Sample ─Engine→ Response ─Judge→ Verdict ─statistics→ Entry
 
-Everything else in the package is a way to produce, store or consume one of these. This module imports nothing of mmpu
-and no torch, so that listing tasks or reading a leaderboard costs no more than Python itself.
+Everything else in the package is a way to produce, store or consume one of these. This module imports no torch, and of
+mmpu only what tells thinking from answers, so that listing tasks or reading a leaderboard costs no more than
+Python itself.
 
 Shape suffixes used in tensor code throughout: B rows (responses) · T completion tokens, right-padded · G groups
 (prompts) · K responses of a group · S packed sequences · L tokens of a packed sequence · N completion tokens of a
@@ -18,10 +19,9 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
-if TYPE_CHECKING:
-    pass
+from mmpu.thinking import answer_of
 
 T = TypeVar("T")
 NAN = float("nan")
@@ -116,15 +116,23 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A text with, where the student sampled it, exactly the tokens it emitted."""
+    """What was said with, where the student sampled it, exactly the tokens it emitted."""
 
-    text: str
+    raw: str
+    """All of it, thinking included."""
     tokens: tuple[int, ...] | None = None
     """Emitted ids, the end-of-sequence token included if it was emitted; None if no student sampled this text."""
     logp: tuple[float, ...] = ()
     """Log-probability of each token under the distribution it was drawn from."""
     finished: bool = True
-    """False if the length limit cut it."""
+    """False if the length limit cut it or, where no student sampled it, if its thinking never ended."""
+    reasoning: str = ""
+    """Thinking that an endpoint served apart; not in `raw`."""
+
+    @property
+    def text(self) -> str:
+        """The answer: what was said, without the thinking. What is graded, judged, scored and counted."""
+        return answer_of(self.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +150,8 @@ class Failed:
     """What an engine returns for an item it could not serve; the rest of the call is unaffected."""
 
     reason: str
+    final: bool = field(default=False, compare=False)
+    """True if the model, or a filter before it, declined: asking in another way would not help either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +163,8 @@ class Answer(Generic[T]):
     value: T | Failed
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
     """What it took, for the ledger: `requests`, `tokens_in`, `tokens_out`, …"""
+    reason: str = ""
+    """Why `value` holds fewer responses than were asked for, where it does."""
 
 
 def in_order(answers: Iterable[Answer[T]], count: int) -> list[T | Failed]:
@@ -211,7 +223,7 @@ class Engine(ABC):
 
     @abstractmethod
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        """n responses to each sample's prompt, in order."""
+        """n responses to each sample's prompt, in order; fewer where the model refused some, `Failed` if all."""
 
     @abstractmethod
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:

@@ -47,6 +47,8 @@ class Verdict:
     """Why it is unread, or how it was decided without a call."""
     detail: Mapping[str, float] = field(default_factory=dict[str, float])
     """What it was read from: probabilities of the letters, or the scores of `ours` and `theirs`."""
+    said: str = ""
+    """What the judge said before it, and around it."""
 
 
 class Judge(ABC):
@@ -108,9 +110,9 @@ def settled(verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
         return verdicts
     ours, theirs = verdicts
     detail = {v.order: v.win for v in verdicts if v.win is not None}
+    said = "\n\n".join(v.said for v in verdicts if v.said)
     if ours.win is None or theirs.win is None:
-        return (
-            Verdict(ours.sample, "none", None, reason=(ours if ours.win is None else theirs).reason, detail=detail),
-        )
+        reason = (ours if ours.win is None else theirs).reason
+        return (Verdict(ours.sample, "none", None, reason=reason, detail=detail, said=said),)
     win = 0.5 if ours.win == theirs.win else float(ours.win > theirs.win)
-    return (Verdict(ours.sample, "none", win, 0.5 + (ours.win - theirs.win) / 2, detail=detail),)
+    return (Verdict(ours.sample, "none", win, 0.5 + (ours.win - theirs.win) / 2, detail=detail, said=said),)

@@ -104,6 +104,39 @@ def test_replay_gives_as_many_recorded_answers_as_are_asked_for(tmp_path: Path) 
     assert engine.generate([Sample("a", user("q"))], 2, GREEDY) == [(Response("x"), Response("y"))]
 
 
+def test_a_null_is_a_missing_answer(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "output": None},
+        {"id": "b", "outputs": ["x", None, "z"]},
+        {"id": "c", "output": float("nan")},
+        {"id": "d", "output": "<think>hm"},
+        {"id": "e", "output": "7", "reasoning": "hm"},
+    ]
+    engine = recorded(tmp_path, *rows)
+    asked = [Sample(row["id"], user("q")) for row in rows]
+    found = engine.generate(asked, 1, GREEDY)
+    path = tmp_path / "answers.jsonl"
+    assert found[0] == Failed(f"{path} has null for sample 'a'")
+    assert found[1:] == [
+        (Response("x"),),
+        Failed(f"{path} has null for sample 'c'"),
+        (Response("<think>hm", finished=False),),
+        (Response("7", reasoning="hm"),),
+    ]
+    assert engine.generate(asked[1:2], 3, GREEDY) == [(Response("x"), Response("z"))]
+    assert engine.lacking(asked) == ["a", "c"]
+    assert engine.oddities(asked) == {"answers_to_other_prompts": 0, "repeated": 0, "null": 3}
+
+
+@pytest.mark.parametrize("name", ["answers.jsonl", "answers.json"])
+def test_byte_order_marks_are_no_content(tmp_path: Path, name: str) -> None:
+    lines = [json.dumps({"id": i, "output": "x"}) for i in ("a", "b")]
+    text = "\n\ufeff".join(lines) if name.endswith("l") else f"[{','.join(lines)}]"
+    (tmp_path / name).write_text(f"\ufeff{text}\n", encoding="utf-8")
+    asked = [Sample(i, user("q")) for i in ("a", "b")]
+    assert Replay(str(tmp_path / name)).generate(asked, 1, GREEDY) == [(Response("x"),)] * 2
+
+
 def test_replay_is_known_by_its_answers_not_by_its_file(tmp_path: Path) -> None:
     rows = [{"id": "a", "output": "x"}, {"id": "b", "output": "y"}]
     one, two = recorded(tmp_path, *rows), recorded(tmp_path, *reversed(rows), name="renamed.jsonl")

@@ -215,3 +215,13 @@ def test_a_cache_that_forgets_is_no_prefix() -> None:
     cache = DynamicCache(config=shared_student("gemma3").base.config.get_text_config())
     cache.update(torch.zeros(1, 1, 3, 8), torch.zeros(1, 1, 3, 8), 0)
     assert Prefix.of(cache, torch.ones(1, 3), 2) is None
+
+
+def test_a_template_that_begins_the_thinking_leaves_no_answer_before_its_end() -> None:
+    model = student("qwen2")
+    model.tokenizer.chat_template = str(model.tokenizer.chat_template) + "{{ '<think>\\n' }}"
+    ((response,),) = generate(model, [sample("x", "Why?")], 1, max_tokens=4)
+    assert response.raw == "<think>\n" + model.decode(response.tokens or ())
+    assert response.text == ""
+    recorded = Response(f"{response.raw}</think>7", tokens=None)
+    assert model.decode(model.response_ids(recorded)) == recorded.raw.removeprefix("<think>\n")

@@ -136,8 +136,23 @@ def test_identical_answers_tie_without_a_call() -> None:
         ("(b)", 0.0),
         ("Response A", 1.0),
         ("Answer: B", 0.0),
-        ("A\n\nBecause it is", 1.0),
-        ("Response B is better because", 0.0),
+        ("[[T]]", 0.5),
+        ('"A."', 1.0),
+        (r"\boxed{B}", 0.0),
+        ("<think>B is worse</think>\n\nA", 1.0),
+        ("Perhaps B?</think>A", 1.0),
+        ("A\n\nBecause it is", None),
+        ("Response B is better because", None),
+        ("**B** is worse than **A**.", None),
+        ("**A**: wrong. **B**: right.", None),
+        ("A) is worse", None),
+        ("B.\nNo: A", None),
+        ("not A", None),
+        ("!A", None),
+        ("A?", None),
+        ("The winner is A", None),
+        ("<think>A", None),
+        ("<think>A</think>", None),
         ("A tie", None),
         ("A and B are equal", None),
         ("A/B", None),
@@ -153,7 +168,66 @@ def test_a_reply_is_read_only_if_it_is_a_letter(reply: str, win: float | None) -
     ((verdict,),) = judge.compare(MIXED[:1])
     assert (verdict.win, verdict.soft) == (win, win)
     if win is None:
-        assert verdict.reason == f"the endpoint returned no log-probabilities; replied {reply!r}"
+        visible = "" if "<think>" in reply else reply
+        assert verdict.reason == f"the endpoint returned no log-probabilities; replied {visible!r}"
+    assert verdict.said == (reply if "think>" in reply and win is not None else "")
+
+
+@dataclass(frozen=True)
+class Reasoning(Scripted):
+    """A judge model that says a response of more than text."""
+
+    response: Response = field(default_factory=lambda: Response(""))
+    sampling: list[Sampling] = field(default_factory=list[Sampling])
+
+    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
+        self.asked.extend(s.prompt[-1].text for s in samples)
+        self.sampling.append(sampling)
+        return [(self.response,) for _ in samples]
+
+
+@pytest.mark.parametrize(
+    ("response", "win"),
+    [
+        (Response("B is worse than A. [[A]]"), 1.0),
+        (Response("At first [[A]], but no: **[[B]]**."), 0.0),
+        (Response("<think>[[A]]</think>Even. [[ T ]]"), 0.5),
+        (Response("[[B]]", reasoning="[[A]]?"), 0.0),
+        (Response("A"), 1.0),
+        (Response("A is better."), None),
+        (Response("[[A]], or rather [[neither]]"), None),
+        (Response("[[A]] is what I", finished=False), None),
+        (Response("<think>[[A]]", finished=False), None),
+        (Response("", finished=False, reasoning="[[A]]"), None),
+        (Response("[A]\nfor it is right"), None),
+    ],
+)
+def test_a_judge_that_reasons_is_read_in_the_last_brackets(response: Response, win: float | None) -> None:
+    engine = Reasoning(longer, response=response)
+    ((verdict,),) = Pairwise(engine, PROMPT, order="paper", reasoning=True, max_tokens=99).compare(MIXED[:1])
+    assert verdict.win == win
+    assert bool(verdict.reason) == (win is None)
+    assert response.raw in verdict.said
+    assert response.reasoning in verdict.said
+    assert engine.asked[0].endswith("in double brackets, as in [[A]].")
+    assert engine.sampling == [Sampling(temperature=0.0, max_tokens=99)]
+
+
+def test_a_judge_whose_thinking_was_cut_says_what_to_do() -> None:
+    engine = Reasoning(longer, response=Response("", finished=False, reasoning="Let me"))
+    ((verdict,),) = Pairwise(engine, PROMPT, order="paper", read_from="text").compare(MIXED[:1])
+    assert (
+        verdict.reason == "thought, and was cut after 8 tokens; a judge that thinks or reasons needs `reasoning: true`"
+    )
+    assert engine.asked[0].endswith("if they are equally good.")
+
+
+def test_a_prompt_that_says_where_the_verdict_stands_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("{{ a }} or {{ b }}? End with [[A]] or [[B]].")
+    engine = Reasoning(longer, response=Response("So [[B]]"))
+    judge = Pairwise(engine, str(tmp_path / "own.txt"), letters=("A", "B"), reasoning=True)
+    assert [v.win for v in judge.compare(MIXED[:1])[0]] == [0.0, 1.0]
+    assert engine.asked[0].endswith("End with [[A]] or [[B]].")
 
 
 @pytest.mark.parametrize(
@@ -235,6 +309,8 @@ def test_the_identity_names_all_that_a_verdict_depends_on(tmp_path: Path) -> Non
         Pairwise(engine, PROMPT, read_from="text"),
         Pairwise(engine, PROMPT, max_characters=100),
         Pairwise(engine, PROMPT, letters=("A", "B")),
+        Pairwise(engine, PROMPT, reasoning=True),
+        Pairwise(engine, PROMPT, reasoning=True, max_tokens=100),
         Pairwise(engine, str(other)),
     ]
     assert len({judge.identity for judge in judges}) == len(judges)

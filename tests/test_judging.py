@@ -313,7 +313,11 @@ def test_a_key_reaches_nothing_that_is_kept(
 @pytest.mark.parametrize(
     ("reply", "mark"),
     [("7", 0.7), ("10", 1.0), (" 0\n", 0.0), ("Score: 8/10", 0.8), ("**9**", 0.9), ("6.", 0.6), ("11", None),
-     ("seven", None), ("100", None), ("", None), ("7 or 8", None), ("-3", None)],
+     ("8.0", 0.8), ("8 out of 10", 0.8), ("[[7]]", 0.7), ("<think>3? 4?</think>9", 0.9),
+     ("seven", None), ("100", None), ("", None), ("7 or 8", None), ("-3", None), ("8.5", None), ("0.9", None),
+     ("0,95", None), ("1/2", None), ("1. The response", None), ("8.", 0.8), ("10,000", None), ("8\n\nIt is", None),
+     ("5²", None), ("8e1", None), ("80%", None), ("NaN", None), ("−3", None), ("7-8", None), ("8/100", None),
+     ("9 points", None)],
 )  # fmt: skip
 def test_marks_are_read_from_a_number(reply: str, mark: float | None) -> None:
     judge = Scalar(Model(longer, lambda _: reply), str(ROOT / "judges/marks.txt"))
@@ -345,7 +349,7 @@ def test_yes_and_no_are_weighed_in_all_their_spellings() -> None:
             first = Choice(probs, 0.4)
             return [first, Choice(dict.fromkeys(options, 0.0), 1.0)][: len(samples)]
 
-    judge = Scalar(Weighing(longer, lambda _: "No, it is not."), str(ROOT / "judges/correct.txt"), scale="yes_no")
+    judge = Scalar(Weighing(longer, lambda _: "**No**."), str(ROOT / "judges/correct.txt"), scale="yes_no")
     ((verdict,),) = judge.compare([Duel(Sample("s", user("Q?")), "a", "b")])
     assert verdict.detail == pytest.approx({"ours": 2 / 3, "theirs": 0.0})
     assert verdict.win == 1

@@ -20,8 +20,13 @@ from mmpu.cli.main import main
 from mmpu.client.crew import Crew
 from mmpu.client.endpoint import PATIENCE
 from mmpu.core import Choice, Failed, Message, Part, Response, Sample, Sampling, UserError, user
+from mmpu.duel import Duel
+from mmpu.engines.cached import Cached
 from mmpu.engines.openai import ENOUGH, OpenAI
+from mmpu.judges.pairwise import Pairwise
+from mmpu.judges.scalar import Scalar
 from mmpu.media.images import load_image
+from mmpu.store import Ledger, Store
 
 OPTIONS = ("A", "B", "T")
 
@@ -273,6 +278,130 @@ def test_an_endpoint_that_ignores_n_is_asked_for_the_rest_singly(endpoint: Endpo
     assert first.value == (Response("Q0? 7"), Response("Q0? 8"), Response("Q0? 9")), "the same seed would say the same"
     assert first.counts == {"requests": 3, "asked_singly": 2, "tokens_out": 9}
     assert sorted(body["n"] for body in endpoint.bodies) == [1, 1, 1, 1, 3, 3]
+
+
+def choice(content: object, reason: str = "stop", more: dict[str, Any] | None = None, **message: object) -> Any:
+    return {"index": 0, "finish_reason": reason, "message": {"content": content, **message}, **(more or {})}
+
+
+def of(*choices: Any, **fields: object) -> Reply:
+    return 200, {}, {"choices": list(choices), **fields}
+
+
+FILTERED = {"content_filter_results": {"hate": {"filtered": True}, "violence": {"filtered": False}}}
+CALLS = [{"function": {"name": "search", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (of(choice(None, "content_filter")), "no content (finish_reason 'content_filter')"),
+        (of(choice("", "content_filter", FILTERED)), "no content (finish_reason 'content_filter': hate)"),
+        (of(choice(None, refusal="I cannot help.")), "the model refused: I cannot help."),
+        (of(choice("", "stop", refusal="No.")), "the model refused: No."),
+        (of(choice(None, "tool_calls", tool_calls=CALLS)), "no content (finish_reason 'tool_calls': called search)"),
+        (of(choice(None, "function_call")), "no content (finish_reason 'function_call')"),
+        (
+            (200, {}, {"error": {"message": "maximum context length is 32", "code": 400}}),
+            "HTTP 200 with error 400: maximum context length is 32",
+        ),
+        (
+            (200, {}, {"error": {"message": "Flagged", "code": "content_policy_violation"}}),
+            "HTTP 200 with error: Flagged",
+        ),
+        ((404, {}, [{"error": {"message": "no such model"}}]), "HTTP 404: no such model"),
+        ((422, {}, {"detail": "n is too large"}), "HTTP 422: n is too large"),
+    ],
+)
+def test_what_asking_again_would_not_change_is_asked_once(endpoint: Endpoint, reply: Reply, reason: str) -> None:
+    endpoint.answer = lambda *_: reply
+    assert endpoint.engine().generate(samples(1), 1, Sampling()) == [Failed(reason)]
+    assert len(endpoint.bodies) == 1
+    (found,) = endpoint.engine().choose(samples(1), OPTIONS)
+    assert (found, len(endpoint.bodies)) == (Failed(reason), 2)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ((200, {}, {"choices": None, "error": {"message": "Provider error", "code": 429}}), "Provider error"),
+        ((200, {}, {"error": {"message": "Provider error", "metadata": {"raw": "overheated"}}}), "(overheated)"),
+        ((200, {}, {"error": "overloaded"}), "overloaded"),
+        ((200, {}, {"object": "error", "message": "CUDA is out of memory", "code": 500}), "CUDA is out of memory"),
+        (of(choice("", "error")), "the provider broke off: finish_reason 'error'"),
+        (of(choice("half", "error", {"error": {"message": "upstream went away"}})), "upstream went away"),
+        (of(choice(None)), "no content (finish_reason 'stop')"),
+    ],
+)  # fmt: skip
+def test_what_asking_again_may_change_is_asked_again(endpoint: Endpoint, reply: Reply, reason: str) -> None:
+    endpoint.answer = lambda n, _: reply if n == 1 else said("at last")
+    assert endpoint.engine().generate(samples(1), 1, Sampling()) == [(Response("at last"),)]
+    endpoint.answer = lambda *_: reply
+    (found,) = endpoint.engine(retries=1).generate(samples(1), 1, Sampling())
+    assert isinstance(found, Failed)
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("reply", "response"),
+    [
+        (of(choice(None, "length")), Response("", finished=False)),
+        (of(choice(None, "length", reasoning="Hm")), Response("", finished=False, reasoning="Hm")),
+        (of(choice("", "stop", reasoning_content="Hm")), Response("", finished=False, reasoning="Hm")),
+        (of(choice("7", "stop", reasoning_content="Hm")), Response("7", reasoning="Hm")),
+        (of(choice("7, bec", "content_filter")), Response("7, bec", finished=False)),
+        (of(choice("<think>Hm")), Response("<think>Hm", finished=False)),
+        (of(choice("<think>Hm</think>7")), Response("<think>Hm</think>7")),
+        (
+            of(choice([{"type": "thinking", "thinking": [{"text": "Hm"}]}, {"type": "text", "text": "7"}])),
+            Response("7", reasoning="Hm"),
+        ),
+        (of(choice("")), Response("")),
+    ],
+)  # fmt: skip
+def test_an_answer_that_did_not_come_is_unfinished(endpoint: Endpoint, reply: Reply, response: Response) -> None:
+    endpoint.answer = lambda *_: reply
+    assert endpoint.engine().generate(samples(1), 1, Sampling()) == [(response,)]
+    assert len(endpoint.bodies) == 1
+
+
+def test_paid_answers_of_a_call_survive_what_the_others_met(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda *_: of(choice("a"), choice(None, "content_filter"), choice("c"), choice("d"))
+    (answer,) = endpoint.engine().answers(samples(1), 4, Sampling())
+    assert answer.value == (Response("a"), Response("c"), Response("d"))
+    assert answer.reason == "no content (finish_reason 'content_filter')"
+    assert answer.counts == {"requests": 1, "refused_answers": 1}
+    endpoint.answer = lambda n, _: of(choice("a"), choice("", "error")) if n == 2 else of(choice("b"))
+    assert endpoint.engine().generate(samples(1), 2, Sampling()) == [(Response("a"), Response("b"))]
+    assert [body["n"] for body in endpoint.bodies] == [4, 2, 1], "one that broke off is asked for again, by itself"
+    endpoint.answer = lambda *_: of(choice(None, "content_filter"), choice(None, refusal="No."))
+    (failed,) = endpoint.engine().generate(samples(1), 2, Sampling())
+    assert failed == Failed("no content (finish_reason 'content_filter')")
+
+
+def test_a_store_keeps_what_came_and_asks_for_the_rest(endpoint: Endpoint, tmp_path: Path) -> None:
+    engine = Cached(endpoint.engine(), Store(tmp_path / "s.sqlite"), Ledger(tmp_path / "l.json"), "teacher")
+    endpoint.answer = lambda *_: of(choice("a", reasoning="Hm"), choice(None, "content_filter"))
+    first = (Response("a", reasoning="Hm"),)
+    for _ in range(2):
+        (answer,) = engine.answers(samples(1), 2, Sampling(seed=5))
+        assert (answer.value, answer.reason) == (first, "no content (finish_reason 'content_filter')")
+        endpoint.answer = lambda *_: of(choice(None, "content_filter"))
+    assert [(body["n"], body["seed"]) for body in endpoint.bodies] == [(2, 5), (1, 6)]
+    endpoint.answer = lambda *_: of(choice("b"))
+    assert engine.generate(samples(1), 2, Sampling(seed=5)) == [(*first, Response("b"))]
+    assert engine.generate(samples(1), 2, Sampling(seed=5)) == [(*first, Response("b"))]
+    assert len(endpoint.bodies) == 3
+
+
+def test_no_provider_s_words_hold_the_key(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    for reply in (of(choice(None, refusal="not sk-very-secret")), (200, {}, {"error": "bad sk-very-secret"})):
+        endpoint.answer = lambda *_, reply=reply: reply
+        (found,) = endpoint.engine(retries=0).generate(samples(1), 1, Sampling())
+        assert isinstance(found, Failed)
+        assert "[key]" in found.reason
+        assert "secret" not in found.reason
 
 
 def test_more_answers_than_asked_for_are_no_answer(endpoint: Endpoint) -> None:
@@ -566,3 +695,17 @@ def test_a_judge_that_talks_nonsense_publishes_nothing(endpoint: Endpoint, tmp_p
     assert done.stderr.startswith("mmpu: 2 of 2 duels could not be read, more than 2%; nothing was published.")
     assert "replied 'As a language model'" in done.stderr
     assert not list((tmp_path / "boards").glob("*.json"))
+
+
+def test_a_judge_that_declines_is_not_asked_in_another_way(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda *_: of(choice(None, "content_filter"))
+    asked = [Duel(samples(1)[0], "a", "b")]
+    prompts = Path(__file__).parent.parent / "judges"
+    for judge in (
+        Pairwise(endpoint.engine(), str(prompts / "pairwise.txt")),
+        Scalar(endpoint.engine(), str(prompts / "correct.txt"), scale="yes_no"),
+    ):
+        endpoint.bodies.clear()
+        (verdicts,) = judge.compare(asked)
+        assert {(v.win, v.reason) for v in verdicts} == {(None, "no content (finish_reason 'content_filter')")}
+        assert len(endpoint.bodies) == 2, "two orders, or two answers, once each"

@@ -12,6 +12,7 @@ import pytest
 
 from mmpu.core import Choice, Engine, Failed, Group, Response, Sample, Sampling, Scorer, Task, UserError
 from mmpu.engines.cached import Cached
+from mmpu.replies import parse_score, score_of
 from mmpu.scorers._ropd import parse_rubric, parse_verdicts, reward
 from mmpu.scorers.majority import Majority, agreement, canonical
 from mmpu.scorers.mix import Mix
@@ -120,6 +121,24 @@ def test_a_number_is_read_and_an_unreadable_reply_asked_for_once_more(tmp_path: 
     assert math.isnan(scores[2])
     assert scores[3] == 0.0
     assert ledger.counts["external_judge_calls"] == len(engine.asked) == 5
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        *(("0.95", 0.95), ("0,95", 0.95), (".5", 0.5), ("1", 1.0), ("1.0", 1.0), ("0", 0.0), ("+0.5", 0.5)),
+        *(("0.5.", 0.5), ("95%", 0.95), ("9/10", 0.9), ("95/100", 0.95), ("8.5/10", 0.85), ("1/2", 0.5)),
+        *(("[[0.9]]", 0.9), ("$0.9$", 0.9), ("4 out of 5", 0.8)),
+        *(("**0.9**", 0.9), ("Score: 0.9", 0.9), ("[[0.9]]", 0.9), ("$0.9$", 0.9), ("<think>0.1</think>0.9", 0.9)),
+        *((reply, None) for reply in ("8.5", "-0.5", "\u22120.5", "1. The response", "1,000", "0.9 or 0.8", "0.9/10")),
+        *((reply, None) for reply in ("1/0", "7/5", "150%", "0.8 is too much", "0.8\n\nIt", "1e-1", "nan", "inf", "")),
+        *((reply, None) for reply in ("0.9%", "0.5²", "10/1", "½")),
+        *((reply, None) for reply in ("I give 0.8", "0.9 0.8", "0.1-0.2", "0.8?", "<think>0.8", "٠.٩", "1:0", "0x1")),
+    ],
+)  # fmt: skip
+def test_a_score_is_a_reply_that_is_a_number(reply: str, score: float | None) -> None:
+    assert parse_score(reply) == pytest.approx(math.nan if score is None else score, nan_ok=True)
+    assert math.isnan(score_of(Response(reply, finished=False))), "what was cut may have gone on"
 
 
 # ---------------------------------------------------------------------------------------------------------- majority

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -21,7 +22,7 @@ import pytest
 
 from endpoint import DROP, Endpoint, Reply, error, question, said, weighed
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
-from mmpu.duel import Duel
+from mmpu.duel import Duel, Verdict
 from mmpu.judges.pairwise import Pairwise
 from mmpu.judging.run import Limits, Progress, Question, Stopped, ask, missing, questions
 from mmpu.judging.verdicts import Reading, Verdicts, key_of, reading_of
@@ -239,6 +240,24 @@ def test_two_processes_may_share_a_store(tmp_path: Path) -> None:
     a.append([reading])
     b.append([replace(reading, key="l")])
     assert set(a.get(["k", "l", "m"])) == set(b.get(["k", "l", "m"])) == {"k", "l"}
+
+
+def test_what_a_judge_said_is_kept_and_older_stores_are_read(store: Verdicts, tmp_path: Path) -> None:
+    verdict = Verdict("s", "ours_first", 1.0, 1.0, said="A is right. [[A]]")
+    store.append([reading_of("k", "j", verdict)])
+    assert Verdicts(store.path).get(["k"])["k"].verdict("ours_first") == verdict
+    old = tmp_path / "old.sqlite"
+    with contextlib.closing(sqlite3.connect(old)) as db:
+        db.execute(
+            "CREATE TABLE readings (id INTEGER PRIMARY KEY, key TEXT NOT NULL, judge TEXT NOT NULL, sample TEXT NOT "
+            "NULL, kind TEXT NOT NULL, win REAL, soft REAL, reason TEXT NOT NULL, detail TEXT NOT NULL, created TEXT "
+            "NOT NULL)"
+        )
+        db.execute("INSERT INTO readings VALUES (1, 'k', 'j', 's', 'pair', 0.0, 0.0, '', '{}', '')")
+        db.commit()
+    assert Verdicts(old).get(["k"])["k"].said == ""
+    Verdicts(old).append([reading_of("k", "j", verdict)])
+    assert Verdicts(old).get(["k"])["k"].said == verdict.said
 
 
 def test_a_store_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -6,16 +6,18 @@ call, `exchange.py` decides when it is made again, `crew.py` goes from item to i
 format, `thread.py` lets synchronous code hear of answers as they come.
 """
 
-from mmpu.client.chat import drawing, messages, texts, top_logprobs, weigh
+from mmpu.client.chat import Heard, drawing, messages, texts, top_logprobs, weigh
 from mmpu.client.client import Client, Reply, Terms, checked_url
 from mmpu.client.crew import Crew
-from mmpu.client.exchange import Exchange, Refused, Unusable
+from mmpu.client.exchange import Declined, Exchange, Refused, Unusable
 from mmpu.client.thread import stream
 
 __all__ = [
     "Client",
     "Crew",
+    "Declined",
     "Exchange",
+    "Heard",
     "Refused",
     "Reply",
     "Terms",

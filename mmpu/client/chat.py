@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
-from mmpu.client.client import Reply
-from mmpu.client.exchange import Unusable
+from mmpu.client.client import Reply, words_of
+from mmpu.client.exchange import Declined, Unusable
 from mmpu.core import Choice, Response, Sample, Sampling
+from mmpu.thinking import thinks_on
+
+CUT = ("length", "max_tokens", "model_length")
+"""Finish reasons of answers that a limit cut."""
+REFUSING = ("content_filter", "tool_calls", "function_call", "refusal", "safety", "recitation")
+"""Finish reasons of replies whose lack of content asking again would not mend."""
 
 
 def messages(sample: Sample, images: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -40,22 +47,88 @@ def drawing(sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def texts(reply: Reply, most: int) -> tuple[Response, ...]:
+@dataclass(frozen=True)
+class Heard:
+    """What came of a request for answers."""
+
+    responses: tuple[Response, ...]
+    refused: tuple[str, ...] = ()
+    """Of each answer that asking again would not bring, why."""
+
+
+def texts(reply: Reply, most: int) -> Heard:
+    """The answers of a reply. One that broke off is left out where there are others, and may be asked for again.
+
+    Raises:
+        Declined: there is none, and there will be none.
+        Unusable: there is none.
+    """
     choices = reply["choices"]
     if not 1 <= len(choices) <= most:
         raise Unusable(f"asked for {most} answers, got {len(choices)}")
-    found = [(choice["message"]["content"], choice.get("finish_reason")) for choice in choices]
-    empty = [reason for text, reason in found if not isinstance(text, str)]
-    if empty:
-        raise Unusable(f"{len(empty)} of {len(found)} answers have no content (finish_reason {empty[0]!r})")
-    return tuple(Response(text, finished=reason != "length") for text, reason in found)
+    said = [answer_in(choice) for choice in choices]
+    refused = [each for each in said if isinstance(each, Declined)]
+    broken = [each for each in said if isinstance(each, Unusable)]
+    if len(refused) == len(said):
+        raise refused[0]
+    if len(broken) == len(said):
+        raise broken[0]
+    return Heard(tuple(r for r in said if isinstance(r, Response)), tuple(map(str, refused)))
+
+
+def answer_in(choice: Any) -> Response | Declined | Unusable:
+    """What a choice of a reply says, or why it says nothing."""
+    message, why = choice["message"], str(choice.get("finish_reason"))
+    text, reasoning = _content(message)
+    if why == "error" or choice.get("error"):
+        return Unusable(f"the provider broke off: {words_of(choice.get('error')) or f'finish_reason {why!r}'}")
+    if text is not None and text.strip():
+        return Response(text, finished=why not in (*CUT, *REFUSING) and not thinks_on(text), reasoning=reasoning)
+    if refusal := message.get("refusal"):
+        return Declined(f"the model refused: {refusal}")
+    if why in REFUSING:
+        return Declined(f"no content (finish_reason {why!r}{_details(choice)})")
+    if why in CUT or reasoning:  # it came to no answer
+        return Response("", finished=False, reasoning=reasoning)
+    return Unusable(f"no content (finish_reason {why!r})") if text is None else Response(text)
+
+
+def _content(message: Any) -> tuple[str | None, str]:
+    """The text of a message, None if it has none, and the thinking served beside it."""
+    content: Any = message.get("content")
+    apart = [message.get(name) for name in ("reasoning_content", "reasoning")]
+    reasoning = next((text for text in apart if isinstance(text, str) and text), "")
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None, reasoning
+    parts = cast(list[Any], content)
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    thoughts = [piece["text"] for part in parts if part["type"] == "thinking" for piece in part["thinking"]]
+    return "".join(texts) if texts else None, reasoning or "".join(thoughts)
+
+
+def _details(choice: Any) -> str:
+    """What else a choice says of why it ended."""
+    called = [call["function"]["name"] for call in choice["message"].get("tool_calls") or ()]
+    results = choice.get("content_filter_results") or {}
+    filtered = [name for name, result in results.items() if isinstance(result, dict) and result.get("filtered")]
+    native = choice.get("native_finish_reason")
+    named = [*filtered, *([f"natively {native!r}"] if native else []), *(f"called {name}" for name in called)]
+    return f": {', '.join(named)}" if named else ""
 
 
 def top_logprobs(reply: Reply) -> dict[str, float]:
-    """The likeliest first tokens, stripped, with their probabilities' logarithms; empty if the reply shows none."""
-    logprobs = reply["choices"][0].get("logprobs")
+    """The likeliest first tokens, stripped, with their probabilities' logarithms; empty if the reply shows none.
+
+    Raises:
+        Declined: nor will another reply show any.
+        Unusable: the provider broke off.
+    """
+    choice = reply["choices"][0]
+    logprobs = choice.get("logprobs")
     content = logprobs["content"] if logprobs else None
     top = [(entry["token"], entry["logprob"]) for entry in (content[0]["top_logprobs"] if content else [])]
+    if not top and choice.get("message") and isinstance(said := answer_in(choice), Declined | Unusable):
+        raise said
     if any(not isinstance(token, str) or not logprob <= 0.01 for token, logprob in top):
         raise ValueError("a log-probability is not one")
     merged: dict[str, float] = {}

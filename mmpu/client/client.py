@@ -12,6 +12,7 @@ import asyncio
 import email.utils
 import json
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 Reply = dict[str, Any]
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What reading a reply raises if it is not what the protocol says: a proxy's error page, a list, a missing field."""
+BUSY = (429, 503)
+PASSING = (408, 409, 425, *BUSY)
+"""Statuses below 500, and that of an endpoint at its limit, after which the same request may be served."""
+FINAL = re.compile(r"invalid|content_?filter|content_policy|context_length|not_found", re.IGNORECASE)
+"""Kinds of errors that the same request meets again."""
 LARGEST_REPLY = 64 * 2**20
 TO_CONNECT = 10.0
 """Seconds to reach a host."""
@@ -123,14 +129,33 @@ class Client:
         except (ValueError, TypeError):
             endpoint.failed(clock(), reason := f"the reply is not a JSON object: {self.shown(raw, 80)!r}")
             raise Trouble(reason) from None
-        return cast(Reply, reply), started
+        found = cast(Reply, reply)
+        if not found.get("choices") and (words := words_of(found)):
+            raise self._error_within(endpoint, found, words, started, clock())
+        return found, started
+
+    def _error_within(self, endpoint: Endpoint, reply: Reply, words: str, started: float, now: float) -> Trouble:
+        """What a reply means that reports an error under the status 200, as gateways do of their providers."""
+        error: Any = reply.get("error")
+        fields = cast(Reply, error) if isinstance(error, dict) else reply
+        code, kind = fields.get("code"), f"{fields.get('code')} {fields.get('type')}"
+        status = code if isinstance(code, int) else 0
+        reason = f"HTTP 200 with error{f' {status}' if status else ''}: {self.shown(words)}"
+        if status in BUSY:
+            endpoint.refused(started, now, None)
+        elif (400 <= status < 500 and status not in PASSING) or FINAL.search(kind):
+            endpoint.answered(started, now)
+            return Trouble(reason, again=False)
+        else:
+            endpoint.failed(now, reason)
+        return Trouble(reason)
 
     def _refusal(self, endpoint: Endpoint, response: ClientResponse, raw: bytes, started: float, now: float) -> Trouble:
         status, wait = response.status, _retry_after(response.headers.get("Retry-After"))
         reason = f"HTTP {status}: {self.shown(_message(raw))}"
-        if status in (429, 503):
+        if status in BUSY:
             endpoint.refused(started, now, wait)
-        elif status >= 500 or status in (408, 409, 425):
+        elif status >= 500 or status in PASSING:
             endpoint.failed(now, reason)
         elif status in (401, 403, 404) or status < 400:
             endpoint.failed(now, reason, for_good=True)
@@ -165,10 +190,25 @@ async def _bounded(response: ClientResponse) -> bytes:
 
 def _message(raw: bytes) -> str | bytes:
     try:
-        reply = json.loads(raw)
-        return str(reply["error"]["message"]) if "error" in reply else str(reply["message"])
+        return words_of(json.loads(raw)) or raw
     except MALFORMED:
         return raw
+
+
+def words_of(reply: object) -> str:
+    """What an error says in the provider's own words, those of the provider behind a gateway included; empty if it says
+    nothing that can be found."""
+    if isinstance(reply, list):
+        return next((words for each in cast(list[object], reply) if (words := words_of(each))), "")
+    if not isinstance(reply, dict):
+        return reply if isinstance(reply, str) else ""
+    fields = cast(Reply, reply)
+    if fields.get("error"):
+        return words_of(fields["error"])
+    words = next((str(fields[name]) for name in ("message", "detail") if fields.get(name)), "")
+    metadata = fields.get("metadata")
+    behind = str(cast(Reply, metadata).get("raw") or "") if isinstance(metadata, dict) else ""
+    return f"{words} ({behind})" if behind and behind not in words else words
 
 
 def _retry_after(header: str | None) -> float | None:

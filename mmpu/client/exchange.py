@@ -2,7 +2,8 @@
 
 Asked again: a refusal for now (429, 503), a breakdown (408, 409, 425, 5xx), a lost or silent connection, a reply that
 is not what the protocol says; after Retry-After or a doubling wait with jitter, at another endpoint where there is
-one. Not asked again: what the endpoint says is wrong with the request. Either way the item fails alone.
+one. Not asked again: what the endpoint says is wrong with the request, what its model or its filter will not answer.
+Either way the item fails alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ class Refused(Exception):
     """An item that will not be answered, and why."""
 
 
+class Declined(Refused):
+    """The model, or a filter before it, will not answer."""
+
+
 class Unusable(Exception):
     """A reply of the right form that lacks what was asked for."""
 
@@ -38,6 +43,8 @@ class Exchange:
         self.client = client
         self._rest = rest
         self.counts: Counter[str] = Counter()
+        self.refusals: list[str] = []
+        """Why some of the answers asked for will not come, while others did."""
         self._ends: float | None = None
 
     async def post(self, build: Callable[[], Awaitable[bytes]], read: Callable[[Reply], T]) -> T:
@@ -97,9 +104,9 @@ class Exchange:
         self.counts.update(_usage(reply))
         try:
             value = read(reply)
-        except Refused:
+        except Refused as error:
             endpoint.answered(started, now)
-            raise
+            raise type(error)(self.client.shown(str(error))) from None
         except Unusable as error:
             endpoint.answered(started, now)
             raise Trouble(self.client.shown(str(error))) from None

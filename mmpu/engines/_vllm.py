@@ -192,7 +192,7 @@ def response(
     text = student.decode(tokens)
     cut = sampling.before_stop(text)
     return Response(
-        text if cut is None else cut,
+        student.said(text if cut is None else cut),
         tuple(tokens),
         (0.0,) * len(tokens) if sampling.temperature == 0 else tuple(logp),
         finish == "stop",

@@ -88,10 +88,12 @@ class Cached(Engine):
             for answer in self.engine.answers([q.sample for q in chosen], n - have, rest):
                 value = answer.value
                 kept = value if isinstance(value, Failed) else tuple(asdict(response) for response in value)
-                yield Answer(answer.index, kept, answer.counts)
+                yield Answer(answer.index, kept, answer.counts, answer.reason)
 
-        for index, value in self._serve(questions, ask):
-            yield Answer(index, value if isinstance(value, Failed) else tuple(map(_response, value)))
+        for answer in self._serve(questions, ask):
+            value = answer.value
+            read = value if isinstance(value, Failed) else tuple(map(_response, value))
+            yield Answer(answer.index, read, reason=answer.reason)
 
     def choices(self, samples: Sequence[Sample], options: Sequence[str]) -> Iterator[Answer[Choice]]:
         questions = _questions(samples, self._keys(samples, {"options": list(options)}), 1)
@@ -102,10 +104,11 @@ class Cached(Engine):
                 kept = value if isinstance(value, Failed) else (_plain(value),)
                 yield Answer(answer.index, kept, answer.counts)
 
-        for index, value in self._serve(questions, ask):
-            yield Answer(index, value if isinstance(value, Failed) else _choice(value[0]))
+        for answer in self._serve(questions, ask):
+            value = answer.value
+            yield Answer(answer.index, value if isinstance(value, Failed) else _choice(value[0]))
 
-    def _serve(self, questions: Mapping[str, _Question], ask: Ask) -> Iterator[tuple[int, tuple[object, ...] | Failed]]:
+    def _serve(self, questions: Mapping[str, _Question], ask: Ask) -> Iterator[Answer[tuple[object, ...]]]:
         """The kept form of every place's answer: from the store, or asked for, or waited for."""
         owner = new_owner()
         pending = dict(questions)
@@ -128,7 +131,7 @@ class Cached(Engine):
                 if pending and not by_number:
                     time.sleep(POLL)
 
-    def _stored(self, pending: dict[str, _Question]) -> Iterator[tuple[int, tuple[object, ...]]]:
+    def _stored(self, pending: dict[str, _Question]) -> Iterator[Answer[tuple[object, ...]]]:
         """Takes out of `pending` what the store answers in full."""
         known = self.store.get(key for question in pending.values() for key in question.keys)
         for key, question in list(pending.items()):
@@ -136,22 +139,24 @@ class Cached(Engine):
                 del pending[key]
                 self._count(cache_hits=len(question.places))
                 for place in question.places:
-                    yield place, tuple(known[k] for k in question.keys)
+                    yield Answer(place, tuple(known[k] for k in question.keys))
 
     def _heard(
         self, question: _Question, have: int, answer: Answer[tuple[object, ...]]
-    ) -> Iterator[tuple[int, tuple[object, ...] | Failed]]:
-        """Keeps an answer, counts what it took, and hands it to every place that asked."""
-        value = answer.value
+    ) -> Iterator[Answer[tuple[object, ...]]]:
+        """Keeps an answer, counts what it took, and hands it, with those from before, to every place that asked."""
+        value, reason = answer.value, answer.reason
         self._count(calls=1, cache_hits=len(question.places) - 1, **answer.counts)
         if isinstance(value, Failed):
             self._count(failures=1)
-        else:
-            self.store.put(dict(zip(question.keys[have:], value, strict=True)), self.identity)
-            kept = self.store.get(question.keys)  # with those from before, and the first if there were two
-            value = tuple(kept[key] for key in question.keys)
+            reason = value.reason
+        else:  # there may be fewer than were asked for
+            self.store.put(dict(zip(question.keys[have:], value, strict=False)), self.identity)
+        if have or not isinstance(value, Failed):
+            kept = self.store.get(question.keys)  # the first, if there were two
+            value = tuple(kept[key] for key in question.keys if key in kept)
         for place in question.places:
-            yield place, value
+            yield Answer(place, value, reason=reason)
 
     @contextlib.contextmanager
     def _claiming(self, owner: str) -> Generator[None]:
@@ -199,7 +204,8 @@ def _questions(samples: Sequence[Sample], keys: Sequence[str], n: int) -> dict[s
 def _response(kept: object) -> Response:
     row = cast(dict[str, Any], kept)
     tokens = None if row["tokens"] is None else tuple(row["tokens"])
-    return Response(row["text"], tokens, tuple(row["logp"]), row["finished"])
+    raw = row["raw"] if "raw" in row else row["text"]  # as stores of version 0.1 have it
+    return Response(raw, tokens, tuple(row["logp"]), row["finished"], row.get("reasoning", ""))
 
 
 def _plain(choice: Choice) -> dict[str, object]:

@@ -234,7 +234,7 @@ class _Decoding:
     def _response(self, row: int, finished: bool, cut: str | None) -> Response:
         tokens = self.tokens[row]
         text = cut if cut is not None else self.student.decode(tokens)
-        return Response(text, tuple(tokens), tuple(self.logp[row]), finished)
+        return Response(self.student.said(text), tuple(tokens), tuple(self.logp[row]), finished)
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

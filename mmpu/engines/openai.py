@@ -4,7 +4,8 @@ The endpoint comes from the config or from `OPENAI_BASE_URL`, the key from the e
 deadlines are `mmpu/client/`'s.
 
 Servers that drop part of a request without a word are noticed: missing choices of `n` are asked for singly, and
-`choose` fails with the reason where no log-probabilities come back.
+`choose` fails with the reason where no log-probabilities come back. What a model refuses, or a filter withholds, is
+asked for once; the other answers of the same call are kept.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Any, TypeVar
 from mmpu.client import (
     Client,
     Crew,
+    Declined,
     Exchange,
+    Heard,
     Refused,
     Reply,
     Terms,
@@ -132,15 +135,25 @@ class OpenAI(Engine):
 
     def answers(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> Iterator[Answer[tuple[Response, ...]]]:
         async def ask(exchange: Exchange, sample: Sample) -> tuple[Response, ...]:
-            def post(count: int, seed: int) -> Awaitable[tuple[Response, ...]]:
+            def post(count: int, seed: int) -> Awaitable[Heard]:
                 fields = {**drawing(sampling), "n": count, "seed": seed}
                 return exchange.post(self._body(sample, fields, exchange.counts), lambda reply: texts(reply, count))
 
-            found = await post(n, sampling.seed)
-            while len(found) < n:  # `n` was ignored, and the same seed would give the same answer again
+            first = await post(n, sampling.seed)
+            found, refused = [*first.responses], [*first.refused]
+            while (had := len(found) + len(refused)) < n:
+                # `n` was ignored, or an answer broke off, and the same seed would give the same answer again
                 exchange.counts["asked_singly"] += 1
-                found += await post(1, sampling.seed + len(found))
-            return found
+                try:
+                    found += (await post(1, sampling.seed + had)).responses
+                except Refused as error:  # what came before has been paid for
+                    refused.append(str(error))
+            if not found:
+                raise Declined(exchange.client.shown(refused[0]))
+            if refused:
+                exchange.counts["refused_answers"] += len(refused)
+                exchange.refusals += map(exchange.client.shown, dict.fromkeys(refused))
+            return tuple(found)
 
         return self._gather(samples, ask)
 
@@ -188,8 +201,8 @@ class OpenAI(Engine):
                     try:
                         value: T | Failed = await ask(exchange, sample)
                     except Refused as error:
-                        value = Failed(str(error))
-                    hand_over(Answer(index, value, dict(exchange.counts)))
+                        value = Failed(str(error), isinstance(error, Declined))
+                    hand_over(Answer(index, value, dict(exchange.counts), "; ".join(exchange.refusals)))
 
                 try:
                     await crew.run(one)

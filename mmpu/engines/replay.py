@@ -2,22 +2,24 @@
 
 A JSONL file with one prompt a line, `{"id": …, "output": …}` by sample id, or `{"prompt": …, "output": …}` by the
 prompt's text (for prompts without pictures); several answers stand in a list, under `outputs` or `output`.
-`"finished": false` (or a list of these) marks answers that the length limit cut. AlpacaEval's `model_outputs.json`,
-where the prompt is `instruction`, is read too.
+`"finished": false` (or a list of these) marks answers that the length limit cut, `"reasoning"` holds thinking that an
+endpoint served apart. An answer that is null, as a refusal or pandas' NaN leaves it, is a missing answer. AlpacaEval's
+`model_outputs.json`, where the prompt is `instruction`, is read too.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, digest, in_order
+from mmpu.thinking import thinks_on
 
-Recorded = tuple[Response, ...]
+Recorded = tuple[Response | None, ...]
 
 KEYS = {"id": "id", "prompt": "prompt", "instruction": "prompt"}
 """What a row may be found by, and the kind of key that it is."""
@@ -44,19 +46,19 @@ class Replay(Engine):
     def answers(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> Iterator[Answer[tuple[Response, ...]]]:
         lacking: list[int] = []
         for index, sample in enumerate(samples):
-            found = self._find(sample)
-            if len(found) >= n:
-                yield Answer(index, found[:n], {"replayed": 1})
+            recorded = self._find(sample)
+            found = tuple(response for response in recorded[:n] if response is not None)
+            if len(found) == n:
+                yield Answer(index, found, {"replayed": 1})
             elif self.fallback:
                 lacking.append(index)
+            elif found and len(recorded) >= n:
+                yield Answer(index, found, {"replayed": 1}, f"{self.path} has null for sample {sample.id!r}")
             else:
-                has = f"{len(found)} answers for sample {sample.id!r}, {n} were asked for"
-                yield Answer(
-                    index, Failed(f"{self.path} has {has if found else f'no answer for sample {sample.id!r}'}")
-                )
+                yield Answer(index, Failed(f"{self.path} has {_lack(sample, recorded, n)}"))
         if self.fallback and lacking:
             for answer in self.fallback.answers([samples[i] for i in lacking], n, sampling):
-                yield Answer(lacking[answer.index], answer.value, answer.counts)
+                yield replace(answer, index=lacking[answer.index])
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         if self.fallback:
@@ -65,45 +67,78 @@ class Replay(Engine):
 
     def lacking(self, samples: Sequence[Sample]) -> list[str]:
         """Those that the file lacks, if nobody else can be asked and they are not to be left out."""
-        return [] if self.fallback or self.partial else [s.id for s in samples if not self._find(s)]
+        return [] if self.fallback or self.partial else [s.id for s in samples if not any(self._find(s))]
 
     def oddities(self, samples: Sequence[Sample]) -> dict[str, int]:
-        """How many recorded answers no sample asks for, and how many stand there twice, word for word."""
+        """How many recorded answers no sample asks for, how many stand there twice, word for word, and how many are
+        null."""
         asked = {key for sample in samples for key in _keys(sample)}
-        recorded, repeated = self._read
-        return {"answers_to_other_prompts": sum(key not in asked for key in recorded), "repeated": repeated}
+        recorded, counts = self._read
+        return {"answers_to_other_prompts": sum(key not in asked for key in recorded), **counts}
 
     def _find(self, sample: Sample) -> Recorded:
         return next((self._recorded[key] for key in _keys(sample) if key in self._recorded), ())
 
     @cached_property
     def _content(self) -> str:
-        return digest({key: [[r.text, r.finished] for r in found] for key, found in self._recorded.items()})
+        return digest({key: [r and [r.raw, r.finished] for r in found] for key, found in self._recorded.items()})
 
     @property
     def _recorded(self) -> dict[str, Recorded]:
         return self._read[0]
 
     @cached_property
-    def _read(self) -> tuple[dict[str, Recorded], int]:
-        """Answers by key, and how many rows repeat an earlier one."""
+    def _read(self) -> tuple[dict[str, Recorded], dict[str, int]]:
+        """Answers by key, None where they are null; how many rows repeat an earlier one, how many answers are null."""
         recorded: dict[str, Recorded] = {}
-        repeated = 0
+        counts = {"repeated": 0, "null": 0}
         for where, row in read_answers(Path(self.path).expanduser()):
             key = next((f"{name}:{row[field]}" for field, name in KEYS.items() if field in row), None)
-            outputs: object = row["output"] if "output" in row else row.get("outputs")
-            texts = cast(list[object], outputs if isinstance(outputs, list) else [outputs])
-            if key is None or not texts or not all(isinstance(text, str) for text in texts):
-                raise UserError(f"{where}: needs `id` or `prompt`, and `output`, a text, or `outputs`, a list")
-            flags = row.get("finished", True)
-            ended = cast(list[object], flags) if isinstance(flags, list) else [flags] * len(texts)
-            if len(ended) != len(texts):
-                raise UserError(f"{where}: `finished` has not as many entries as there are answers")
-            found = tuple(Response(str(text), finished=bool(end)) for text, end in zip(texts, ended, strict=True))
-            repeated += key in recorded
+            if key is None or not {"output", "outputs"} & set(row):
+                raise UserError(f"{where}: {_NEEDS}")
+            found = _responses(row, where)
+            counts["null"] += found.count(None)
+            counts["repeated"] += key in recorded
             if recorded.setdefault(key, found) != found:
                 raise UserError(f"{where}: a second, different answer for {key!r}")
-        return recorded, repeated
+        return recorded, counts
+
+
+_NEEDS = "needs `id` or `prompt`, and `output`, a text, or `outputs`, a list; null is a missing answer"
+
+
+def _lack(sample: Sample, recorded: Recorded, n: int) -> str:
+    """What of `n` answers to a sample there is not."""
+    if not recorded:
+        return f"no answer for sample {sample.id!r}"
+    if not any(recorded[:n]):
+        return f"null for sample {sample.id!r}"
+    return f"{len(recorded)} answers for sample {sample.id!r}, {n} were asked for"
+
+
+def _responses(row: dict[str, Any], where: str) -> Recorded:
+    """The answers of a row, None for one that is null."""
+    outputs: object = row["output"] if "output" in row else row["outputs"]
+    texts = cast(list[object], outputs if isinstance(outputs, list) else [outputs])
+    if not texts:
+        raise UserError(f"{where}: {_NEEDS}")
+
+    def each(name: str, otherwise: object) -> list[object]:
+        value = row.get(name, otherwise)
+        values = cast(list[object], value) if isinstance(value, list) else [value] * len(texts)
+        if len(values) != len(texts):
+            raise UserError(f"{where}: `{name}` has not as many entries as there are answers")
+        return values
+
+    def response(text: object, ended: object, reasoning: object) -> Response | None:
+        if text is None or text != text:
+            return None
+        if not isinstance(text, str):
+            raise UserError(f"{where}: {_NEEDS}")
+        finished = bool(ended) and not thinks_on(text)
+        return Response(text, finished=finished, reasoning=reasoning if isinstance(reasoning, str) else "")
+
+    return tuple(response(*one) for one in zip(texts, each("finished", True), each("reasoning", ""), strict=True))
 
 
 def _keys(sample: Sample) -> list[str]:
@@ -119,7 +154,7 @@ def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         UserError: it cannot be read, or a row is not a JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recorded answers {path}: {error}") from None
     if path.suffix == ".json":
@@ -127,7 +162,9 @@ def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         listed = cast(list[object], rows) if isinstance(rows, list) else [rows]
         named = [(f"{path}, row {number}", row) for number, row in enumerate(listed, 1)]
     else:
-        lines = [(f"{path}, line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        # Files that were put together have a byte order mark in the middle.
+        numbered = enumerate((line.strip().strip("\ufeff") for line in text.split("\n")), 1)
+        lines = [(f"{path}, line {number}", line) for number, line in numbered if line]
         named = [(where, _parsed(line, where)) for where, line in lines]
     for where, row in named:
         if not isinstance(row, dict):

@@ -13,6 +13,7 @@ from mmpu.evaluation.metrics import over_attempts
 from mmpu.statistics import Interval
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
+from mmpu.thinking import answer_of, thinks_on
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Answers:
     """The first answer to each sample, which is the one that is judged."""
     grades: tuple[float | None, ...]
     oddities: Mapping[str, int]
-    """What was out of the ordinary, counted: `missing`, `strays`, `repeated`."""
+    """What was out of the ordinary, counted: `missing`, `fewer_attempts`, what the engine noticed of its file."""
     metrics: Mapping[str, Interval]
     """Of several answers to each sample; empty where one was asked for."""
 
@@ -63,9 +64,9 @@ def answer(
             f"{contender.name} left {len(failed)} of {len(samples)} prompts unanswered, more than {max_missing:.0%} "
             f"(--max-missing); first, {failed[0][0]!r}: {failed[0][1]}"
         )
-    attempts_of = [() if isinstance(f, Failed) else tuple(map(_encodable, f)) for f in found]
+    attempts_of = [() if isinstance(f, Failed) else tuple(map(_heard, f)) for f in found]
     answered = [(sample, each) for sample, each in zip(samples, attempts_of, strict=True) if each]
-    rows = [{"id": s.id, "output": [r.text for r in e] if attempts > 1 else e[0].text} for s, e in answered]
+    rows = [{"id": s.id, **_row(each, attempts > 1)} for s, each in answered]
     write_atomically(
         folder / f"{slug(contender.name)}.outputs.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
@@ -82,10 +83,12 @@ def answer(
     responses = tuple(each[0] if each else None for each in attempts_of)
     grades = tuple(None if r is None else task.grade(s, r.text) for s, r in zip(samples, responses, strict=True))
     oddities = getattr(contender.engine, "oddities", None)
-    counts = {"missing": len(failed), **(oddities(samples) if oddities else {})}
+    whole = [(sample, each) for sample, each in answered if len(each) == attempts]
+    short = len(answered) - len(whole)
+    counts = {"missing": len(failed), "fewer_attempts": short, **(oddities(samples) if oddities else {})}
     metrics: dict[str, Interval] = {}
-    if attempts > 1 and task.grader is not None and answered:
-        metrics = over_attempts(task.grader, [sample for sample, _ in answered], [each for _, each in answered])
+    if attempts > 1 and task.grader is not None and whole:
+        metrics = over_attempts(task.grader, [sample for sample, _ in whole], [each for _, each in whole])
     return Answers(system, responses, grades, {name: n for name, n in counts.items() if n}, metrics)
 
 
@@ -103,12 +106,25 @@ def answers_of(system: System, folder: Path) -> dict[str, str]:
     if digest(rows) != system.outputs:
         raise UserError(f"{path} holds other answers of {system.name} than those that were judged; evaluate again")
     outputs = {row["id"]: row["output"] for row in rows}
-    return {sample: output[0] if isinstance(output, list) else output for sample, output in outputs.items()}
+    return {sample: answer_of(output[0] if isinstance(output, list) else output) for sample, output in outputs.items()}
 
 
-def _encodable(response: Response) -> Response:
+def _heard(response: Response) -> Response:
+    """A response that can be written down, unfinished where its thinking never ended."""
+    raw, reasoning = map(_encodable, (response.raw, response.reasoning))
+    return replace(response, raw=raw, reasoning=reasoning, finished=response.finished and not thinks_on(raw))
+
+
+def _encodable(text: str) -> str:
     """Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a replacement character."""
-    return replace(response, text=response.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _row(responses: Sequence[Response], several: bool) -> dict[str, object]:
+    """All that was said, as a row of a file of answers."""
+    said, apart = [r.raw for r in responses], [r.reasoning for r in responses]
+    row: dict[str, object] = {"output": said if several else said[0]}
+    return {**row, "reasoning": apart if several else apart[0]} if any(apart) else row
 
 
 def slug(name: str) -> str:

@@ -1,24 +1,22 @@
 """A language model compares two answers and replies with a letter (PU-RLD, arXiv 2601.20687, evaluation prompt).
 
 Each duel is asked in both orders, since judges favour a slot, and scored by the mean of the orders that could be
-read. The letter is read from the next-token distribution in one call; where an endpoint gives none, a short reply is
-parsed. What cannot be read stays unread: it is never a tie, a win, a loss or a zero.
+read. The letter is read from the next-token distribution in one call; where an endpoint gives none, a reply is parsed:
+the letter alone or, of a judge that may reason first, the last `[[A]]`. What cannot be read stays unread: it is never a
+tie, a win, a loss or a zero.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from mmpu.core import Choice, Engine, Failed, Sample, Sampling, UserError
+from mmpu.core import Choice, Engine, Failed, Response, Sample, UserError
 from mmpu.duel import Duel, Judge, Order, Verdict
 from mmpu.prompts import MAX_CHARACTERS, about, prompt_hash, template_of
-
-REPLY = 8
-"""Tokens of a reply that is parsed."""
+from mmpu.replies import SHORT, Reply, letter_of, shortly
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,11 @@ class Pairwise(Judge):
     weighting: Literal["hard", "soft"] = "hard"
     read_from: Literal["probabilities", "text"] = "probabilities"
     """`text` saves a call per reading where an endpoint has no log-probabilities."""
+    reasoning: bool = False
+    """The judge may think or reason first; its verdict, the last `[[A]]`, is read from the text, and what it said is
+    kept."""
+    max_tokens: int = 4096
+    """Of a reply that may reason."""
     min_mass: float = 0.5
     """Least probability on the letters together for a reading to count."""
     max_characters: int = MAX_CHARACTERS
@@ -48,9 +51,14 @@ class Pairwise(Judge):
             raise UserError(f"judge {self.name}: `letters` are two or three different replies, got {self.letters}")
 
     @property
+    def reply(self) -> Reply:
+        return Reply(True, self.max_tokens) if self.reasoning else Reply()
+
+    @property
     def identity(self) -> str:
         prompt = prompt_hash(Path(self.prompt))
         settings = (self.read_from, self.min_mass, self.max_characters, *self.letters)
+        settings += ("reasoning", self.max_tokens) if self.reasoning else ()
         return ":".join(map(str, ("pairwise", self.engine.identity, self.revision, *settings, prompt)))
 
     @property
@@ -59,14 +67,14 @@ class Pairwise(Judge):
 
     @property
     def reply_tokens(self) -> int:
-        return REPLY if self.read_from == "text" else 1
+        return self.max_tokens if self.reasoning else SHORT if self.read_from == "text" else 1
 
     def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
-        if self.read_from == "text":
+        if self.read_from == "text" or self.reasoning:
             return self._parse(asked)
         answers = self.engine.choose(self.prompts(asked), self.letters)
         read = [self._weigh(duel, order, answer) for (duel, order), answer in zip(asked, answers, strict=True)]
-        unread = [i for i, verdict in enumerate(read) if verdict.win is None]
+        unread = [i for i, (v, a) in enumerate(zip(read, answers, strict=True)) if v.win is None and not _declined(a)]
         for i, verdict in zip(unread, self._parse([asked[i] for i in unread]), strict=True):
             read[i] = (
                 verdict if verdict.win is not None else replace(read[i], reason=f"{read[i].reason}; {verdict.reason}")
@@ -74,7 +82,7 @@ class Pairwise(Judge):
         return read
 
     def prompts(self, asked: Sequence[tuple[Duel, Order]]) -> list[Sample]:
-        return [self.question(*a) for a in asked]
+        return [self.reply.asked(self.question(*a), Path(self.prompt), self.letters[0]) for a in asked]
 
     def question(self, duel: Duel, order: Order) -> Sample:
         """What the judge is asked: images and question first, so that both orders share the longest prefix."""
@@ -102,18 +110,23 @@ class Pairwise(Judge):
         return Verdict(duel.sample.id, order, self._win(letter, order), soft, detail=probs)
 
     def _parse(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
-        sampling = Sampling(temperature=0.0, max_tokens=REPLY)
-        answers = self.engine.generate(self.prompts(asked), 1, sampling)
-        verdicts: list[Verdict] = []
-        for (duel, order), answer in zip(asked, answers, strict=True):
-            if isinstance(answer, Failed):
-                verdicts.append(Verdict(duel.sample.id, order, None, reason=answer.reason))
-                continue
-            letter = letter_of(answer[0].text, self.letters)
-            win = None if letter is None else self._win(letter, order)
-            reason = "" if letter else f"replied {answer[0].text[:60]!r}"
-            verdicts.append(Verdict(duel.sample.id, order, win, win, reason))
-        return verdicts
+        answers = self.engine.generate(self.prompts(asked), 1, self.reply.sampling)
+        return [
+            Verdict(duel.sample.id, order, None, reason=answer.reason)
+            if isinstance(answer, Failed)
+            else self._verdict(duel.sample.id, order, answer[0])
+            for (duel, order), answer in zip(asked, answers, strict=True)
+        ]
+
+    def _verdict(self, sample: str, order: Order, response: Response) -> Verdict:
+        text, said = self.reply.verdict(response), self.reply.said(response)
+        if isinstance(text, Failed):
+            return Verdict(sample, order, None, reason=text.reason, said=said)
+        letter = letter_of(text, self.letters)
+        if letter is None:
+            return Verdict(sample, order, None, reason=f"replied {shortly(text)}", said=said)
+        win = self._win(letter, order)
+        return Verdict(sample, order, win, win, said=said)
 
     def _win(self, letter: str, order: Order) -> float:
         if letter not in self.letters[:2]:
@@ -121,12 +134,5 @@ class Pairwise(Judge):
         return float(letter == self.letters[0 if order == "ours_first" else 1])
 
 
-def letter_of(reply: str, letters: Sequence[str]) -> str | None:
-    """The letter that a reply consists of; «A tie», «A and B» or «A is worse» are not an A."""
-    options = "|".join(map(re.escape, letters))
-    pattern = rf"\W*(?:(?:response|answer|option)\W+)?({options})(?:\W*(?:\n|$)|[.:)*]| is better\b)"
-    exact = len({letter.casefold() for letter in letters}) < len(letters)
-    match = re.match(pattern, reply, 0 if exact else re.IGNORECASE)
-    if match is None:
-        return None
-    return next(letter for letter in letters if letter == match[1] or letter.casefold() == match[1].casefold())
+def _declined(answer: Choice | Failed) -> bool:
+    return isinstance(answer, Failed) and answer.final

@@ -41,7 +41,7 @@ def read_annotations(path: Path, created: str) -> list[Imported]:
         UserError: unreadable, not a list of annotations, or two different annotations of one item.
     """
     try:
-        rows: Any = json.loads(path.read_text(encoding="utf-8"))
+        rows: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read the annotations {path}: {error}; expected AlpacaEval's annotations.json, or the .jsonl that "

@@ -29,7 +29,7 @@ from mmpu.store import connect
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS readings (id INTEGER PRIMARY KEY, key TEXT NOT NULL, judge TEXT NOT NULL, "
     "sample TEXT NOT NULL, kind TEXT NOT NULL, win REAL, soft REAL, reason TEXT NOT NULL, detail TEXT NOT NULL, "
-    "created TEXT NOT NULL)",
+    "created TEXT NOT NULL, said TEXT NOT NULL DEFAULT '')",
     "CREATE INDEX IF NOT EXISTS readings_by_key ON readings (key)",
     "CREATE TABLE IF NOT EXISTS matches (id INTEGER PRIMARY KEY, key TEXT NOT NULL, body TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS rejudgings (id INTEGER PRIMARY KEY, key TEXT NOT NULL, since INTEGER)",
@@ -53,12 +53,14 @@ class Reading:
     order: str = "pair"
     """`pair`, `mark` of an answer by itself, or `none` where no model was shown them."""
     created: str = ""
+    said: str = ""
+    """What the judge said before its verdict, and around it."""
 
     def verdict(self, order: Order) -> Verdict:
         """As seen by us."""
         flip = order == "ours_second"
         win, soft = ((None if v is None else 1 - v if flip else v) for v in (self.win, self.soft))
-        return Verdict(self.sample, order, win, soft, self.reason, self.detail)
+        return Verdict(self.sample, order, win, soft, self.reason, self.detail, self.said)
 
 
 def key_of(judge: str, duel: Duel, order: Order) -> str:
@@ -86,7 +88,8 @@ def reading_of(key: str, judge: str, verdict: Verdict) -> Reading:
     flip = verdict.order == "ours_second"
     win, soft = ((None if v is None else 1 - v if flip else v) for v in (verdict.win, verdict.soft))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Reading(key, judge, verdict.sample, win, soft, verdict.reason, verdict.detail, kind_of(verdict.order), now)
+    kind = kind_of(verdict.order)
+    return Reading(key, judge, verdict.sample, win, soft, verdict.reason, verdict.detail, kind, now, verdict.said)
 
 
 class Verdicts:
@@ -96,6 +99,17 @@ class Verdicts:
         self.path = path
         self._db = connect(path, *_SCHEMA)
         weakref.finalize(self, self._db.close)
+        self._add_said()
+
+    def _add_said(self) -> None:
+        """Stores of version 0.1 keep nothing of what a judge said."""
+        if any(column[1] == "said" for column in self._db.execute("PRAGMA table_info(readings)")):
+            return
+        try:
+            self._db.execute("ALTER TABLE readings ADD COLUMN said TEXT NOT NULL DEFAULT ''")
+        except sqlite3.Error as error:
+            if "duplicate column" not in str(error):  # another process added it meanwhile
+                raise UserError(f"cannot write to the store {self.path}: {error}") from None
 
     def get(self, keys: Iterable[str], since: int = 0) -> dict[str, Reading]:
         """Of each key that was ever asked, the latest reading that could be read, or else the latest failure.
@@ -117,12 +131,12 @@ class Verdicts:
         if not readings:
             return
         rows = [
-            (r.key, r.judge, r.sample, r.order, r.win, r.soft, r.reason, json.dumps(dict(r.detail)), r.created)
+            (r.key, r.judge, r.sample, r.order, r.win, r.soft, r.reason, json.dumps(dict(r.detail)), r.created, r.said)
             for r in readings
         ]
         self._write(
-            "INSERT INTO readings (key, judge, sample, kind, win, soft, reason, detail, created) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO readings (key, judge, sample, kind, win, soft, reason, detail, created, said) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
 
@@ -158,10 +172,10 @@ class Verdicts:
         self._write("INSERT INTO rejudgings (key, since) VALUES (?, NULL)", [(key,)])
 
     def _select(self, where: str, values: Sequence[str | int]) -> Iterator[Reading]:
-        query = f"SELECT key, judge, sample, win, soft, reason, detail, kind, created FROM readings {where} ORDER BY id"
-        for row in self._db.execute(query, values):
-            key, judge, sample, win, soft, reason, detail, order, created = row
-            yield Reading(key, judge, sample, win, soft, reason, json.loads(detail), order, created)
+        columns = "key, judge, sample, win, soft, reason, detail, kind, created, said"
+        for row in self._db.execute(f"SELECT {columns} FROM readings {where} ORDER BY id", values):
+            key, judge, sample, win, soft, reason, detail, order, created, said = row
+            yield Reading(key, judge, sample, win, soft, reason, json.loads(detail), order, created, said)
 
     def _write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         try:

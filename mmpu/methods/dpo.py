@@ -65,7 +65,7 @@ class DPO(Method):
         if self.pairs == "anchor_vs_sample":
             assert group.anchor is not None
             responses = [Response(group.anchor), *responses]
-            found = [(0, i, 1.0) for i, r in enumerate(responses) if i and r.text.strip() != group.anchor.strip()]
+            found = [(0, i, 1.0) for i, r in enumerate(responses) if i and r.raw.strip() != group.anchor.strip()]
         else:
             found = self._ranked(group.scores)
             if self.include_anchor and group.anchor is not None:

@@ -70,7 +70,7 @@ class SRPO(GRPO):
     def supervise(self, group: Group) -> list[Row]:
         """GRPO's rows; a wrong one gets the teacher's prompt if there is something to show the teacher."""
         right = next((r for r, s in zip(group.responses, group.scores, strict=True) if s >= self.correct), None)
-        shown = group.sample.reference if self.solution == "reference" else right.text if right else None
+        shown = group.sample.reference if self.solution == "reference" else right.raw if right else None
         rows = super().supervise(group)
         if shown is None:
             return rows

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpu.core import Failed, Response, Sample, Sampling, UserError
+from mmpu.core import Answer, Failed, Response, Sample, Sampling, UserError
 from mmpu.engines.cached import Cached
 from mmpu.engines.replay import read_answers
 from mmpu.media import images as media
@@ -72,11 +72,14 @@ def run(collection: Collection) -> Report:
     found = _collect(collection)
     rows: list[dict[str, object]] = []
     reasons: Counter[str] = Counter()
-    for sample, key, value in zip(collection.samples, keys, found, strict=True):
-        if isinstance(value, Failed):
-            reasons[value.reason] += 1
-        else:
-            rows.append({"id": sample.id, **recorded(value), "key": key})
+    fewer: Counter[str] = Counter()
+    for sample, key, answer in zip(collection.samples, keys, found, strict=True):
+        if isinstance(answer.value, Failed):
+            reasons[answer.value.reason] += 1
+            continue
+        rows.append({"id": sample.id, **recorded(answer.value), "key": key})
+        if len(answer.value) < collection.n:
+            fewer[answer.reason] += 1
     write_atomically(collection.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     ledger = collection.engine.ledger
     ledger.save()
@@ -89,23 +92,26 @@ def run(collection: Collection) -> Report:
     if reasons:
         text.append(f"{reasons.total():,} prompts have no answer; the same command asks for them again. Why:")
         text += [f"  {count:,}  {reason}" for reason, count in reasons.most_common(5)]
-    return Report("\n".join(text), reasons.total())
+    if fewer:
+        text.append(f"{fewer.total():,} prompts have fewer than {collection.n} answers; the same. Why:")
+        text += [f"  {count:,}  {reason}" for reason, count in fewer.most_common(5)]
+    return Report("\n".join(text), reasons.total() + fewer.total())
 
 
-def _collect(collection: Collection) -> list[tuple[Response, ...] | Failed]:
+def _collect(collection: Collection) -> list[Answer[tuple[Response, ...]]]:
     """All answers, with a bar while they come."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     engine = collection.engine
-    found: dict[int, tuple[Response, ...] | Failed] = {}
+    found: dict[int, Answer[tuple[Response, ...]]] = {}
     failed, saved = 0, time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("answers", total=len(collection.samples))
         try:
             for answer in engine.answers(collection.samples, collection.n, collection.sampling):
-                found[answer.index] = answer.value
+                found[answer.index] = answer
                 failed += isinstance(answer.value, Failed)
                 progress.update(bar, advance=1, description=f"answers, {failed} failed" if failed else "answers")
                 if time.monotonic() - saved > 1:
@@ -118,11 +124,14 @@ def _collect(collection: Collection) -> list[tuple[Response, ...] | Failed]:
 
 def recorded(responses: tuple[Response, ...]) -> dict[str, object]:
     """The fields of a row that hold answers."""
-    texts = [response.text for response in responses]
+    texts = [response.raw for response in responses]
+    reasoning = [response.reasoning for response in responses]
     finished = [response.finished for response in responses]
     row: dict[str, object] = {"output": texts[0]} if len(texts) == 1 else {"outputs": texts}
     if not all(finished):
         row["finished"] = finished[0] if len(finished) == 1 else finished
+    if any(reasoning):
+        row["reasoning"] = reasoning[0] if len(reasoning) == 1 else reasoning
     return row
 
 

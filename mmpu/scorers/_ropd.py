@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from mmpu.thinking import answer_of
+
 LEAST, MOST = 4, 12
 """Items of a rubric."""
 _FENCE = re.compile(r"\A```[a-z]*\s*\n(.*)\n```\s*\Z", re.DOTALL)
@@ -62,8 +64,8 @@ def reward(items: Sequence[Item], verdicts: Sequence[bool]) -> float:
 
 
 def _load(reply: str) -> object:
-    """The JSON of a reply: what follows its reasoning, out of its fence."""
-    text = reply.rpartition("</think>")[2].strip() or reply.strip()
+    """The JSON of a reply without its thinking, out of its fence."""
+    text = answer_of(reply).strip()
     fenced = _FENCE.match(text)
     try:
         return json.loads(fenced[1] if fenced else text)

@@ -17,6 +17,7 @@ from typing import TypeVar
 from mmpu.core import NAN, Engine, Group, Sample, Sampling, Scorer, UserError, digest
 from mmpu.prompts import about
 from mmpu.scorers._ropd import Item, parse_rubric, parse_verdicts, reward
+from mmpu.thinking import answer_of
 
 T = TypeVar("T")
 RUBRICATOR = Path(__file__).with_name("rubricator.txt")
@@ -118,7 +119,7 @@ class Rubric(Scorer):
     def _teachers(self, groups: Sequence[Group]) -> list[list[Answer]]:
         """The teacher's answers to each prompt, without duplicates."""
         if self.m == 1:
-            texts = [[group.anchor or ""] for group in groups]
+            texts = [[answer_of(group.anchor or "")] for group in groups]
         else:
             assert self.teacher is not None
             sampling = Sampling(temperature=self.teacher_temperature, max_tokens=self.max_tokens)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmpu.core import NAN, Engine, Group, Sample, Sampling, Scorer
 from mmpu.prompts import about, template_path
-from mmpu.scorers.self_eval import parse_score
+from mmpu.replies import score_of
 
 PROMPT = Path(__file__).with_suffix(".txt")
 
@@ -41,4 +41,4 @@ class ScalarJudge(Scorer):
     def _ask(self, prompts: Sequence[Sample], seed: int) -> list[float]:
         sampling = Sampling(temperature=0.0, max_tokens=self.max_tokens, seed=seed)
         replies = self.judge.generate(prompts, 1, sampling) if prompts else []
-        return [parse_score(reply[0].text) if isinstance(reply, tuple) else NAN for reply in replies]
+        return [score_of(reply[0]) if isinstance(reply, tuple) else NAN for reply in replies]

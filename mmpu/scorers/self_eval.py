@@ -5,7 +5,7 @@ Three ways to read a score, all in [0, 1]:
 
 * `expected` (default): one digit is asked for and its distribution read once, s = Σ v p(v) / (9 Σ p(v)). Dense and
 deterministic.
-* `generate`: the paper's literal way, greedy decoding and parsing of a number.
+* `generate`: the paper's literal way, greedy decoding of a reply that is a number and nothing else.
 * `yes_no`: P(yes) / (P(yes) + P(no)).
 
 Below `min_mass` on the options, `expected` falls back to `generate`; what stays unreadable abstains.
@@ -14,7 +14,6 @@ Below `min_mass` on the options, `expected` falls back to `generate`; what stays
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from typing import Literal
 
 from mmpu.core import NAN, Choice, Engine, Failed, Group, Response, Sample, Sampling, Scorer
 from mmpu.prompts import about, template_path
+from mmpu.replies import score_of
+from mmpu.thinking import answer_of
 
 PROMPT = Path(__file__).with_suffix(".txt")
 DIGITS = tuple("0123456789")
@@ -33,7 +34,6 @@ ASK = {
 }
 """What is asked for, and its short reminder. Only the reminder stands behind the candidate: every token there is paid
 for once per candidate, all others once per prompt."""
-_NUMBER = re.compile(r"([-+]?\d*\.?\d+)\s*(%|/\s*100?\b)?")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SelfEval(Scorer):
         values = read(asked)
         if self.mode == "generate":  # s* steers the whole group, so it gets a second way to be read
             unread = [
-                i for i, (g, r) in enumerate(asked) if math.isnan(values[i]) and r.tokens is None and r.text == g.anchor
+                i for i, (g, r) in enumerate(asked) if math.isnan(values[i]) and r.tokens is None and r.raw == g.anchor
             ]
             for i, value in zip(unread, self._digits([asked[i] for i in unread]), strict=True):
                 values[i] = value
@@ -110,7 +110,7 @@ class SelfEval(Scorer):
         def read(asked: list[tuple[Group, Response]], temperature: float) -> list[float]:
             prompts = [self._prompt(group, response, "generate") for group, response in asked]
             answers = self._grader.generate(prompts, 1, Sampling(temperature=temperature, max_tokens=8))
-            return [parse_score(a[0].text) if isinstance(a, tuple) else NAN for a in answers]
+            return [score_of(a[0]) if isinstance(a, tuple) else NAN for a in answers]
 
         return self._fill(read(asked, 0.0), asked, lambda missing: read(missing, 1.0))
 
@@ -132,19 +132,8 @@ class SelfEval(Scorer):
         return about(
             group.sample,
             template_path(self.prompt, PROMPT),
-            anchor=group.anchor if self.anchor else None,
+            anchor=answer_of(group.anchor) if self.anchor and group.anchor is not None else None,
             candidate=response.text,
             ask=ask,
             cue=cue,
         )
-
-
-def parse_score(text: str) -> float:
-    """The first number of a reply as a score in [0, 1]; `95%`, `9/10` and `95/100` are rescaled; NaN if there is
-    none."""
-    match = _NUMBER.search(text)
-    if not match:
-        return NAN
-    unit = re.sub(r"\s", "", match[2] or "")
-    value = float(match[1]) / {"": 1, "%": 100, "/10": 10, "/100": 100}[unit]
-    return value if 0 <= value <= 1 else NAN

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from mmpu.core import Message, Response, Sample, UserError
+from mmpu.core import Message, Response, Sample, UserError, user
 from mmpu.families import Family
 from mmpu.media import images as media
 from mmpu.student.packing import Encoded
 from mmpu.student.parts import StudentConfig
 from mmpu.student.tokenizing import Tokens
 from mmpu.student.vision import Features, stacked
+from mmpu.thinking import opening
 
 KEPT = 20_000
 """Encoded prompts and images held before the cache starts anew."""
@@ -171,11 +173,18 @@ class Encoder:
         """The tokens of a response: as sampled, or, for a text no student sampled, its encoding and `end`."""
         if response.tokens is not None:
             return response.tokens
-        ids = cast(list[int], self.tokenizer(self._defuse(response.text), add_special_tokens=False)["input_ids"])
+        text = response.raw.removeprefix(self.opening) if self.opening else response.raw
+        ids = cast(list[int], self.tokenizer(self._defuse(text), add_special_tokens=False)["input_ids"])
         return (*ids, end) if response.finished else tuple(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    @cached_property
+    def opening(self) -> str:
+        """The mark with which the template begins every response's thinking, so that no response holds it; or
+        nothing."""
+        return opening(self.render(Sample("", user("?"))))
 
     def option_ids(self, option: str) -> list[int]:
         """Every token whose stripped text is `option`."""

@@ -184,6 +184,10 @@ class Student(nn.Module):
     def decode(self, ids: Sequence[int]) -> str:
         return self.encoder.decode(ids)
 
+    def said(self, text: str) -> str:
+        """A decoded response with the mark of thinking that the template wrote before it."""
+        return self.encoder.opening + text
+
     def option_ids(self, option: str) -> list[int]:
         """Every token whose stripped text is `option`."""
         return self.encoder.option_ids(option)

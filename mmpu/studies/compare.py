@@ -28,6 +28,7 @@ from mmpu.recipes.runs import trained_student
 from mmpu.store import write_atomically
 from mmpu.studies.comparison import START, Comparison, Result, markdown, read_lines, tabulate
 from mmpu.task import YamlTask, load_task
+from mmpu.thinking import answer_of, thinks_on
 
 STAGE = "stage2"
 """The name of every method's stage: prompts and seeds of a stage hang on its name."""
@@ -138,7 +139,8 @@ def _evaluated(options: Options, values: Values, seed_folder: Path, name: str) -
     samples = task.samples(split)
     judge = assess.load_judge(options.judge, task, options.judge_url)
     ours, truncated = _answers(run, samples, task.config.sampling)
-    theirs = ours if name == START else [row["output"] for row in read_lines(seed_folder / START / "answers.jsonl")]
+    start = seed_folder / START / "answers.jsonl"
+    theirs = ours if name == START else [answer_of(row["output"]) for row in read_lines(start)]
     result = Result(
         [task.grade(sample, text) for sample, text in zip(samples, ours, strict=True)],
         _wins(judge, samples, ours, theirs),
@@ -158,9 +160,9 @@ def _answers(run: Path, samples: Sequence[Sample], sampling: Sampling) -> tuple[
     if failed:
         raise UserError(f"{run}: {len(failed)} prompts could not be answered; first: {failed[0]}")
     responses = [f[0] for f in found if isinstance(f, tuple)]
-    rows = [{"id": s.id, "output": r.text} for s, r in zip(samples, responses, strict=True)]
+    rows = [{"id": s.id, "output": r.raw} for s, r in zip(samples, responses, strict=True)]
     write_atomically(run / "answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return [r.text for r in responses], sum(not r.finished for r in responses)
+    return [r.text for r in responses], sum(not r.finished or thinks_on(r.raw) for r in responses)
 
 
 def _wins(judge: Judge, samples: Sequence[Sample], ours: Sequence[str], theirs: Sequence[str]) -> list[float | None]:

@@ -32,6 +32,7 @@ from mmpu.task import templates
 from mmpu.task.lookup import find_task, on_the_path, place_of
 from mmpu.task.sample import Maker, SampleTemplates
 from mmpu.task.sources import is_there, read_rows
+from mmpu.thinking import answer_of
 
 EVALUATION = ("test", "validation")
 """Splits that are for evaluation, also as `test_real`: nothing may be trained on them."""
@@ -164,6 +165,7 @@ class YamlTask(Task):
     def grade(self, sample: Sample, text: str) -> float | None:
         if self._grader is None:
             return None
+        text = answer_of(text)
         # A judge, an entry and an audit ask for the same grade, and some graders are slow.
         key = (sample.id, sample.answer, repr(sorted(sample.meta.items())), text)
         if key not in self._grades:

@@ -80,7 +80,7 @@ class Record:
         rank = self.accelerator.process_index
         with (self.folder / (f"refused.{rank}.jsonl" if rank else "refused.jsonl")).open("a", encoding="utf-8") as file:
             for row in rows:
-                written = {"id": row.sample.id, "text": row.response.text, "weight": row.weight}
+                written = {"id": row.sample.id, "text": row.response.raw, "weight": row.weight}
                 file.write(json.dumps({"stage": stage, "step": step, **written}, ensure_ascii=False) + "\n")
 
     def preflight(self, stage: str, step: int, found: Mapping[str, float]) -> None:
@@ -153,7 +153,7 @@ class Record:
             "anchor_score": _number(group.anchor_score),
             "responses": [
                 {
-                    "text": r.text,
+                    "text": r.raw,
                     "tokens": len(r.tokens or ()),
                     "finished": r.finished,
                     "score": _number(group.scores[i]) if group.scores else None,

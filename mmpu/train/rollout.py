@@ -47,9 +47,7 @@ class Rollout:
         if self.teacher is None:
             raise UserError("this stage needs anchors; set `teacher:` in the config")
         answers = self.teacher.generate(samples, 1, Sampling(temperature=0.0, max_tokens=2048))
-        return [
-            a if isinstance(a, Failed) else Group(s, anchor=a[0].text) for s, a in zip(samples, answers, strict=True)
-        ]
+        return [_anchored(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
 
     def sampled(self, groups: Sequence[Group], seed: int) -> list[Group]:
         """Groups with K candidates of the student and, where the method asks, as many of its privileged teacher;
@@ -111,6 +109,14 @@ class Rollout:
             replace(group, scores=s[1:], anchor_score=s[0]) if with_anchor else replace(group, scores=s)
             for group, s in zip(groups, scores, strict=True)
         ]
+
+
+def _anchored(sample: Sample, answer: tuple[Response, ...] | Failed) -> Group | Failed:
+    if isinstance(answer, Failed):
+        return answer
+    if not answer[0].finished and not answer[0].text.strip():
+        return Failed(f"the teacher came to no answer to {sample.id!r} before its limit")
+    return Group(sample, anchor=answer[0].raw)
 
 
 def flat(group: Group) -> bool:

@@ -105,8 +105,8 @@ class LengthModel:
     difficulty: float
     intercept: float
     saved: float | None = None
-    """Nats per duel by which the fit predicts better than a coin: duels that it did not see, in `v1` its own. None where
-    that is unknown, as in files of before."""
+    """Nats per duel by which the fit predicts better than a coin: duels that it did not see, in `v1` its own. None
+    where that is unknown."""
     saved_by_length: float | None = None
     """The same against the win rate alone."""
 

@@ -1,9 +1,9 @@
 """The statistics that claims rest on.
 
 Intervals are Wilson's (1927), with the number of wins and losses that would vary as much as the values do: for wins and
-losses themselves it is their number, ties and soft verdicts count for more, items of one cluster for less (Korn & Graubard
-1998 do so for surveys, with Clopper and Pearson's interval). So an interval is right at the edges, where a bootstrap has
-none: of three wins in three it is [43.8, 100], and it is never a point.
+losses themselves it is their number, ties and soft verdicts count for more, items of one cluster for less (Korn &
+Graubard 1998 do so for surveys, with Clopper and Pearson's interval). So an interval is right at the edges, where a
+bootstrap has none: of three wins in three it is [43.9, 100], and it is never a point.
 
 Items that share a cluster, such as questions about one image, vary together. A single cluster has no interval.
 """

@@ -48,11 +48,11 @@ def _pair(a: Measured, b: Measured) -> list[Comparison]:
     for metric in (m for m in a.fits if m in b.fits and same_items):
         left, right = a.fits[metric], b.fits[metric]
         if len(left.draws) == len(right.draws):
-            found.append(_comparison(a, b, metric, _difference(left, right), None))
+            found.append(_comparison(a, b, metric, difference(left, right), None))
     return found
 
 
-def _difference(left: Fit, right: Fit) -> Difference:
+def difference(left: Fit, right: Fit) -> Difference:
     """Of two regressions on the same items, whose draws belong together."""
     gaps = left.draws - right.draws
     variance = float(np.square(gaps - gaps.mean()).sum()) * max(left.scale, right.scale)

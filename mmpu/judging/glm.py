@@ -10,8 +10,8 @@ Three variants, each a scale of its own, never to be mixed:
   AlpacaEval's calibration and the published C this gives the published numbers.
 
 `minimal` and `noreg` leave θ without penalty (`logistic.py`). `v1` is AlpacaEval's fit with its penalty on all three
-(`liblinear.py`); its variance is that of refits inside a bootstrap over items or clusters of items, C held. The standard
-error of fitted probabilities, as usually published, is two to six times too small.
+(`liblinear.py`); its variance is that of refits inside a bootstrap over items or clusters of items, C held. The
+standard error of fitted probabilities, as usually published, is two to six times too small.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Fit:
     rate: Interval
     c: float | None
     """Inverse strength of the L1 penalty of `v1`."""
-    weights: tuple[float, ...]
+    weights: tuple[float, float, float]
     """Of tanh(length), difficulty (0 in `minimal`) and θ."""
     spread: Spread
     draws: Floats
@@ -81,8 +81,8 @@ class Fit:
     scale: float
     """The variance is this times the sum of squared deviations of the draws."""
     saved: float | None
-    """Nats per duel by which the fit predicts better than a coin: duels of clusters that it did not see, in `v1` its own;
-    None where there is one cluster."""
+    """Nats per duel by which the fit predicts better than a coin: duels of clusters that it did not see, in `v1` its
+    own; None where there is one cluster."""
     saved_by_length: float | None
     """The same against the win rate alone; None in `v1`."""
 
@@ -168,14 +168,17 @@ def length_controlled(
             draws.append(_predict(again, difficulty, counts))
     weights = _fit(rows, chosen)
     value = _predict(weights, difficulty, np.ones(len(read)))
-    found = np.array(draws)
-    scale = 1 / max(1, len(found) - 1)
-    freedom = len(set(clusters)) - 1
-    spread = Spread(float(np.square(found - found.mean()).sum()) * scale, freedom)
     logits = (rows.features @ weights)[-len(read) :]
     saved = math.log(2) - float((np.logaddexp(0, logits) - wins * logits).mean())
-    rate = interval_of(value, spread, len(read))
-    return Fit(rate, float(chosen), tuple(map(float, weights)), spread, found, scale, saved, None)
+    return _published(value, chosen, weights, np.array(draws), len(set(clusters)) - 1, len(read), saved)
+
+
+def _published(value: float, c: float, weights: Floats, draws: Floats, freedom: int, n: int, saved: float) -> Fit:
+    """`v1` with the variance of its draws."""
+    scale = 1 / max(1, len(draws) - 1)
+    spread = Spread(float(np.square(draws - draws.mean()).sum()) * scale, freedom)
+    length, hard, theta = map(float, weights)
+    return Fit(interval_of(value, spread, n), c, (length, hard, theta), spread, draws, scale, saved, None)
 
 
 def _unpenalised(

@@ -4,9 +4,11 @@
 
 Only slopes are penalised, by a log-F(1, 1) prior (Greenland & Mansournia, Statistics in Medicine 2015): half a win and
 half a loss at x = 1. So they are finite, and the mean of the fitted probabilities is the win rate. Where length alone
-decides every duel, θ would be whatever fits between the closest win and the closest loss; a steeper penalty of the length
-keeps it at what the bulk of the duels says. What the estimate is off by to second order in 1/n, this penalty's share included, is taken from the rate's logit
-(Cox & Snell, JRSS B 1968, for the logistic model; times the variance of the residuals over the model's, since ties, soft
+decides every duel, θ would be whatever fits between the closest win and the closest loss; a steeper penalty of the
+length keeps it at what the bulk of the duels says.
+
+What the estimate is off by to second order in 1/n, the penalty's share included, is taken from the rate's logit (Cox &
+Snell, JRSS B 1968, for the logistic model; times the variance of the residuals over the model's, since ties and soft
 verdicts vary less than wins and losses).
 
 Whoever won all has a rate of 1, whoever lost all of 0: there θ is infinite, and no other data reach that.
@@ -45,7 +47,7 @@ class Controlled:
     """(k,)."""
     spread: Spread
     without: Floats
-    """The rate without each cluster, (clusters,), to first order."""
+    """The rate without each cluster, (clusters,), to first order; spread to give the variance."""
     saved: float
     """Nats per duel by which predictions of the fit for a cluster that it did not see are better than a coin's."""
     saved_by_length: float
@@ -87,23 +89,27 @@ def at_equal_length(features: Floats, neutral: Floats, wins: Floats, member: NDA
     if wins.min() == 1 or wins.max() == 0:
         return _one_sided(features, neutral, wins, clusters, alike)
     model = _fit(features, wins, STEEP if _parted(features[:, 1], wins) else 0.0)
-    inverse = np.linalg.inv(model.hessian)
+    inverse = np.linalg.inv(model.hessian).astype(np.float64)
     residuals = wins - model.fitted
     binary = bool(np.isin(wins, (0, 1)).all())
     dispersion = 1.0 if binary else float(np.square(residuals).sum() / model.variances.sum())
     steps = _left_out(model, residuals, member, clusters)
     plain, slope = _mean(neutral, model.weights)
     rate = _sigmoid(_logit(plain) - _bias(model, neutral, inverse, dispersion) / (plain * (1 - plain)))
-    slope = slope * math.sqrt(rate * (1 - rate) / (plain * (1 - plain)))
+    moved = rate * (1 - rate) / (plain * (1 - plain))
+    apart = _sigmoids(neutral @ model.weights) - plain
     gaps = -steps @ slope
-    gaps -= gaps.mean()
-    by_model = float(slope @ inverse @ slope)
+    if clusters > 1:
+        gaps -= np.bincount(member, apart) / (len(wins) - sizes)
+    gaps = (gaps - gaps.mean()) * math.sqrt(moved)
+    by_model = float(slope @ inverse @ slope) * moved
     spread = Spread(math.inf, 0)
     if clusters > 1:
-        alone = dispersion * by_model
+        alone = dispersion * by_model + moved * float(np.square(apart).mean()) / len(wins)
         between = float((clusters - 1) / clusters * np.square(gaps).sum())
         freedom = freedom_of(clusters, len(wins), alone, between) if clusters < len(wins) else len(wins) - 1
         spread = Spread(max(alone, between), freedom, rate * (1 - rate) / by_model / alike)
+        gaps *= math.sqrt(spread.variance / between) if between > 0 else 1.0
     saved = _saved(features, wins, model.weights - steps[member], member) if clusters > 1 else (math.nan, math.nan)
     return Controlled(rate, model.weights, spread, rate + gaps, *saved)
 
@@ -141,11 +147,12 @@ def _fit(features: Floats, wins: Floats, steep: float) -> _Model:
         step = np.linalg.solve(model.hessian, gradient)
         if float(gradient @ step) < ENOUGH:
             break
+        moved = _loss(features, wins, weights - step, steep)
         for _ in range(HALVINGS):
-            moved = _loss(features, wins, weights - step, steep)
             if moved <= loss:
                 break
             step = step / 2
+            moved = _loss(features, wins, weights - step, steep)
         weights, loss = weights - step, moved
     return _at(features, weights, steep)
 
@@ -177,14 +184,16 @@ def _left_out(model: _Model, residuals: Floats, member: NDArray[np.intp], cluste
     """What the weights lose by each cluster, (clusters, k): one Newton step of the fit without it."""
     x, variances = model.features, model.variances
     width = x.shape[1]
-    gradient = np.stack([np.bincount(member, residuals * x[:, i], clusters) for i in range(width)], axis=1)
+    gradient = np.empty((clusters, width))
+    for i in range(width):
+        gradient[:, i] = np.bincount(member, residuals * x[:, i], clusters)
     if clusters == 1:
         return np.zeros_like(gradient)
     own = np.empty((clusters, width, width))
     for i in range(width):
         for j in range(width):
             own[:, i, j] = np.bincount(member, variances * x[:, i] * x[:, j], clusters)
-    return np.linalg.solve(model.hessian - own, gradient[:, :, None])[:, :, 0]
+    return np.linalg.solve(model.hessian - own, gradient[:, :, None])[:, :, 0].astype(np.float64)
 
 
 def _bias(model: _Model, neutral: Floats, inverse: Floats, dispersion: float) -> float:

@@ -70,7 +70,7 @@ def measure(
         provenance=match.provenance,
         created=match.created,
         length_controlled=lengths.rates,
-        length_models={n: LengthModel(f.c, *f.weights, f.saved, f.saved_by_length) for n, f in lengths.fits.items()},
+        length_models={n: _model(f) for n, f in lengths.fits.items()},
         length_refused=lengths.refused,
         equalised=dict(sorted(Counter(i.how for i in match.items if i.how is not None).items())),
         score=_mean(scores, clusters) if scores else None,
@@ -81,6 +81,11 @@ def measure(
         audit=audit.audit(match, raw, readings, judges or {}),
     )
     return Measured(match, entry, wins, lengths.fits)
+
+
+def _model(fit: Fit) -> LengthModel:
+    length, difficulty, intercept = fit.weights
+    return LengthModel(fit.c, length, difficulty, intercept, fit.saved, fit.saved_by_length)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,11 @@
-"""The statistics that claims rest on. Seeded, so the same data give the same interval.
+"""The statistics that claims rest on.
 
-Items that share a cluster, such as questions about one image, are resampled together.
+Intervals are Wilson's (1927), with the number of wins and losses that would vary as much as the values do: for wins and
+losses themselves it is their number, ties and soft verdicts count for more, items of one cluster for less (Korn &
+Graubard 1998 do so for surveys, with Clopper and Pearson's interval). So an interval is right at the edges, where a
+bootstrap has none: of three wins in three it is [43.9, 100], and it is never a point.
+
+Items that share a cluster, such as questions about one image, vary together. A single cluster has no interval.
 """
 
 from __future__ import annotations
@@ -8,23 +13,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 10_000
-CELLS = 1 << 22
-"""Numbers of a resampling that are held at a time."""
+Floats = NDArray[np.float64]
+LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+LARGE = 2_000
+"""Degrees of freedom from which Student's distribution is taken to be the normal one."""
+LEAST_P = 1e-12
+"""No p-value is given below: the sum that it is one minus of is rounded."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95% bootstrap interval over n items."""
+    """A mean over n items with its 95% interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """None, as `high`, if all items are of one cluster, which says nothing of others."""
+    high: float | None
     n: int
 
 
@@ -33,76 +44,151 @@ class Difference:
     """A paired difference with its 95% interval over n items, and the two-sided p-value against no difference."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """None, as `high`, if all items are of one cluster; p is 1 then."""
+    high: float | None
     n: int
     p: float
 
 
-def bootstrap(values: Sequence[float], clusters: Sequence[str] | None = None, seed: int = 0) -> Interval:
-    """Percentile bootstrap of the mean over items, or over clusters of items (each with all of its items).
+@dataclass(frozen=True)
+class Spread:
+    """How surely a mean is known."""
+
+    variance: float
+    """Of the mean."""
+    freedom: int
+    """Degrees of freedom that the variance was estimated with; 0 if it could not be."""
+    least: float = 0.0
+    """The number of independent wins and losses that the data are worth at the least."""
+
+    def size(self, p: float, width: float, n: int) -> float:
+        """The number of wins and losses whose share p would vary as much, of n values in a span of some width. The
+        variance is taken to be no less than if one value more lay at the far end, so that values which are all the same
+        still leave room."""
+        least = (max(p, 1 - p) / n) ** 2
+        return p * (1 - p) / max(self.variance / width**2, least)
+
+
+def interval(values: Sequence[float], clusters: Sequence[str] | None = None) -> Interval:
+    """The mean of values in 0..1, such as wins or grades, with its interval.
+
+    Args:
+        clusters: Of each value; without them each stands for itself.
 
     Raises:
         ValueError: no value.
     """
     data = np.asarray(values, dtype=np.float64)
-    return interval_of(float(data.mean()) if data.size else 0.0, _means(data, clusters, seed), data.size)
+    spread = spread_of(data, clusters)
+    span = (min(0.0, float(data.min())), max(1.0, float(data.max())))
+    return interval_of(float(data.mean()), spread, data.size, span)
 
 
-def paired(
-    ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[str] | None = None, seed: int = 0
-) -> Difference:
-    """Mean of ours − theirs on the same items, by paired bootstrap.
+def paired(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[str] | None = None) -> Difference:
+    """Mean of ours − theirs on the same items, both in 0..1.
 
     Raises:
         ValueError: no item.
     """
     gaps = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
-    draws = _means(gaps, clusters, seed)
-    return difference_of(float(gaps.mean()), draws, gaps.size)
+    spread = spread_of(gaps, clusters)
+    return difference_of(float(gaps.mean()), spread, gaps.size, max(1.0, float(np.abs(gaps).max())))
 
 
-def interval_of(value: float, draws: NDArray[np.float64], n: int) -> Interval:
-    """A value with the central 95% of its resamples."""
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return Interval(value, float(low), float(high), n)
+def spread_of(data: Floats, clusters: Sequence[str] | None = None) -> Spread:
+    """Of the mean of values: their variance over clusters, but no less than if each value stood for itself.
+
+    The latter is well known, so degrees of freedom are those of the clusters over the share that only they tell.
+
+    Raises:
+        ValueError: no value.
+    """
+    if data.size == 0:
+        raise ValueError("no value to take a mean of")
+    member = members(clusters) if clusters is not None else np.arange(data.size)
+    sizes = np.bincount(member)
+    count = sizes.size
+    if count < 2:
+        return Spread(math.inf, 0)
+    gaps = (data - data.mean()) / data.size
+    between = float(np.square(np.bincount(member, gaps)).sum()) * count / (count - 1)
+    alone = float(np.square(gaps).sum()) * data.size / (data.size - 1)
+    freedom = freedom_of(count, data.size, alone, between)
+    return Spread(max(between, alone), freedom, float(data.size**2 / np.square(sizes).sum()))
 
 
-def difference_of(value: float, draws: NDArray[np.float64], n: int) -> Difference:
-    """As `interval_of`, with p from the resamples on either side of zero, never below 1 / (resamples + 1)."""
-    bounds = interval_of(value, draws, n)
-    side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    p = min(1.0, 2 * (side + 1) / (draws.size + 1))
-    return Difference(value, bounds.low, bounds.high, n, p)
+def freedom_of(clusters: int, n: int, alone: float, between: float) -> int:
+    """Degrees of freedom of a variance between clusters of n values, that is `alone` if each stands for itself."""
+    share = 1 - alone / between if between > alone else 0.0
+    return n - 1 if share * (n - 1) <= clusters - 1 else round((clusters - 1) / share)
 
 
-def resample_counts(clusters: Sequence[str], resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def members(clusters: Sequence[str]) -> NDArray[np.intp]:
+    """Each item's cluster as a number from zero, shape (n,)."""
+    return np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)[1]
+
+
+def interval_of(value: float, spread: Spread, n: int, span: tuple[float, float] = (0.0, 1.0)) -> Interval:
+    """A mean of values within `span`, with its interval."""
+    if spread.freedom == 0:
+        return Interval(value, None, None, n)
+    low, high = span
+    width = high - low
+    p = min(max((value - low) / width, 0.0), 1.0)
+    size = max(spread.size(p, width, n) * (Z / _quantile(spread.freedom)) ** 2, spread.least)
+    if size == 0:
+        return Interval(value, low, high, n)
+    middle = (p + Z**2 / (2 * size)) / (1 + Z**2 / size)
+    half = Z / (1 + Z**2 / size) * math.sqrt(p * (1 - p) / size + (Z / (2 * size)) ** 2)
+    return Interval(
+        value, min(value, low + width * max(0.0, middle - half)), max(value, low + width * min(1.0, middle + half)), n
+    )
+
+
+def difference_of(value: float, spread: Spread, n: int, bound: float = 1.0) -> Difference:
+    """A mean of differences within ±`bound`; p is the least one whose interval leaves out zero."""
+    found = interval_of(value, spread, n, (-bound, bound))
+    if spread.freedom == 0:
+        return Difference(value, None, None, n, 1.0)
+    p = min(max((value / bound + 1) / 2, 0.0), 1.0)
+    off = 2 * abs(p - 0.5)
+    by_variance = _tails(off * math.sqrt(spread.size(p, 2 * bound, n)), spread.freedom)
+    by_number = _tails(off * math.sqrt(spread.least), LARGE)
+    return Difference(value, found.low, found.high, n, max(min(by_variance, by_number), LEAST_P))
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    """Of Student's distribution: what its absolute value stays below with probability LEVEL."""
+    low, high = 0.0, 1e3
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _tails(middle, freedom) > 1 - LEVEL else (low, middle)
+    return high
+
+
+def _tails(t: float, freedom: int) -> float:
+    """P(|T| > t) of Student's distribution (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    if freedom >= LARGE:
+        return math.erfc(t / math.sqrt(2))
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term, total = math.cos(angle) if odd else 1.0, 0.0
+    for k in range(odd, freedom - 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (k + 1) / (k + 2)
+    inside = math.sin(angle) * total
+    return 1 - (2 / math.pi * (angle + inside) if odd else inside)
+
+
+def resample_counts(clusters: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]:
     """How often each item is drawn, shape (n,), once per resample of the clusters."""
-    _, member = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+    member = members(clusters)
     groups = int(member.max()) + 1
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
         yield rng.multinomial(groups, np.full(groups, 1 / groups))[member].astype(np.float64)
-
-
-def _means(data: NDArray[np.float64], clusters: Sequence[str] | None, seed: int) -> NDArray[np.float64]:
-    """Means of resamples, (RESAMPLES,). Equal clusters are drawn as one with a count, so n costs little."""
-    if data.size == 0:
-        raise ValueError("no value to take a mean of")
-    if clusters is None:
-        units = np.stack([data, np.ones_like(data)], axis=1)
-    else:
-        _, member = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
-        units = np.stack([np.bincount(member, data), np.bincount(member)], axis=1).astype(np.float64)
-    distinct, counts = np.unique(units, axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
-    means: list[NDArray[np.float64]] = []
-    step = max(1, CELLS // len(distinct))
-    for start in range(0, RESAMPLES, step):
-        drawn = rng.multinomial(len(units), counts / len(units), size=min(step, RESAMPLES - start))
-        total, size = (drawn @ distinct).T
-        means.append(total / size)
-    return np.concatenate(means)
 
 
 def mcnemar(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -168,7 +168,7 @@ def test_the_schema_describes_what_is_written(tmp_path: Path) -> None:
 def test_markdown_ranks_and_shows_what_decided() -> None:
     text = markdown(board(entry("low", 0.2), entry("high|er", 0.8), entry("base", system=BASE, accuracy=None)))
     lines = text.splitlines()
-    assert lines[0] == "**sums**, judge `rule`: graded. Brackets: 95% bootstrap interval over prompts."
+    assert lines[0] == "**sums**, judge `rule`: graded. Brackets: 95% interval over prompts."
     assert lines[2] == "| system | accuracy % | win rate % | lc_glm.minimal % | W / L / T / unread | words | n |"
     assert lines[4:] == [
         r"| high\|er | 50.0 [25.0, 75.0] | 80.0 [70.0, 90.0] | 50.0 [25.0, 75.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",

@@ -16,7 +16,7 @@ from mmpu.boards.board import (
     write,
 )
 from mmpu.boards.provenance import provenance_of
-from mmpu.boards.tables import cells, header, procedures, sentence
+from mmpu.boards.tables import bounds, cells, header, notes, procedures, sentence
 
 __all__ = [
     "Adversarial",
@@ -29,9 +29,11 @@ __all__ = [
     "Provenance",
     "System",
     "WinRate",
+    "bounds",
     "cells",
     "header",
     "merge",
+    "notes",
     "procedures",
     "provenance_of",
     "read",

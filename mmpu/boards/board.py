@@ -99,11 +99,16 @@ class Audit:
 class LengthModel:
     """The regression behind an `lc_glm`."""
 
-    c: float
-    """Inverse strength of the L1 penalty, chosen by cross-validation."""
+    c: float | None
+    """Inverse strength of the L1 penalty of `v1`, chosen by cross-validation; None where there is none."""
     length: float
     difficulty: float
     intercept: float
+    saved: float | None = None
+    """Nats per duel by which the fit predicts better than a coin: duels that it did not see, in `v1` its own. None
+    where that is unknown."""
+    saved_by_length: float | None = None
+    """The same against the win rate alone."""
 
 
 @dataclass(frozen=True)

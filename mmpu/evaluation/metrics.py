@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mmpu.core import Grader, Response, Sample
-from mmpu.statistics import Interval, bootstrap
+from mmpu.statistics import Interval, interval
 
 
 def over_attempts(
@@ -37,7 +37,7 @@ def over_attempts(
     named = {f"avg@{k}": average, f"pass@{k}": passed}
     if type(grader).key is not Grader.key:
         named[f"maj@{k}"] = majority
-    return {name: bootstrap(values) for name, values in named.items() if values}
+    return {name: interval(values) for name, values in named.items() if values}
 
 
 def pass_at(k: int, n: int, right: int) -> float:

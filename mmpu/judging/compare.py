@@ -12,8 +12,9 @@ from itertools import combinations
 import numpy as np
 
 from mmpu.boards import Comparison
+from mmpu.judging.glm import Fit
 from mmpu.judging.measure import Measured
-from mmpu.statistics import Difference, Interval, difference_of, holm, interval_of, mcnemar, paired
+from mmpu.statistics import Difference, Interval, Spread, difference_of, holm, interval_of, mcnemar, paired
 
 RESAMPLES = 1_000
 PRIOR = 0.5
@@ -47,10 +48,17 @@ def _pair(a: Measured, b: Measured) -> list[Comparison]:
     for metric in (m for m in a.fits if m in b.fits and same_items):
         left, right = a.fits[metric], b.fits[metric]
         if len(left.draws) == len(right.draws):
-            gap = left.rate.value - right.rate.value
-            n = min(left.rate.n, right.rate.n)
-            found.append(_comparison(a, b, metric, difference_of(gap, left.draws - right.draws, n), None))
+            found.append(_comparison(a, b, metric, difference(left, right), None))
     return found
+
+
+def difference(left: Fit, right: Fit) -> Difference:
+    """Of two regressions on the same items, whose draws belong together."""
+    gaps = left.draws - right.draws
+    variance = float(np.square(gaps - gaps.mean()).sum()) * max(left.scale, right.scale)
+    freedom, least = (min(getattr(f.spread, name) for f in (left, right)) for name in ("freedom", "least"))
+    n = min(left.rate.n, right.rate.n)
+    return difference_of(left.rate.value - right.rate.value, Spread(variance, freedom, least), n)
 
 
 def _comparison(a: Measured, b: Measured, metric: str, gap: Difference, exact: float | None) -> Comparison:
@@ -102,9 +110,10 @@ def bradley_terry(games: Sequence[Game], seed: int = 0) -> dict[str, Interval]:
     rng = np.random.default_rng(seed)
     value = _strengths(wins.sum(axis=0).reshape(size, size))
     share = np.full(len(clusters), 1 / len(clusters))
-    draws = [_strengths((rng.multinomial(len(clusters), share) @ wins).reshape(size, size)) for _ in range(RESAMPLES)]
-    met = _games_of(games)
-    return {n: interval_of(float(value[i]), np.array([d[i] for d in draws]), met[n]) for n, i in row.items()}
+    resampled = (rng.multinomial(len(clusters), share) @ wins for _ in range(RESAMPLES))
+    variances = np.var([_strengths(drawn.reshape(size, size)) for drawn in resampled], axis=0, ddof=1)
+    met, freedom = _games_of(games), len(clusters) - 1
+    return {n: interval_of(float(value[i]), Spread(float(variances[i]), freedom), met[n]) for n, i in row.items()}
 
 
 def _strengths(wins: np.ndarray) -> np.ndarray:

@@ -9,31 +9,32 @@ Three variants, each a scale of its own, never to be mixed:
 * `v1`: also with the rows of two gamed baselines, weighted 0.1 each, that keep φ and ψ from absorbing θ. With
   AlpacaEval's calibration and the published C this gives the published numbers.
 
-The interval refits inside a bootstrap over items or clusters of items, C held: the standard error of fitted
-probabilities, as usually published, is two to six times too small.
+`minimal` and `noreg` leave θ without penalty (`logistic.py`). `v1` is AlpacaEval's fit with its penalty on all three
+(`liblinear.py`); its variance is that of refits inside a bootstrap over items or clusters of items, C held. The
+standard error of fitted probabilities, as usually published, is two to six times too small.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmpu.core import UserError
-from mmpu.judging.liblinear import Floats, Targets, fit
-from mmpu.statistics import Interval, interval_of, resample_counts
+from mmpu.judging.liblinear import Targets, fit
+from mmpu.judging.logistic import at_equal_length
+from mmpu.statistics import Floats, Interval, Spread, interval_of, members, resample_counts
 
 Variant = Literal["minimal", "noreg", "v1"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 GRID = np.logspace(-4, 4, 10)
 FOLDS = 5
-SEPARATED_C = float(GRID[4])
-"""Where length alone decides, the likelihood has no maximum: cross-validation would take the largest C, at which θ is
-whatever fits between the closest win and the closest loss. This penalty keeps θ at what the bulk of the duels says."""
 GAMED_WEIGHT = 0.1
 MIN_ITEMS = 20
 RESAMPLES = 1_000
@@ -45,8 +46,8 @@ class Outcome:
 
     item: str
     win: float | None
-    """Ours, 0..1; None if unread. Unread ones take part in resampling, so that draws of several systems on the same
-    items belong together."""
+    """Ours, 0..1; None if unread. Unread ones keep their place in `Fit.draws`, so that those of several systems on the
+    same items belong together."""
     ours: int
     theirs: int
     cluster: str
@@ -69,12 +70,21 @@ class Fit:
     """A length-controlled win rate and the model behind it."""
 
     rate: Interval
-    c: float
-    """Inverse strength of the L1 penalty."""
-    weights: tuple[float, ...]
+    c: float | None
+    """Inverse strength of the L1 penalty of `v1`."""
+    weights: tuple[float, float, float]
     """Of tanh(length), difficulty (0 in `minimal`) and θ."""
+    spread: Spread
     draws: Floats
-    """The rates of the resamples, (resamples,): paired with those of another system on the same items and seed."""
+    """What the rate would be, (draws,), on each resample of the items (`v1`) or without each of their clusters: paired
+    with those of another system on the same items and seed."""
+    scale: float
+    """The variance is this times the sum of squared deviations of the draws."""
+    saved: float | None
+    """Nats per duel by which the fit predicts better than a coin: duels of clusters that it did not see, in `v1` its
+    own; None where there is one cluster."""
+    saved_by_length: float | None
+    """The same against the win rate alone; None in `v1`."""
 
 
 class Refused(Exception):
@@ -130,7 +140,8 @@ def length_controlled(
     """The win rate at equal length, with its 95% interval. The order of `outcomes` does not matter.
 
     Args:
-        c: Inverse strength of the penalty; None chooses it by five-fold cross-validation.
+        c: Inverse strength of the penalty of `v1`; None chooses it by five-fold cross-validation.
+        resamples: Of `v1`.
 
     Raises:
         Refused: too few items, no difference in length, or no calibration for the variant.
@@ -143,24 +154,50 @@ def length_controlled(
     difficulty = np.zeros(len(read))
     if variant != "minimal" and calibration is not None:
         difficulty = np.array([calibration.difficulty[o.item] for o in read])
-    gamed = calibration if variant == "v1" else None
     wins = np.array([o.win for o in read], dtype=np.float64)
-    ones = np.ones(len(read))
-    rows = _design(lengths, difficulty, wins, ones, gamed)
-    split = gamed is None and c is None and _separated(lengths, wins)
-    chosen = c if c is not None else SEPARATED_C if split else choose_c(rows)
-    weights = _fit(rows, chosen)
+    clusters = [o.cluster for o in outcomes]
+    if variant != "v1" or calibration is None:
+        return _unpenalised(lengths, difficulty if variant == "noreg" else None, wins, members(clusters), known)
+    rows = _design(lengths, difficulty, wins, np.ones(len(read)), calibration)
+    chosen = c if c is not None else choose_c(rows)
     draws: list[float] = []
-    for drawn in resample_counts([o.cluster for o in outcomes], resamples, seed):
+    for drawn in resample_counts(clusters, resamples, seed):
         counts = drawn[known]
-        if counts.sum() < 2:
-            continue
-        split = gamed is None and c is None and _separated(lengths[counts > 0], wins[counts > 0])
-        again = _fit(_design(lengths, difficulty, wins, counts, gamed), SEPARATED_C if split else chosen)
-        draws.append(_predict(again, difficulty, counts))
-    found = np.array(draws)
-    rate = interval_of(_predict(weights, difficulty, ones), found, len(read))
-    return Fit(rate, float(chosen), tuple(map(float, weights)), found)
+        if counts.sum() >= 2:
+            again = _fit(_design(lengths, difficulty, wins, counts, calibration), chosen)
+            draws.append(_predict(again, difficulty, counts))
+    weights = _fit(rows, chosen)
+    value = _predict(weights, difficulty, np.ones(len(read)))
+    logits = (rows.features @ weights)[-len(read) :]
+    saved = math.log(2) - float((np.logaddexp(0, logits) - wins * logits).mean())
+    return _published(value, chosen, weights, np.array(draws), len(set(clusters)) - 1, len(read), saved)
+
+
+def _published(value: float, c: float, weights: Floats, draws: Floats, freedom: int, n: int, saved: float) -> Fit:
+    """`v1` with the variance of its draws."""
+    scale = 1 / max(1, len(draws) - 1)
+    spread = Spread(float(np.square(draws - draws.mean()).sum()) * scale, freedom)
+    length, hard, theta = map(float, weights)
+    return Fit(interval_of(value, spread, n), c, (length, hard, theta), spread, draws, scale, saved, None)
+
+
+def _unpenalised(
+    lengths: Floats, difficulty: Floats | None, wins: Floats, member: NDArray[np.intp], known: NDArray[np.bool_]
+) -> Fit:
+    """`minimal`, or `noreg` where the items' difficulty is given. `member` is of all outcomes, `known` or not."""
+    ones = np.ones_like(lengths)
+    x = np.tanh(lengths / lengths.std(ddof=1))
+    given = () if difficulty is None else (difficulty,)
+    features, neutral = np.stack([ones, x, *given], axis=1), np.stack([ones, 0 * x, *given], axis=1)
+    present, index = np.unique(member[known], return_inverse=True)
+    found = at_equal_length(features, neutral, wins, index)
+    draws = np.full(int(member.max()) + 1, found.rate)
+    draws[present] = found.without
+    theta, length, *rest = map(float, found.weights)
+    n, saved = len(wins), (None, None) if found.spread.freedom == 0 else (found.saved, found.saved_by_length)
+    rate = interval_of(found.rate, found.spread, n)
+    weights = (length, rest[0] if rest else 0.0, theta)
+    return Fit(rate, None, weights, found.spread, draws, (len(present) - 1) / len(present), *saved)
 
 
 def choose_c(rows: _Rows) -> float:
@@ -183,6 +220,8 @@ def _check(outcomes: Sequence[Outcome], lengths: Floats, variant: Variant, calib
         raise Refused(f"{len(outcomes)} items are too few to fit; at least {MIN_ITEMS} are needed")
     if not lengths.any():
         raise Refused("all pairs of answers are of equal length, so there is no length to control for")
+    if np.ptp(lengths) == 0:
+        raise Refused("the answers differ by the same length in all pairs, so what length does cannot be told")
     if variant == "minimal":
         return
     if calibration is None:
@@ -194,23 +233,13 @@ def _check(outcomes: Sequence[Outcome], lengths: Floats, variant: Variant, calib
         raise Refused("v1 needs a calibration file with `gamed` rows")
 
 
-def _separated(lengths: Floats, wins: Floats) -> bool:
-    """True if all wins lie on one side of some length difference, and all losses on the other."""
-    won, lost = lengths[wins > 0.5], lengths[wins < 0.5]
-    if not won.size or not lost.size:
-        return True
-    return bool(won.max() <= lost.min() or lost.max() <= won.min())
-
-
-def _design(lengths: Floats, difficulty: Floats, wins: Floats, counts: Floats, gamed: Calibration | None) -> _Rows:
-    """Rows with the length difference standardised over the items as often as they were drawn."""
+def _design(lengths: Floats, difficulty: Floats, wins: Floats, counts: Floats, gamed: Calibration) -> _Rows:
+    """Rows of `v1`, with the length difference standardised over the items as often as they were drawn."""
     total = counts.sum()
     mean = counts @ lengths / total
     spread = np.sqrt(counts @ (lengths - mean) ** 2 / (total - 1))
     z = lengths / spread if spread > 0 else np.zeros_like(lengths)
     features = np.stack([np.tanh(z), difficulty, np.ones_like(z)], axis=1)
-    if gamed is None:
-        return _Rows(features, wins, counts)
     known = np.array([gamed.difficulty[item] for item in gamed.gamed_items])
     before = np.stack([np.tanh(gamed.gamed_lengths), known, np.zeros_like(known)], axis=1)
     return _Rows(
@@ -221,11 +250,7 @@ def _design(lengths: Floats, difficulty: Floats, wins: Floats, counts: Floats, g
 
 
 def _fit(rows: _Rows, c: float) -> Floats:
-    used = rows.features.any(axis=0)  # `minimal` has no difficulty
-    weights = np.zeros(rows.features.shape[1])
-    targets = Targets(rows.wins * rows.weights, (1 - rows.wins) * rows.weights)
-    weights[used] = fit(rows.features[:, used], targets, c)
-    return weights
+    return fit(rows.features, Targets(rows.wins * rows.weights, (1 - rows.wins) * rows.weights), c)
 
 
 def _predict(weights: Floats, difficulty: Floats, counts: Floats) -> float:

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from operator import mul
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from mmpu.statistics import Floats
 
 TOLERANCE = 1e-4
 NEWTON_STEPS = 100

@@ -15,7 +15,7 @@ from mmpu.judging import audit
 from mmpu.judging.glm import RESAMPLES, VARIANTS, Calibration, Fit, Outcome, Refused, length_controlled
 from mmpu.judging.match import Match, match_of
 from mmpu.judging.verdicts import Reading, Verdicts
-from mmpu.statistics import Interval, bootstrap
+from mmpu.statistics import Interval, interval
 
 MAX_UNREAD = 0.02
 """Share of duels without a readable verdict above which an evaluation fails."""
@@ -71,7 +71,7 @@ def measure(
         provenance=match.provenance,
         created=match.created,
         length_controlled=lengths.rates,
-        length_models={n: LengthModel(f.c, f.weights[0], f.weights[1], f.weights[2]) for n, f in lengths.fits.items()},
+        length_models={n: _model(f) for n, f in lengths.fits.items()},
         length_refused=lengths.refused,
         equalised=dict(sorted(Counter(i.how for i in match.items if i.how is not None).items())),
         score=_mean(scores, clusters) if scores else None,
@@ -82,6 +82,11 @@ def measure(
         audit=audit.audit(match, raw, readings, judges or {}),
     )
     return Measured(match, entry, wins, lengths.fits)
+
+
+def _model(fit: Fit) -> LengthModel:
+    length, difficulty, intercept = fit.weights
+    return LengthModel(fit.c, length, difficulty, intercept, fit.saved, fit.saved_by_length)
 
 
 @dataclass(frozen=True)
@@ -202,4 +207,4 @@ def raw_wins(match: Match, readings: Mapping[str, Reading]) -> dict[str, float]:
 
 
 def _mean(values: Mapping[str, float], clusters: Mapping[str, str] | None) -> Interval:
-    return bootstrap(list(values.values()), [clusters[s] for s in values] if clusters else None)
+    return interval(list(values.values()), [clusters[s] for s in values] if clusters else None)

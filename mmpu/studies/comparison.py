@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mmpu.statistics import Interval, bootstrap
+from mmpu.boards import bounds
+from mmpu.statistics import Difference, Interval, interval, paired
 
 START = "start"
 """The name of what all methods begin from."""
@@ -36,7 +37,7 @@ class Line:
 
     name: str
     accuracy: Interval | None
-    gain: Interval | None
+    gain: Difference | None
     """Accuracy minus the start's, prompt by prompt."""
     win_rate: Interval | None
     seed_std: float | None
@@ -81,7 +82,7 @@ def _line(name: str, found: Sequence[Result], start: Sequence[float], runs: Sequ
     return Line(
         name,
         _interval(grades),
-        None if name == START else _interval([ours - base for ours, base in zip(grades, start, strict=True)]),
+        None if name == START else _gain(grades, start),
         None if name == START else _interval(wins),
         float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         sum(r.words for r in found) / len(found),
@@ -103,7 +104,12 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _interval(values: Sequence[float]) -> Interval | None:
     known = [v for v in values if not math.isnan(v)]
-    return bootstrap(known) if known else None
+    return interval(known) if known else None
+
+
+def _gain(ours: Sequence[float], start: Sequence[float]) -> Difference | None:
+    known = [(a, b) for a, b in zip(ours, start, strict=True) if not math.isnan(a - b)]
+    return paired([a for a, _ in known], [b for _, b in known]) if known else None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -132,14 +138,14 @@ HEADER = (
 def cells(line: Line) -> tuple[str, ...]:
     """A row as text, with 95% intervals."""
 
-    def interval(value: Interval | None, sign: str = "") -> str:
-        return "" if value is None else f"{value.value:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
+    def shown(value: Interval | Difference | None, sign: str = "") -> str:
+        return "" if value is None else f"{value.value:{sign}.3f} {bounds(value, 1, f'{sign}.3f')}"
 
     return (
         line.name,
-        interval(line.accuracy),
-        interval(line.gain, "+"),
-        interval(line.win_rate),
+        shown(line.accuracy),
+        shown(line.gain, "+"),
+        shown(line.win_rate),
         "" if line.seed_std is None else f"{line.seed_std:.3f}",
         f"{line.words:.1f}",
         str(line.truncated),
@@ -158,7 +164,7 @@ def markdown(comparison: Comparison) -> str:
 def note(comparison: Comparison) -> str:
     """What the table's numbers are."""
     return (
-        f"{comparison.prompts} prompts, seeds {', '.join(map(str, comparison.seeds))}; 95% bootstrap intervals over "
+        f"{comparison.prompts} prompts, seeds {', '.join(map(str, comparison.seeds))}; 95% intervals over "
         "prompts, seeds averaged; gains and wins are paired by prompt. Seconds are those of training, all seeds "
         f"together. Teacher calls of all runs together: {comparison.teacher_calls}."
     )

@@ -49,7 +49,7 @@ USES = {
     "evaluate": "answers core judging leaderboard media provenance store task",
     "judge": "core prompts",
     "graders": "core",
-    "scorers": "core prompts",
+    "scorers": "core graders prompts",
     "methods": "core divergence losses prompts",
     "students": "core media",
     "attention": "",

@@ -19,7 +19,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from mmpu.thinking import answer_of
 
@@ -194,6 +194,14 @@ class Group:
 # verbs
 
 
+class Remark(NamedTuple):
+    """What a grader has to say of a sample before anything is graded."""
+
+    kind: Literal["problem", "note"]
+    """`problem`: the sample cannot be graded as it should be."""
+    text: str
+
+
 class Grader(ABC):
     """Grades a text against a sample's short answer, without a model."""
 
@@ -204,6 +212,10 @@ class Grader(ABC):
     def ideal(self, sample: Sample) -> tuple[str, float] | None:
         """A right answer as this grader wants it written, and the best grade there is; None if none is known."""
         return None if sample.answer is None else (sample.answer, 1.0)
+
+    def remarks(self, sample: Sample) -> Sequence[Remark]:
+        """What is wrong or odd about a sample's answer, options or arguments, for `mmpu tasks check`."""
+        return ()
 
     def key(self, sample: Sample, text: str) -> str | None:
         """What a text answers, equal for equal answers, so that answers can be counted; None if it answers nothing."""

@@ -29,7 +29,7 @@ USES = {
     "store": "core plugins",
     "graders": "core",
     "judges": "core duel prompts replies",
-    "scorers": "core prompts replies thinking",
+    "scorers": "core graders prompts replies thinking",
     "families": "core media",
     "methods": "core learning losses prompts student",
     "task": "config core graders media plugins thinking",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -502,3 +504,91 @@ def test_ifeval_through_lm_eval() -> None:
         IfEval().grade(sample(None, instructions=["no:such"], arguments=[{}]), "x")
     with pytest.raises(UserError, match="needs lists of one length"):
         IfEval().grade(sample(None, instructions=["punctuation:no_comma"]), "x")
+
+
+@pytest.fixture(name="ifeval_grader")
+def _ifeval_grader() -> Callable[..., Any]:
+    pytest.importorskip("langdetect", reason="the extra lm-eval is not installed: pip install 'mmpu[lm-eval]'")
+    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed: pip install 'mmpu[lm-eval]'")
+    from mmpu.graders.ifeval import IfEval
+
+    return IfEval
+
+
+def instructed(instruction: str, **arguments: object) -> Sample:
+    return sample(None, instructions=[instruction], arguments=[arguments])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("letter", "relation", "text", "grade"),
+    [
+        ("#", "at least", "see #one #two #three #four", 1),
+        ("#", "at least", "see #one #two #three", 0),
+        ("#", "less than", "see #one #two #three", 1),
+        ("!", "at least", "A! B! C! D!", 1),
+        ("é", "at least", "été", 0),
+        ("É", "at least", "été éé", 1),
+        ("o", "at least", "o o o o", 1),
+        ("#", "less than", "", 0),
+    ],
+)
+def test_ifeval_counts_the_character_that_was_asked_for(
+    ifeval_grader: Callable[..., Any], letter: str, relation: str, text: str, grade: float
+) -> None:
+    item = instructed("keywords:letter_frequency", letter=letter, let_frequency=4, let_relation=relation)
+    assert {ifeval_grader().grade(item, text) for _ in range(8)} == {grade}
+    assert ifeval_grader(loose=True).grade(item, "Sure!\n" + text) >= grade
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ifeval_tosses_no_coin(ifeval_grader: Callable[..., Any]) -> None:
+    state = random.getstate()
+    for text in ("Hello world", "no", "ok ok", "a la carte"):
+        assert (
+            len(
+                {
+                    ifeval_grader().grade(instructed("language:response_language", language="en"), text)
+                    for _ in range(25)
+                }
+            )
+            == 1
+        )
+    assert random.getstate() == state, "the caller's random numbers are left alone"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("instruction", "arguments", "message"),
+    [
+        ("length_constraints:nth_paragraph_first_word", {"keyword": "x", "num_paragraphs": 3}, "no argument 'keyword'"),
+        ("keywords:existence", {}, "needs the argument 'keywords'"),
+        ("keywords:existence", {"keyword": "x"}, "no argument 'keyword'"),
+        (
+            "keywords:frequency",
+            {"keyword": "x", "frequency": 0, "relation": "at least"},
+            "needs the argument 'frequency'",
+        ),
+        ("keywords:frequency", {"keyword": "x", "frequency": 2, "relation": "about"}, "must be in"),
+        (
+            "keywords:frequency",
+            {"keyword": "x", "frequency": -1, "relation": "at least"},
+            "'frequency' is out of range",
+        ),
+        ("language:response_language", {"language": "xx"}, "'xx'"),
+        ("punctuation:no_comma", {"n": 1}, "no argument 'n'; it takes none"),
+        (
+            "length_constraints:nth_paragraph_first_word",
+            {"first_word": "x", "num_paragraphs": 3, "nth_paragraph": 4},
+            "'nth_paragraph' is out of range",
+        ),
+    ],
+)
+def test_ifeval_names_the_row_of_a_wrong_argument(
+    ifeval_grader: Callable[..., Any], instruction: str, arguments: dict[str, object], message: str
+) -> None:
+    item = instructed(instruction, **arguments)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        ifeval_grader().grade(item, "x")
+    assert "'a'" in str(error.value)
+    assert [remark.kind for remark in ifeval_grader().remarks(item)] == ["problem"]

@@ -159,11 +159,35 @@ def test_a_score_is_a_reply_that_is_a_number(reply: str, score: float | None) ->
         ("nothing here", None),
         ("\\boxed{1/0}", None),
         ("", None),
-        ("\\boxed{x^{2}}", "x^ 2"),
+        ("\\boxed{1,2}", "{1; 2}"),
+        ("\\boxed{(1,2)}", "(1; 2)"),
+        ("They are \\boxed{3}, \\boxed{5}.", "{3; 5}"),
+        ("\\boxed{4} as \\boxed asks", "4"),
+        ("so it is √2", "~1.4142135623731"),
+        ("#### 5 apples in 3 days", "5"),
     ],
 )
 def test_canonical_answers(text: str, answer: str | None) -> None:
     assert canonical(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("equal", "other"),
+    [
+        (("\\boxed{x^{2}}", "The answer is x^2.", "so $x^2$"), "\\boxed{x^{3}}"),
+        (("\\boxed{\\sqrt{2}}", "The answer is √2.", "it is √2", "\\boxed{\\frac{2}{\\sqrt2}}"), "\\boxed{2}"),
+        (("\\boxed{2\\pi}", "about 2π", "$2\\pi$", "\\boxed{\\pi\\cdot2}"), "it is 2"),
+        (("\\boxed{7,5,3}", "\\boxed{3}, \\boxed{5} and \\boxed{7}", "\\boxed{3, 5, 7}"), "\\boxed{357}"),
+        (("\\boxed{-5}", "The answer is −5.", "#### -5.0", "#### –5"), "5"),
+        (("\\boxed{1{,}234}", "1,234 eggs", "#### $1,234.00", "\\boxed{1\\,234}"), "234"),
+        (("\\boxed{\\text{Tuesday}}", "The answer is Tuesday.", "#### tuesday"), "\\boxed{Monday}"),
+        (("\\boxed{\\frac{3}{4}}", "3/4", "0.75", "#### .75"), "4"),
+        (("\\boxed{50\\%}", "50%", "#### 50 percent"), "5"),
+    ],
+)
+def test_equal_answers_vote_together(equal: tuple[str, ...], other: str) -> None:
+    assert len({canonical(text) for text in equal}) == 1, [canonical(text) for text in equal]
+    assert canonical(other) not in {canonical(text) for text in equal}
 
 
 def test_votes() -> None:

@@ -26,15 +26,16 @@ _worker: tuple[int, subprocess.Popen[bytes]] | None = None
 """The process that started the worker, and the worker: a fork must not talk on its parent's pipe."""
 
 
-def verify(gold: str, found: str, timeout: float, prose: bool = False) -> bool:
-    """Whether math-verify holds `found` equal to `gold`; False also where it fails or takes longer than `timeout`.
+def verify(gold: str, found: str, timeout: float) -> bool:
+    """Whether math-verify holds `found` equal to `gold`; False also where it fails, takes longer than
+    `timeout`, or read one of them in part only.
 
     Args:
         gold: LaTeX, without `$`.
-        found: LaTeX, or with `prose` a text whose last formula or number counts.
+        found: The same.
         timeout: Seconds.
     """
-    question = json.dumps({"gold": gold, "found": found, "prose": prose}).encode() + b"\n"
+    question = json.dumps({"gold": gold, "found": found}).encode() + b"\n"
     with _lock:
         worker = _started()
         answer = None

@@ -11,6 +11,9 @@ _MEMORY = 4 * 2**30
 """Bytes of address space; a real answer takes a small part of it."""
 
 
+_PROBE = 7919
+
+
 def main() -> None:
     try:
         import resource
@@ -21,22 +24,51 @@ def main() -> None:
         pass
     sys.set_int_max_str_digits(10_000)
     logging.disable()
-    import math_verify
-
-    parse, verify = cast(Any, math_verify.parse), cast(Any, math_verify.verify)
+    import math_verify  # noqa: F401
 
     answers, sys.stdout = sys.stdout, sys.stderr
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         question = json.loads(line)
         try:
-            # The parent holds the clock.
-            gold = parse(f"${question['gold']}$", parsing_timeout=None)
-            text = question["found"] if question["prose"] else f"${question['found']}$"
-            equal = verify(gold, parse(text, parsing_timeout=None), timeout_seconds=None)
+            equal = _equal(question["gold"], question["found"])
         except Exception:  # a parser fed by models fails in every way there is, and the next question must be answered
             equal = False
         print(int(equal), file=answers, flush=True)
+
+
+def _equal(gold: str, found: str) -> bool:
+    """Whether math-verify holds two answers equal, and has read all of both."""
+    import math_verify
+
+    verify = cast(Any, math_verify.verify)
+    these, those = _parsed(gold), _parsed(found)
+    return bool(verify(these, those, timeout_seconds=None)) and _whole(gold, these) and _whole(found, those)
+
+
+def _parsed(text: str) -> list[Any]:
+    import math_verify
+
+    return cast(Any, math_verify.parse)(f"${text}$", parsing_timeout=None)  # the parent holds the clock
+
+
+def _whole(text: str, parsed: list[Any]) -> bool:
+    """Whether a formula was read to both its ends: math-verify drops what it cannot parse without a word.
+
+    A number added at either end must be in the result. Sets, relations and texts cannot be added to; these are read
+    by their parts or not at all.
+    """
+    import sympy
+
+    if not parsed or not isinstance(parsed[0], sympy.Expr):
+        return bool(parsed)
+    for longer in (f"{text} + {_PROBE}", f"{_PROBE} + {text}"):
+        again = _parsed(longer)
+        if not again or not isinstance(again[0], sympy.Expr):
+            return False
+        if cast(Any, sympy.simplify)(cast(Any, again[0]) - parsed[0]) != _PROBE:
+            return False
+    return True
 
 
 if __name__ == "__main__":

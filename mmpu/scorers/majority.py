@@ -1,22 +1,18 @@
 """Agreement with the group's most frequent final answer: 1 with it, 0 against it; no label is read.
 
-Answers count as equal if they are the same number (`1/2`, `0.5`, `\\frac12`) or the same words. Responses without an
-answer have no vote and score 0; ties go to the answer that came first; a group without any answer abstains.
+Answers count as equal if their canonical form is the same, as in the grader `math`: the same number or formula (`1/2`,
+`0.5`, `\\frac12`; `√8`, `2√2`), the same list or set, or the same words. Responses without an answer have no vote and
+score 0; ties go to the answer that came first; a group without any answer abstains.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 from mmpu.core import NAN, Group, Scorer
-
-_BOXED = re.compile(r"\\f?boxed\s*\{")
-_MARKED = re.compile(r"####\s*(\S[^\n]*)|\banswer\s*(?:is|:)\s*:?\s*([^\n]+)", re.IGNORECASE)
-_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?|-?\.\d+")
+from mmpu.graders._answer import key
+from mmpu.graders._stated import canonical_source
 
 
 @dataclass(frozen=True)
@@ -42,16 +38,10 @@ def agreement(texts: Sequence[str]) -> tuple[float, ...]:
 def canonical(text: str) -> str | None:
     """A text's final answer in a form in which equal answers are equal; None if it has none.
 
-    The last `\\boxed{}` counts, else what follows the last `####` or «answer is», else the last number.
+    The last `\\boxed{}` counts, else what follows the last `####` or «answer is», else the last formula or number.
     """
-    boxed = list(_BOXED.finditer(text))
-    marked = list(_MARKED.finditer(text))
-    if boxed:
-        return _plain(braced(text, boxed[-1].end()))
-    if marked:
-        return _plain(marked[-1][1] or marked[-1][2])
-    numbers = _NUMBER.findall(text)
-    return _plain(numbers[-1]) if numbers else None
+    source = canonical_source(text)
+    return None if source is None else key(source)
 
 
 def braced(text: str, start: int) -> str:
@@ -62,15 +52,3 @@ def braced(text: str, start: int) -> str:
         if depth == 0:
             return text[start:at]
     return text[start:]
-
-
-def _plain(answer: str) -> str | None:
-    answer = _FRACTION.sub(lambda m: f"{m[1] or m[2]}/{m[3] or m[4]}", answer)
-    answer = re.sub(r"\\[a-z]+|[${}\s]+|\\[,!;]", " ", answer.casefold()).strip(" .;:!?")
-    number = re.sub(r"[,\s]", "", answer)
-    if _NUMBER.fullmatch(number):
-        try:
-            return str(Fraction(number))
-        except ZeroDivisionError:
-            return None
-    return " ".join(answer.split()) or None

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from mmpu.core import Sample, UserError
+from mmpu.core import Grader, Sample, UserError
 from mmpu.media import fingerprint, load_image
-from mmpu.task.yaml_task import YamlTask, load_local, load_task, templates
+from mmpu.task import templates
+from mmpu.task.yaml_task import YamlTask, load_local, load_task
 
 Samples = Mapping[str, Sequence[Sample]]
 SHOWN = 3
@@ -118,6 +119,7 @@ def _grades(task: YamlTask, found: Samples, report: Report) -> None:
     graded, limited, ungraded = 0, 0, 0
     try:
         for split, samples in found.items():
+            _remarks(grader, split, samples, report)
             wrong: list[str] = []
             unlike: list[str] = []
             for sample in samples:
@@ -143,6 +145,14 @@ def _grades(task: YamlTask, found: Samples, report: Report) -> None:
         report.notes.append(f"{ungraded} samples give the grader no right answer to try")
     if limited:
         report.notes.append(f"{limited} samples have no answer that gets 1.0 from this grader")
+
+
+def _remarks(grader: Grader, split: str, samples: Sequence[Sample], report: Report) -> None:
+    """What the grader says of answers that it cannot read, and of options that it cannot tell apart."""
+    for kind, place in (("problem", report.problems), ("note", report.notes)):
+        said = [f"{s.id}: {remark.text}" for s in samples for remark in grader.remarks(s) if remark.kind == kind]
+        if said:
+            place.append(f"split {split}: {_some(said)}")
 
 
 def _disjoint(one: str, these: Sequence[Sample], other: str, those: Sequence[Sample], report: Report) -> None:

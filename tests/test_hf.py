@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from mmpu.core import Choice, Failed, Response, Sampling
 from mmpu.engines.hf import HF, draw
+from mmpu.student import log_softmax
 from mmpu.student.attention import Prefix
 from mmpu.student.packing import Tree, pack
 from mmpu.student.student import Student
@@ -225,3 +226,13 @@ def test_a_template_that_begins_the_thinking_leaves_no_answer_before_its_end() -
     assert response.text == ""
     recorded = Response(f"{response.raw}</think>7", tokens=None)
     assert model.decode(model.response_ids(recorded)) == recorded.raw.removeprefix("<think>\n")
+
+
+@pytest.mark.parametrize("vocabulary", [1_000, 152_000])
+def test_what_is_recorded_is_exact_over_any_vocabulary(vocabulary: int) -> None:
+    """A flat distribution, where a sum in few accumulators drifts: within the rounding of the logits themselves."""
+    logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(0)) * 0.1
+    exact = logits.double().log_softmax(1)
+    assert float((log_softmax(logits) - exact).abs().max()) < 4e-6
+    token, logp = draw(logits, torch.linspace(0.1, 0.9, 4, dtype=torch.float64), Sampling())
+    assert float((logp - exact.gather(1, token[:, None])[:, 0]).abs().max()) < 4e-6

@@ -19,7 +19,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
-from mmpu.student import Encoded, Prefix, Student, TooLong, Tree, attention, share, shown, visible, within_budget
+from mmpu.student import (
+    Encoded,
+    Prefix,
+    Student,
+    TooLong,
+    Tree,
+    attention,
+    log_softmax,
+    share,
+    shown,
+    visible,
+    within_budget,
+)
 
 BLOCK = 512
 """Tokens of the vocabulary that sampling adds up at a time."""
@@ -83,7 +95,7 @@ class HF(Engine):
             for chunk in within_budget(trees, lambda tree: tree.tokens, self.tokens_per_pass or default):
                 packed = self.student.pack(chunk).to(self.student.device)
                 logits = self.student.logits(self.student.hidden(packed, packed.end_M))
-                logp = logits.log_softmax(1).double()
+                logp = log_softmax(logits).double()
                 mass = torch.stack([logp[:, i].exp().sum(1) for i in ids], 1).tolist()
                 choices += [Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass]
         found = dict(zip(distinct, choices, strict=True))
@@ -246,11 +258,14 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tens
         token = logits_BV.argmax(1)
         return token, torch.zeros_like(token, dtype=torch.float32)
     tempered_BV = logits_BV if sampling.temperature == 1 else logits_BV / sampling.temperature
-    logp_BV = tempered_BV.log_softmax(1)
     if not (sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0):
-        logp_BV = _truncate(logp_BV, sampling).log_softmax(1)
-    token = _inverse_cdf(logp_BV.exp(), uniform_B)
-    return token, logp_BV.gather(1, token[:, None])[:, 0]
+        tempered_BV = _truncate(tempered_BV, sampling)
+    highest_B1 = tempered_BV.amax(1, keepdim=True)
+    mass_BV = (tempered_BV - highest_B1).exp_()
+    token = _inverse_cdf(mass_BV, uniform_B)
+    # The sum is taken here and not by torch's log_softmax, which is less exact: see `student.log_softmax`.
+    logp_B1 = tempered_BV.gather(1, token[:, None]) - highest_B1 - mass_BV.sum(1, keepdim=True).log()
+    return token, logp_B1[:, 0]
 
 
 def _inverse_cdf(mass_BV: Tensor, uniform_B: Tensor) -> Tensor:
@@ -272,8 +287,8 @@ def _inverse_cdf(mass_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return (block_B1 * BLOCK + torch.minimum(place_B1, last_B1))[:, 0]
 
 
-def _truncate(logp_BV: Tensor, sampling: Sampling) -> Tensor:
-    ranked, order = logp_BV.sort(1, descending=True)
+def _truncate(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+    ranked, order = logits_BV.sort(1, descending=True)
     keep = torch.ones_like(ranked, dtype=torch.bool)
     if sampling.top_k:
         keep[:, sampling.top_k :] = False
@@ -281,4 +296,4 @@ def _truncate(logp_BV: Tensor, sampling: Sampling) -> Tensor:
     # A token stays if the mass before it is below top_p, so the likeliest always stays.
     keep &= kept.cumsum(1) - kept < sampling.top_p
     keep &= ranked >= ranked[:, :1] + np.log(sampling.min_p) if sampling.min_p else keep
-    return logp_BV.masked_fill(~torch.zeros_like(keep).scatter(1, order, keep), float("-inf"))
+    return logits_BV.masked_fill(~torch.zeros_like(keep).scatter(1, order, keep), float("-inf"))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmpu.learning import Divergence
+from mmpu.student import logprobs
 
 FLOOR = -1e4
 """Stands for log 0: its exponential is 0 in every dtype, and 0 · FLOOR is no NaN."""
@@ -25,7 +26,7 @@ REVERSE = Divergence(1.0)
 
 def log_softmax(logits_NV: Tensor) -> Tensor:
     """log softmax over the vocabulary, bounded below so that banned tokens stay harmless."""
-    return logits_NV.log_softmax(1).clamp(min=FLOOR)
+    return logprobs.log_softmax(logits_NV).clamp(min=FLOOR)
 
 
 def divergence(student_NV: Tensor, teacher_NV: Tensor, form: Divergence) -> Tensor:

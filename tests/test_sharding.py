@@ -40,7 +40,7 @@ from test_training import config, environment, lines, same, weights, workshop
 from test_update_methods import TEMPERATURE, prepared
 from tiny import samples
 
-pytestmark = pytest.mark.numerical
+pytestmark = [pytest.mark.numerical, pytest.mark.slow]
 
 __all__ = ["workshop"]
 

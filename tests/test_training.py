@@ -22,7 +22,7 @@ from mmpu.recipes import runs
 from mmpu.recipes import training as recipe
 from tiny import picture, save
 
-pytestmark = pytest.mark.numerical
+pytestmark = [pytest.mark.numerical, pytest.mark.slow]
 
 ROWS = 24
 

@@ -697,8 +697,15 @@ def test_a_judge_that_talks_nonsense_publishes_nothing(endpoint: Endpoint, tmp_p
     assert not list((tmp_path / "boards").glob("*.json"))
 
 
-def test_a_judge_that_declines_is_not_asked_in_another_way(endpoint: Endpoint) -> None:
-    endpoint.answer = lambda *_: of(choice(None, "content_filter"))
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (of(choice(None, "content_filter")), "no content (finish_reason 'content_filter')"),
+        ((400, {}, {"error": {"message": "Filtered", "code": "content_filter"}}), "HTTP 400: Filtered"),
+    ],
+)  # fmt: skip
+def test_a_judge_that_declines_is_not_asked_in_another_way(endpoint: Endpoint, reply: Reply, reason: str) -> None:
+    endpoint.answer = lambda *_: reply
     asked = [Duel(samples(1)[0], "a", "b")]
     prompts = Path(__file__).parent.parent / "judges"
     for judge in (
@@ -707,5 +714,5 @@ def test_a_judge_that_declines_is_not_asked_in_another_way(endpoint: Endpoint) -
     ):
         endpoint.bodies.clear()
         (verdicts,) = judge.compare(asked)
-        assert {(v.win, v.reason) for v in verdicts} == {(None, "no content (finish_reason 'content_filter')")}
+        assert {(v.win, v.reason) for v in verdicts} == {(None, reason)}
         assert len(endpoint.bodies) == 2, "two orders, or two answers, once each"

@@ -34,7 +34,8 @@ MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError
 BUSY = (429, 503)
 PASSING = (408, 409, 425, *BUSY)
 """Statuses below 500, and that of an endpoint at its limit, after which the same request may be served."""
-FINAL = re.compile(r"invalid|content_?filter|content_policy|context_length|not_found", re.IGNORECASE)
+FILTERED = re.compile(r"content_?filter|content_policy", re.IGNORECASE)
+FINAL = re.compile(rf"invalid|context_length|not_found|{FILTERED.pattern}", re.IGNORECASE)
 """Kinds of errors that the same request meets again."""
 LARGEST_REPLY = 64 * 2**20
 TO_CONNECT = 10.0
@@ -44,10 +45,12 @@ TO_CONNECT = 10.0
 class Trouble(Exception):
     """An attempt that failed."""
 
-    def __init__(self, reason: str, *, again: bool = True, wait: float = 0.0) -> None:
+    def __init__(self, reason: str, *, again: bool = True, wait: float = 0.0, kind: str = "") -> None:
         super().__init__(reason)
         self.again = again
         self.wait = wait
+        self.declined = FILTERED.search(kind) is not None
+        """A filter will not let this prompt pass, however it is asked."""
 
 
 @dataclass(frozen=True)
@@ -136,16 +139,14 @@ class Client:
 
     def _error_within(self, endpoint: Endpoint, reply: Reply, words: str, started: float, now: float) -> Trouble:
         """What a reply means that reports an error under the status 200, as gateways do of their providers."""
-        error: Any = reply.get("error")
-        fields = cast(Reply, error) if isinstance(error, dict) else reply
-        code, kind = fields.get("code"), f"{fields.get('code')} {fields.get('type')}"
+        code, kind = _kind(reply)
         status = code if isinstance(code, int) else 0
         reason = f"HTTP 200 with error{f' {status}' if status else ''}: {self.shown(words)}"
         if status in BUSY:
             endpoint.refused(started, now, None)
         elif (400 <= status < 500 and status not in PASSING) or FINAL.search(kind):
             endpoint.answered(started, now)
-            return Trouble(reason, again=False)
+            return Trouble(reason, again=False, kind=kind)
         else:
             endpoint.failed(now, reason)
         return Trouble(reason)
@@ -162,7 +163,7 @@ class Client:
             return Trouble(reason, again=False)
         else:
             endpoint.answered(started, now)
-            return Trouble(reason, again=False)
+            return Trouble(reason, again=False, kind=_kind_in(raw))
         return Trouble(reason, wait=wait or 0.0)
 
     def shown(self, text: str | bytes, most: int = 300) -> str:
@@ -193,6 +194,20 @@ def _message(raw: bytes) -> str | bytes:
         return words_of(json.loads(raw)) or raw
     except MALFORMED:
         return raw
+
+
+def _kind_in(raw: bytes) -> str:
+    try:
+        return _kind(json.loads(raw))[1]
+    except MALFORMED:
+        return ""
+
+
+def _kind(reply: Any) -> tuple[object, str]:
+    """The code of an error, and the code with the type that goes with it."""
+    error = reply.get("error")
+    fields = cast(Reply, error if isinstance(error, dict) else reply)
+    return fields.get("code"), f"{fields.get('code')} {fields.get('type')}"
 
 
 def words_of(reply: object) -> str:

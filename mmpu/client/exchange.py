@@ -75,7 +75,7 @@ class Exchange:
             finally:
                 self.client.pool.leave(endpoint)
             if not trouble.again:
-                raise Refused(str(trouble))
+                raise (Declined if trouble.declined else Refused)(str(trouble))
             if attempt > terms.retries:
                 break
             wait = max(trouble.wait, backoff(attempt))

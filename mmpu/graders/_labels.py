@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from mmpu.graders._text import UNSAID, composed, unwrapped
 
 _NOUN = (
-    "option|choice|letter|alternative|answer choice|antwort|opción|opção|opzione|optie|вариант|pilihan|seçenek|lựa chọn|"
-    "विकल्प|الخيار"
+    "option|choice|letter|alternative|answer choice|antwort|opción|opção|opzione|optie|вариант|pilihan|seçenek|"
+    "lựa chọn|विकल्प|الخيار"
 )
 _FILLER = (
     r"(?:(?:the|it|is|it's|its|would|must|be|should|clearly|definitely|probably|most|likely|therefore|so|thus|hence|"
@@ -39,6 +39,7 @@ _START = re.compile(
     r"|(?P<capital>[A-Z])(?![\w'’&+#]|-\w))",
     re.IGNORECASE,
 )
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")
 _FORMULA = re.compile(r"\$([^$\n]{1,80})\$")
 _SENTENCE = re.compile(r"(?<=[^\s.])(?:[.!?](?=\s|$)|[。！？])|\n")
 _REASON = re.compile(
@@ -48,14 +49,15 @@ _REASON = re.compile(
 )
 _DISMISSED = re.compile(
     r"\s*(?:is|are|was|would be|looks|seems|ist|es|est)?\s*(?:clearly|also|definitely)?\s*"
-    r"(?:not\b|n't|in(?:correct|valid|accurate)|wrong|false|ruled out|eliminated|un(?:likely|true)|excluded|falsch|faux|"
-    r"incorrect|неверн)",
+    r"(?:not\b|n't|in(?:correct|valid|accurate)|wrong|false|ruled out|eliminated|un(?:likely|true)|excluded|falsch|"
+    r"faux|incorrect|неверн)",
     re.IGNORECASE,
 )
 _ANOTHER = re.compile(r"\W*(?:or|oder|ou|maybe|perhaps|possibly|alternatively|could also)\b", re.IGNORECASE)
 _RIGHT = re.compile(
-    rf"(?:(?:{_NOUN})\s*)?[(\[\"'*_]*(?<!\w)([A-Z])[)\]\"'*_]*(?:[.:][^.\n]{{0,80}}?)?\s+(?:is|would be)\s+(?:therefore\s+|clearly\s+|indeed\s+)?"
-    r"(?:the\s+|my\s+)?(?:most\s+)?(?:only\s+)?(?:correct|right|best|true|accurate|appropriate|suitable|answer)\b(?!\s+(?:that|if|to say))",
+    rf"(?:(?:{_NOUN})\s*)?[(\[\"'*_]*(?<!\w)([A-Z])[)\]\"'*_]*(?:[.:][^.\n]{{0,80}}?)?\s+(?:is|would be)\s+"
+    r"(?:therefore\s+|clearly\s+|indeed\s+)?(?:the\s+|my\s+)?(?:most\s+)?(?:only\s+)?"
+    r"(?:correct|right|best|true|accurate|appropriate|suitable|answer)\b(?!\s+(?:that|if|to say))",
 )
 _ALONE = re.compile(r"\W*(?:(?:option|choice)\s+)?([A-Za-z]|\d{1,2})\W*", re.IGNORECASE)
 
@@ -78,7 +80,8 @@ class Start:
 def plain(text: str) -> str:
     """A text without decoration, letters and digits in their ordinary width."""
     said = unicodedata.normalize("NFKC", composed(unwrapped(text))).replace("’", "'")
-    return _FORMULA.sub(r" \1 ", said).strip()
+    said = _FORMULA.sub(r" \1 ", _INVISIBLE.sub("", said))
+    return (said if said.count("}") <= said.count("{") else said.replace("}", " ")).strip()
 
 
 def at_start(text: str) -> Start | None:
@@ -101,7 +104,7 @@ def at_start(text: str) -> Start | None:
 
 
 def _follows(label: str, rest: str) -> bool:
-    """Whether what follows a capital letter leaves it a label: `A because`, not `A bus`; `I think` is no label either."""
+    """Whether what follows a capital letter leaves it a label: `A because`, but not `A bus` nor `I think`."""
     return bool(_ARTICLE_NEXT.match(rest)) if label in "AI" else not re.match(r"\s*[=+/*^<>]|\s*-\s*\d", rest)
 
 

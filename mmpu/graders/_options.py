@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from mmpu.graders._labels import plain
 from mmpu.graders._text import UNSAID, alike, composed, unwrapped, words
 
 _TAKEN_BACK = UNSAID - {"or", "either"}
 """Words before an option that is not meant; «a bus or a car» means both, which is no answer."""
 _FACTOR, _MARGIN = 2, 100
 """How much longer than the longest option a text may be that is one: decoration takes room."""
-_ARTICLES = {"a", "an", "the"}
+_ARTICLES = {"a", "an", "the", "in", "on", "at", "of", "from", "by"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Options:
 
     def after_own_text(self, index: int, rest: str) -> str:
         """What follows an option's text where a text begins with it; else all of the text."""
-        own = " ".join(unwrapped(composed(self.texts[index])).split()).casefold()
+        own = " ".join(plain(self.texts[index]).split()).casefold()
         for marks in (" \t:.)-–—\"'", " \t:.)-–—\"'("):
             start = rest.lstrip(marks)
             if own and start.casefold().startswith(own) and not start[len(own) : len(own) + 1].isalnum():

@@ -1,11 +1,12 @@
 """Multiple choice: which option a text names, by index, letter, its words, or the only option it mentions.
 
 The options are `meta.choices`, the right one's text is the answer. Looked at are, in this order: what is announced
-(after «answer is» in many languages, in a box, a tag or a field `"answer"`), the last announcement first; the one option
-that is called right («C is correct»); a line that is a label alone; the whole text. In each place: a label, `(2)`,
-`Option C`, `**C**`, `\\text{C}`, `C. word`, `C, because …`; the option's text; a bare `2` or `C`; the one option whose words
-occur. A bare number that is an option's text names that option, as the official metric of A-OKVQA (string equality) has
-it; a bare letter that is both a label and an option's text is the label, as MMMU has it, unless `letters: texts`.
+(after «answer is» in many languages, in a box, a tag or a field `"answer"`), the last announcement first; the one
+option that is called right («C is correct»); a line that is a label alone; the whole text. In each place: a label,
+`(2)`, `Option C`, `**C**`, `\\text{C}`, `C. word`, `C, because …`; the option's text; a bare `2` or `C`; the one option
+whose words occur. A bare number that is an option's text names that option, as the official metric of A-OKVQA (string
+equality) has it; a bare letter that is both a label and an option's text is the label, as MMMU has it, unless
+`letters: texts`.
 
 Refused: none or several options (an echo of the options names them all), an option taken back («not a bus»), an index
 or letter that disagrees with the words after it.
@@ -20,7 +21,7 @@ from typing import Literal, cast
 from mmpu.core import Grader, Remark, Sample, UserError
 from mmpu.graders import _labels
 from mmpu.graders._options import Options
-from mmpu.graders._text import announcements
+from mmpu.graders._text import announcements, composed, unwrapped
 
 _LONGEST = 100_000
 """Characters at the end of a text that are looked at."""
@@ -82,32 +83,34 @@ class Choice(Grader):
             index = self._index(label, count)
             return index is not None and not options.after_own_text(index, rest).strip(" .")
 
-        for stated in (_labels.called_right(text), _labels.alone(text, own)):
+        for stated in (_labels.called_right(text), lines := _labels.alone(text, own)):
             named = {index for label in stated if (index := self._index(label, count)) is not None}
             if len(named) == 1:
                 return named.pop()
+            if named and stated is lines:
+                return None
         found = self._read(options, text, announced=False)
         return None if found == "several" else found
 
     def _read(self, options: Options, place: str, announced: bool) -> Named:
         """The option that a place names; None if it names none."""
         count = len(options.texts)
-        said = _labels.plain(place)
+        said, raw = _labels.plain(place), composed(unwrapped(place)).strip()
         if (label := _labels.bracketed(said)) is not None and (index := self._index(label, count)) is not None:
             return index
-        own = options.whole(said)
-        bare = self._index(said.strip(" .,;:!?\"'"), count)
+        own = options.whole(raw)
+        bare = self._index(said.strip(" .,;:!?\"'。"), count)
         if own is not None and (bare is None or self.letters == "texts" or said.strip()[:1].isdigit()):
             return own
         if bare is not None:
             return bare
-        if announced and _labels.stranger(said):
-            return "several"
         start = _labels.at_start(said)
         index = None if start is None else self._index(start.label, count)
         if start is not None and index is not None:
             return self._confirmed(options, index, start, announced)
-        if announced and _labels.listed(said, lambda label: self._index(label, count) is not None):
+        if announced and (
+            _labels.stranger(said) or _labels.listed(said, lambda label: self._index(label, count) is not None)
+        ):
             return "several"
         scope = _labels.sentence(said) if announced else said
         named = {
@@ -118,14 +121,15 @@ class Choice(Grader):
             return "several" if options.others_mentioned(_labels.without(scope), index) else index
         if named and announced:
             return "several"
-        found = options.mentioned(scope)
-        return options.mentioned(said) if found is None and scope != said else found
+        first = _labels.sentence(raw) if announced else raw
+        found = options.mentioned(first)
+        return options.mentioned(raw) if found is None and first != raw else found
 
     def _confirmed(self, options: Options, index: int, start: _labels.Start, announced: bool) -> Named:
         """The option whose label a text begins with, if what follows names no other one."""
         count = len(options.texts)
         rest = options.after_own_text(index, start.rest)
-        said = _labels.before_reason(_labels.sentence(rest))
+        said = "" if start.alone else _labels.before_reason(_labels.sentence(rest))
         if _labels.dismissed(said):
             return None
         others = {self._index(label, count) for label in _labels.within(said, capitals=start.bare)} - {index, None}

@@ -1,7 +1,7 @@
 """The text is the answer, up to white space around and inside it.
 
-Accepts: ` Paris\\n` for "Paris", whether its letters are composed or not; with `case: false` (the default) also `paris`.
-Refuses everything else, a full stop, a sign and a vowel mark included.
+Accepts: ` Paris\\n` for "Paris", whether its letters are composed or not; with `case: false` (the default) also
+`paris`. Refuses everything else, a full stop, a sign and a vowel mark included.
 """
 
 from __future__ import annotations

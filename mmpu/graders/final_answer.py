@@ -1,8 +1,8 @@
 """The words at the end: what stands after the last «answer is», in a box, tag or field, or ends the last sentence.
 
-Accepts: `The answer is 12.` · `12` · `\\boxed{12}` · `{"answer": "12"}` · `答案：12` · `The shape is blue.` for "blue" · `The
-answer is (B) 12.`, `(B)`, `**B**`, `\\text{B}` where the right option's letter is known (`meta.letter`). Refuses an
-option whose letter and text disagree, and anything that goes on past the answer or takes it back («not 12», «11 or
+Accepts: `The answer is 12.` · `12` · `\\boxed{12}` · `{"answer": "12"}` · `答案：12` · `The shape is blue.` for "blue"
+· `The answer is (B) 12.`, `(B)`, `**B**`, `\\text{B}` where the right option's letter is known (`meta.letter`). Refuses
+an option whose letter and text disagree, and anything that goes on past the answer or takes it back («not 12», «11 or
 12»). Signs and vowel marks count: `x < 3` is not `x > 3`, `C#` not `C`, `−5` is `-5` and not `5`.
 """
 

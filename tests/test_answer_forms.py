@@ -56,6 +56,7 @@ LINES = (
     '```json\n{"answer": "C"}\n```',
     "A) Paris is in France. B) London is in England.\n\nAnswer: C",
     "Answer: C\u200b",
+    "The correct answer is (C). The road from Paris to London is another one.",
 )
 ONE_LETTER = [
     form for block in (DECORATED, STATED, LANGUAGES) for line in block.split("\n") for form in line.split(";")
@@ -78,6 +79,8 @@ ECHOES = (
     "C. Rome\nD. Madrid\nA. Paris\nB. London",
     "A\nB\nC\nD",
     "C\nD",
+    "(C). Paris",
+    "C\nParis",
     "(C) Rome\n(D) Madrid\n\nAnswer: CD",
 )
 

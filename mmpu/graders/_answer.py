@@ -25,7 +25,7 @@ _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|\bdegrees?)\s*[CF
 _UNIT = re.compile(r"(?<=[\d})!])\s*(?:[A-Za-z]{3,}\.?(?:\s*/\s*[A-Za-z]+)?(?:\^\{?[23]\}?)?\s*)+$")
 _SHORT_UNIT = re.compile(r"(?<=[\d})])\s+(?:[cmk]m|k?g|mg|m[lL]|oz|lbs?|ft|hr|ms|mph|in\.)(?:\^\{?[23]\}?|/\w+)?\.?$")
 _TEXT_UNIT = re.compile(
-    r"(?<=[\d})!])\s*\\(?:(?:text|textrm|textnormal|mbox|hbox)\{\s*[^{}\d]*\}|mathrm\{\s*[A-Za-z/ ]{2,}\})"
+    r"(?<=[\w})!])\s*\\(?:(?:text|textrm|textnormal|mbox|hbox)\{\s*[^{}\d]*\}|mathrm\{\s*[A-Za-z/ ]{2,}\})"
     r"(?:\s*\^\s*\{?[23]\}?)?$"
 )
 _THOUSANDS_OF = re.compile(r"([+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?)(\s*(?:\\|[A-Za-z%])[^,]*)", re.DOTALL)

@@ -161,7 +161,7 @@ def called_right(text: str) -> list[str]:
 
 
 def alone(text: str, own: Callable[[str, str], bool]) -> list[str]:
-    """The labels that are a line of their own, alone or with their own text, if the first or the last line is one.
+    """The labels that are a line of their own, alone or with their own text, if the last line is one.
 
     Args:
         own: Whether a line's rest is the text of the option with this label.
@@ -170,7 +170,7 @@ def alone(text: str, own: Callable[[str, str], bool]) -> list[str]:
     if len(lines) < 2:
         return []
     found = [_line(plain(line), own) if len(line) <= _LINE else None for line in lines]
-    return [label for label in found if label is not None] if found[0] or found[-1] else []
+    return [label for label in found if label is not None] if found[-1] else []
 
 
 def _line(line: str, own: Callable[[str, str], bool]) -> str | None:

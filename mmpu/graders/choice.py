@@ -129,7 +129,10 @@ class Choice(Grader):
         """The option whose label a text begins with, if what follows names no other one."""
         count = len(options.texts)
         rest = options.after_own_text(index, start.rest)
-        said = "" if start.alone else _labels.before_reason(_labels.sentence(rest))
+        ended = start.alone or rest.startswith((". ", "! ", ".\n"))
+        said = "" if ended else _labels.before_reason(_labels.sentence(rest))
+        if ended and options.whole(_labels.sentence(rest.lstrip(" .!\n"))) not in (None, index):
+            return "several"
         if _labels.dismissed(said):
             return None
         others = {self._index(label, count) for label in _labels.within(said, capitals=start.bare)} - {index, None}

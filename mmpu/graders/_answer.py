@@ -1,4 +1,4 @@
-r"""A mathematical answer as what it says: a number or formula, a list, a set, an interval, a number to a base, or words.
+r"""A mathematical answer as what it says: a number or formula, a list, set or interval, digits to a base, or words.
 
 One canonical form serves the grader `math`, its votes (`maj@k`) and the scorer `majority`: equal answers have equal
 keys, `3`, `3.0` and `\frac62`, but also `\sqrt8` and `2\sqrt2`, `x+1` and `1+x`, `3,5,7` and `7, 5 and 3`.
@@ -7,16 +7,11 @@ keys, `3`, `3.0` and `\frac62`, but also `\sqrt8` and `2\sqrt2`, `x+1` and `1+x`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import replace
 
-from mmpu.graders._value import Real, near, shown, values, written
+from mmpu.graders._forms import PLAIN_WORDS, Based, Form, Number, Several, Words
+from mmpu.graders._value import values, written
 
-_ROUNDED = 6
-"""Significant digits from which a decimal stands for every value that it is the rounding of."""
-_MOST = 50
-"""Items of a list that are compared."""
 _GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:,?\\[,!;: ]|\{,\}|[\u00a0\u2009\u202f'’])\d{3})+)(?!\d)")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _SPACED = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
@@ -30,7 +25,7 @@ _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|\bdegrees?)\s*[CF
 _UNIT = re.compile(r"(?<=[\d})!])\s*(?:[A-Za-z]{3,}\.?(?:\s*/\s*[A-Za-z]+)?(?:\^\{?[23]\}?)?\s*)+$")
 _SHORT_UNIT = re.compile(r"(?<=[\d})])\s+(?:[cmk]m|k?g|mg|m[lL]|oz|lbs?|ft|hr|ms|mph|in\.)(?:\^\{?[23]\}?|/\w+)?\.?$")
 _TEXT_UNIT = re.compile(
-    r"(?<=[\d})!])\s*\\(?:(?:text|textrm|textnormal|mbox|hbox)\{\s*[^{}\d]*\}|mathrm\{\s*[A-Za-z/ ]{2,}\})"
+    r"(?<=[\w})!])\s*\\(?:(?:text|textrm|textnormal|mbox|hbox)\{\s*[^{}\d]*\}|mathrm\{\s*[A-Za-z/ ]{2,}\})"
     r"(?:\s*\^\s*\{?[23]\}?)?$"
 )
 _THOUSANDS_OF = re.compile(r"([+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?)(\s*(?:\\|[A-Za-z%])[^,]*)", re.DOTALL)
@@ -46,7 +41,6 @@ _BASED = re.compile(r"\(?([0-9A-Za-z]*\d[0-9A-Za-z]*)\)?\s*_\s*(?:\{\s*(\w+)\s*\
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
 _DECIMAL = re.compile(r"[+-]?\s*(\d*)\.(\d+)(?:\s*\\times\s*10\s*\^\s*(?:\{?\s*-?\d+\s*\}?)|[eE][+-]?\d+)?")
 _BETWEEN = re.compile(r"\s*;\s*|\s*,?\s*(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])\s*|,(?=\s)")
-_PLAIN_WORDS = re.compile(r"[\w\s.,;'’()-]+")
 _EMPTY = re.compile(r"\\(?:emptyset|varnothing)|∅")
 _SYNONYMS = {
     "≤": r"\le ",
@@ -71,72 +65,6 @@ _SYNONYMS = {
 _SYNONYM = re.compile(
     "|".join(re.escape(s) + (r"(?![A-Za-z])" if s[-1].isalpha() else "") for s in sorted(_SYNONYMS, key=len)[::-1])
 )
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number, or a formula whose variables stand for fixed points."""
-
-    values: tuple[Real, ...]
-    digits: int = 0
-    """Significant digits of a decimal; 0 for what is exact."""
-    percent: bool = False
-    source: str = field(default="", compare=False)
-
-    @property
-    def key(self) -> str:
-        return " ".join(map(shown, self.values))
-
-
-@dataclass(frozen=True)
-class Several:
-    """A list or set, whose order says nothing, or an ordered pair or interval."""
-
-    brackets: str
-    """`{}` of a list or a set, `()`, `[]`, `[)`, `(]`, `=` of values with names, or `∪`."""
-    items: tuple[Form, ...]
-    names: tuple[str, ...] = ()
-    source: str = field(default="", compare=False)
-
-    @property
-    def ordered(self) -> bool:
-        return self.brackets not in ("{}", "∪")
-
-    @property
-    def key(self) -> str:
-        keys = [item.key for item in self.items]
-        kept = keys if self.ordered else sorted(set(keys))
-        named = ",".join(self.names)
-        return f"{self.brackets[0]}{named}{'; '.join(kept)}{self.brackets[-1]}"
-
-
-@dataclass(frozen=True)
-class Based:
-    """Digits to a base that is written beside them."""
-
-    digits: str
-    base: str
-    source: str = field(default="", compare=False)
-
-    @property
-    def key(self) -> str:
-        return f"{self.digits}_{self.base}"
-
-
-@dataclass(frozen=True)
-class Words:
-    """What is none of the others."""
-
-    text: str
-    source: str = field(default="", compare=False)
-
-    @property
-    def key(self) -> str:
-        return self.text
-
-
-Form = Number | Several | Based | Words
-Equal = Callable[[Form, Form], bool]
 
 
 def key(text: str) -> str | None:
@@ -172,78 +100,6 @@ def readings(text: str) -> list[Form]:
     if any(len(part) > 1 and part[0] == "0" for part in parts):
         return [form]
     return [form, Several("{}", tuple(part for p in parts if (part := _form(p)) is not None))]
-
-
-def same(left: Form, right: Form, otherwise: Equal) -> bool:
-    """Whether two answers say the same.
-
-    Args:
-        otherwise: Asked of parts that cannot be compared here.
-    """
-    if isinstance(left, Number) and isinstance(right, Number):
-        return _same_numbers(left, right)
-    if isinstance(left, Several) and isinstance(right, Several):
-        return _same_items(left, right, otherwise)
-    if isinstance(left, Based) and isinstance(right, Based):
-        return left == right
-    if isinstance(left, Based) or isinstance(right, Based):
-        based, other = (left, right) if isinstance(left, Based) else (right, left)
-        assert isinstance(based, Based)
-        return isinstance(other, Number) and based.digits.isdigit() and other.values == (Fraction(based.digits),)
-    several = left if isinstance(left, Several) else right
-    if isinstance(several, Several):
-        one = right if several is left else left
-        if isinstance(one, Number) and several.brackets == "{}":
-            return len(several.items) == 1 and same(several.items[0], one, otherwise)
-    if any(isinstance(form, Words) and _PLAIN_WORDS.fullmatch(form.text) for form in (left, right)):
-        return left.key == right.key
-    return left.key == right.key or otherwise(left, right)
-
-
-def _same_numbers(left: Number, right: Number) -> bool:
-    if left.values == right.values:
-        return True
-    if len(left.values) != len(right.values):
-        return False
-    if len(left.values) > 1:
-        return all(near(a, b, 1e-25) for a, b in zip(left.values, right.values, strict=True))
-    ours, theirs = left.values[0], right.values[0]
-    digits = max(left.digits, right.digits)
-    share = (
-        1e-25 if digits < _ROUNDED else 0.5 * 10.0 ** (1 - min(d for d in (left.digits, right.digits) if d >= _ROUNDED))
-    )
-    if near(ours, theirs, share):
-        return True
-    if left.percent == right.percent:
-        return False
-    hundredth = Number((ours / 100,)) if left.percent else Number((theirs / 100,))
-    return near(hundredth.values[0], theirs if left.percent else ours, 1e-25)
-
-
-def _same_items(left: Several, right: Several, otherwise: Equal) -> bool:
-    brackets = {left.brackets, right.brackets}
-    if len(left.items) > _MOST or len(right.items) > _MOST:
-        return left.key == right.key
-    if "=" in brackets and len(brackets) > 1:  # x = 3, y = 5 against (3, 5)
-        ordered = brackets <= {"=", "()", "{}"} and len(left.items) == len(right.items)
-        return ordered and all(same(a, b, otherwise) for a, b in zip(left.items, right.items, strict=True))
-    if len(brackets) > 1 or left.names != right.names:
-        return False
-    if left.ordered:
-        return len(left.items) == len(right.items) and all(
-            same(a, b, otherwise) for a, b in zip(left.items, right.items, strict=True)
-        )
-    these, those = (tuple({item.key: item for item in several.items}.values()) for several in (left, right))
-    if len(these) != len(those):
-        return False
-    pending = list(those)
-    for item in these:
-        found = next((other for other in pending if other.key == item.key), None)
-        found = found or next((other for other in pending if same(item, other, otherwise)), None)
-        if found is None:
-            return False
-        pending.remove(found)
-    return True
 
 
 def _outer(text: str) -> str:
@@ -400,7 +256,7 @@ def _value_of(text: str) -> str:
 
 def _in_words(text: str) -> Words:
     plain = _WORDS.sub(r" \1 ", text)
-    if _PLAIN_WORDS.fullmatch(plain):  # words, in which capitals and spaces say nothing
+    if PLAIN_WORDS.fullmatch(plain):  # words, in which capitals and spaces say nothing
         plain = " ".join(plain.casefold().strip(" .,;:").split())
         return Words(re.sub(r"^\((\w)\)$", r"\1", plain))
     return Words(re.sub(r"\s+", "", re.sub(r"\\[dtc]frac", r"\\frac", plain)))

@@ -19,8 +19,8 @@ _PROSE = re.compile(r"(?:[A-Za-z]{2,}|a)[,.;:]?(?![A-Za-z$\\])")
 """`\\boxed as asked` speaks of the box and is none."""
 _WITHOUT_CONTENT = re.compile(r"(?:\\[lcv]?dots|\\q?quad|\\[,;!: ]|\\(?:text|mbox|mathrm)\{\s*\}|[\s.…_?~$]|\{\})*+")
 _BETWEEN = re.compile(
-    r"(?:[\s,;&$]|\\[()\[\],;!: ]|\\q?quad|\\(?:text|mbox)\{\s*(?:,\s*)?(?:and|or|und|et|y|,)?\s*\}|\b(?:and|or)\b|，|、|和|"
-    r"\b[a-zA-Z](?:_\{?\w\}?)?\s*=\s*+)*+"
+    r"(?:[\s,;&$]|\\[()\[\],;!: ]|\\q?quad|\\(?:text|mbox)\{\s*(?:,\s*)?(?:and|or|und|et|y|,)?\s*\}|\b(?:and|or)\b|"
+    r"，|、|和|\b[a-zA-Z](?:_\{?\w\}?)?\s*=\s*+)*+"
 )
 """What may stand between the boxes of one list; a full stop ends it, any other word takes it back."""
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mmpu.graders import _answer
-from mmpu.graders._value import rational
+from mmpu.graders._answer import read
+from mmpu.graders._arithmetic import rational
+from mmpu.graders._forms import Number
 
 _LONGEST = 300
 """Characters of a number, and digits before its point; the largest float has 309."""
@@ -67,8 +68,8 @@ def whole(text: str) -> Quantity | None:
     """The number that all of a text is, with its name, currency and unit: `x = \\$1{,}234.50`, `2^{10}`, `3 apples`."""
     if len(text) > _READ or _DATE.fullmatch(text.strip()):
         return None
-    form = _answer.read(_CHINESE.sub(r"\2/\1", text))
-    if isinstance(form, _answer.Number) and len(form.values) == 1:
+    form = read(_CHINESE.sub(r"\2/\1", text))
+    if isinstance(form, Number) and len(form.values) == 1:
         value = rational(form.values[0])
         return None if value is None or not _sized(value) else Quantity(value, form.percent)
     match = _NUMBER.fullmatch(text.strip())
@@ -119,7 +120,7 @@ def _exponent(power: str) -> int:
 
 
 def _mixed(text: str) -> Fraction:
-    form = _answer.read(text)
-    if not isinstance(form, _answer.Number) or not isinstance(form.values[0], Fraction):
+    form = read(text)
+    if not isinstance(form, Number) or not isinstance(form.values[0], Fraction):
         raise ValueError(text)
     return form.values[0]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from mmpu.graders._answer import Words, read
+from mmpu.graders._answer import read
 from mmpu.graders._boxes import stated_box
+from mmpu.graders._forms import Words
 from mmpu.graders._text import announced, composed
 
 _LONGEST = 1000

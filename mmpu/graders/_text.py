@@ -16,12 +16,16 @@ _ANSWER = (
 _IS = "is|would be|should be|must be|ist|lautet|est|es|è|é|jest|är|er|on|adalah|là|هي|هو|है|คือ"
 _ABOUT = (
     r"(?:\s+(?:correcta|correcte|correct|correta|corretta|right|here|choice|option|letter|"
-    r"to (?:the|this|that|your) (?:question|problem|exercise)|الصحيحة|الصحيح))*"
+    r"to (?:the|this|that|your) (?:question|problem|exercise)|الصحيحة|الصحيح|đúng|yang benar|yang tepat))*"
 )
-_CJK = r"(?:答案|答え|回答|解答|正解|정답|답)\s*(?:应该|應該)?(?:是|为|為|选|選|は|が|은|는)?\s*[:：]?|(?:故|应|應|所以|因此|应该)选择?(?!项)"
+_CJK = (
+    r"(?:答案|答え|回答|解答|正解|정답|답)\s*(?:应该|應該)?(?:是|为|為|选|選|は|が|은|는)?\s*[:：]?|"
+    r"(?:故|应|應|所以|因此|应该|^|[，。；])选择?(?!项)"
+)
 _MARKS = r"[*_`\"'\])}]*"
 _ANSWER_IS = re.compile(
-    rf"\b(?:{_ANSWER}){_ABOUT}{_MARKS}(?:\s*[:：=]|\s*is(?!\w)|\s+(?:{_IS})(?!\w)|\s+[–—-]\s){_MARKS}\s*[:：]?"
+    rf"\b(?:{_ANSWER}){_ABOUT}{_MARKS}(?:\s*[:：=]|\s*is(?!\w)|\s+(?:{_IS})(?!\w)|\s+[–—-]\s|"
+    rf"\s+(?=[(\[]?(?-i:[A-Z])[)\].]?(?:\s|$))){_MARKS}\s*[:：]?"
     r"|\b(?:correct|right|best|final|chosen|selected|my)\s+(?:option|choice|letter)"
     rf"{_MARKS}(?:\s*[:：=]|\s+(?:is|would be)(?!\w)){_MARKS}\s*[:：]?"
     rf"|^[#*_ \t]*(?:the[ \t]+)?(?:final[ \t]+|correct[ \t]+)?(?:{_ANSWER})[*_]*[ \t]*$|{_CJK}",
@@ -59,7 +63,7 @@ def announced(text: str) -> str | None:
 
 
 def announcements(text: str) -> list[str]:
-    """What stands after each «answer is», up to the next, and in each box, tag or field that is meant for the answer."""
+    """What stands after each «answer is», up to the next, and in each box, tag or field meant for the answer."""
     closed = sorted(closed_marks(text) + boxes(text))
     found: list[tuple[int, str]] = [(start, content) for start, _, content in closed if content.strip()]
     begins = list(_ANSWER_IS.finditer(text))

@@ -7,23 +7,26 @@ integral, an unknown command, a word) makes the whole formula unreadable, and no
 
 from __future__ import annotations
 
-import importlib
-import math
 import re
 import zlib
-from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
-from typing import Any, NoReturn
+from typing import NoReturn
 
-Real = Any
-"""A `Fraction` where the value is rational, else a number of mpmath, which has no types."""
+from mmpu.graders._arithmetic import (
+    Real,
+    Unreadable,
+    applied,
+    binomial,
+    factorial,
+    mp,
+    over,
+    power,
+    simplified,
+    times,
+)
+from mmpu.graders._arithmetic import add as plus
 
 _POINTS = 3
-_DIGITS = 50
-_LARGEST = 10**6
-"""Exponent, or argument of a function, above which no answer is meant seriously."""
-_BITS = 20_000
 _DEEPEST = 60
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _WRITTEN = {
@@ -89,10 +92,6 @@ _GREEK = re.compile(
 )
 
 
-class Unreadable(ValueError):
-    """A text is no formula, or holds something that is not known here."""
-
-
 def written(text: str) -> str:
     """A formula in plain LaTeX: one minus, one way to multiply, no spacing commands, superscripts as exponents."""
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
@@ -112,70 +111,14 @@ def values(text: str) -> tuple[Real, ...] | None:
         found = [first.all()]
         if first.variables:
             found += [_Reader(tokens, point).all() for point in range(1, _POINTS)]
-        return tuple(map(_rational, found))
+        return tuple(map(simplified, found))
     except (Unreadable, ArithmeticError, ValueError, RecursionError):
         return None
-
-
-def shown(value: Real) -> str:
-    """A value in 15 digits, a rational one exactly."""
-    if isinstance(value, Fraction):
-        return str(value)
-    mp = _mp()
-    return "~" + str(mp.nstr(value, 15, strip_zeros=True))
-
-
-def rational(value: Real) -> Fraction | None:
-    """A real value as a fraction, to 30 digits; None for a complex one."""
-    if isinstance(value, Fraction):
-        return value
-    mp = _mp()
-    return None if isinstance(value, mp.mpc) else Fraction(mp.nstr(value, 30))
-
-
-def near(left: Real, right: Real, share: float) -> bool:
-    """Whether two values differ by no more than a share of the larger one."""
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return abs(left - right) <= Fraction(share) * max(abs(left), abs(right))
-    left, right = _inexact(left), _inexact(right)
-    return bool(abs(left - right) <= share * max(abs(left), abs(right)))
 
 
 def _roman(match: re.Match[str]) -> str:
     """`\\mathrm{e}` is e and `\\operatorname{sin}` is a function; other words make the formula unreadable."""
     return f" {match[1]} "
-
-
-@cache
-def _mp() -> Any:
-    context = importlib.import_module("mpmath").mp.clone()  # precision is a setting of the context
-    context.dps = _DIGITS
-    return context
-
-
-def _inexact(value: Real) -> Any:
-    mp = _mp()
-    return mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
-
-
-def _rational(value: Real) -> Real:
-    """A value as a fraction where it is one, such as the square of a root, and as a real number where it is real."""
-    if isinstance(value, Fraction):
-        return value
-    mp = _mp()
-    if not mp.isfinite(value):
-        raise Unreadable
-    size = abs(value)
-    if size < mp.mpf(10) ** -40:
-        return Fraction(0)
-    if isinstance(value, mp.mpc):
-        if abs(value.imag) > size * mp.mpf(10) ** -40:
-            return value
-        value = value.real
-    if size > 10**12:
-        return value
-    close = Fraction(mp.nstr(value, _DIGITS - 5)).limit_denominator(10**6)
-    return close if close and abs(_inexact(close) - value) < size * mp.mpf(10) ** -35 else value
 
 
 class _Reader:
@@ -211,7 +154,7 @@ class _Reader:
         value = self.product()
         while self.peek() in ("+", "-"):
             sign, other = self.take(), self.product()
-            value = _add(value, other if sign == "+" else _times(Fraction(-1), other))
+            value = plus(value, other if sign == "+" else times(Fraction(-1), other))
         self.depth -= 1
         return value
 
@@ -221,16 +164,16 @@ class _Reader:
             if token in _TIMES or token in _OVER:
                 self.take()
                 other = self.signed()
-                value = _times(value, other) if token in _TIMES else _over(value, other)
+                value = times(value, other) if token in _TIMES else over(value, other)
             elif self.starts(token):
-                value = _times(value, self.power())
+                value = times(value, self.power())
             else:
                 break
         return value
 
     def signed(self) -> Real:
         if self.peek() in ("+", "-"):
-            return self.signed() if self.take() == "+" else _times(Fraction(-1), self.signed())
+            return self.signed() if self.take() == "+" else times(Fraction(-1), self.signed())
         return self.power()
 
     def starts(self, token: str) -> bool:
@@ -249,13 +192,13 @@ class _Reader:
         while (token := self.peek()) in ("!", "^"):
             self.take()
             if token == "!":
-                value = _factorial(value)
+                value = factorial(value)
                 continue
             self.depth += 1
             degrees = self.degrees()
             exponent = None if degrees else self.script()
             self.depth -= 1
-            value = _times(value, _over(_mp().pi, Fraction(180))) if exponent is None else _power(value, exponent)
+            value = times(value, over(mp().pi, Fraction(180))) if exponent is None else power(value, exponent)
         self.depth -= 1
         return value
 
@@ -273,7 +216,7 @@ class _Reader:
     def scripted(self) -> Real:
         if self.peek() == "-":
             self.take()
-            return _times(Fraction(-1), self.scripted())
+            return times(Fraction(-1), self.scripted())
         return self.atom()
 
     def group(self, opening: str) -> Real:
@@ -303,11 +246,11 @@ class _Reader:
         if token[0] in ".0123456789":
             return self.mixed(token)
         if token in _FRACTIONS:
-            return _over(self.argument(), self.argument())
+            return over(self.argument(), self.argument())
         if token == "\\sqrt":
             return self.root()
         if token == "\\binom":
-            return _binomial(self.argument(), self.argument())
+            return binomial(self.argument(), self.argument())
         if token in _FUNCTIONS:
             return self.function(token)
         return self.symbol(token)
@@ -339,10 +282,10 @@ class _Reader:
         if self.peek() == "[":
             degree = self.group("[")
         if self.peek() in ("(", "{"):
-            return _power(self.group(self.peek()), _over(Fraction(1), degree))
+            return power(self.group(self.peek()), over(Fraction(1), degree))
         token = self.peek()
         radicand = self.atom() if token.isdigit() else self.argument()  # \sqrt12 is written for the root of twelve
-        return _power(radicand, _over(Fraction(1), degree))
+        return power(radicand, over(Fraction(1), degree))
 
     def function(self, name: str) -> Real:
         base: Real = None
@@ -357,22 +300,22 @@ class _Reader:
         else:
             argument = self.power()
             while (token := self.peek()) and token not in _FUNCTIONS and token not in _OPENING and self.starts(token):
-                argument = _times(argument, self.power())
+                argument = times(argument, self.power())
         inverse = exponent == -1 and name in _PLAIN_FUNCTIONS
-        value = _applied("a" + name[1:] if inverse else _INVERSE.get(name, name[1:]), argument)
+        value = applied("a" + name[1:] if inverse else _INVERSE.get(name, name[1:]), argument)
         if name == "\\log":
-            value = _over(value, _applied("ln", self.variable("base of log") if base is None else base))
+            value = over(value, applied("ln", self.variable("base of log") if base is None else base))
         elif base is not None:
             self.unreadable()
-        return value if exponent is None or inverse else _power(value, exponent)
+        return value if exponent is None or inverse else power(value, exponent)
 
     def symbol(self, token: str) -> Real:
         if token == "\\pi":
-            return +_mp().pi
+            return +mp().pi
         if token == "e":
-            return +_mp().e
+            return +mp().e
         if token == "i":
-            return _mp().mpc(0, 1)
+            return mp().mpc(0, 1)
         if not (token.isalpha() or _GREEK.fullmatch(token)):
             self.unreadable()
         if self.peek() == "_":
@@ -385,72 +328,3 @@ class _Reader:
     def variable(self, name: str) -> Fraction:
         self.variables = True
         return Fraction(zlib.crc32(f"{name} {self.point}".encode()) % 9973 + 5000, 7919)
-
-
-def _add(left: Real, right: Real) -> Real:
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return left + right
-    return _inexact(left) + _inexact(right)
-
-
-def _times(left: Real, right: Real) -> Real:
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return left * right
-    return _inexact(left) * _inexact(right)
-
-
-def _over(left: Real, right: Real) -> Real:
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return left / right
-    return _inexact(left) / _inexact(right)
-
-
-def _power(base: Real, exponent: Real) -> Real:
-    if abs(exponent) > _LARGEST:
-        raise Unreadable
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction):
-        exact = _root(base, exponent.denominator)
-        size = max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent.numerator)
-        if exact is not None and size <= _BITS:
-            return exact**exponent.numerator
-    return _mp().power(_inexact(base), _inexact(exponent))
-
-
-def _root(base: Fraction, degree: int) -> Fraction | None:
-    """The root of a fraction if it is a fraction; of a negative one an odd root is real, as in school."""
-    if degree == 1:
-        return base
-    if degree > 64 or (base < 0 and degree % 2 == 0):
-        return None
-    parts = [_whole_root(part, degree) for part in (abs(base.numerator), base.denominator)]
-    if parts[0] is None or parts[1] is None:
-        return None
-    return Fraction(parts[0], parts[1]) * (-1 if base < 0 else 1)
-
-
-def _whole_root(number: int, degree: int) -> int | None:
-    if number.bit_length() > _BITS:
-        return None
-    root = math.isqrt(number) if degree == 2 else int(_mp().nint(_mp().root(number, degree)))
-    return root if root**degree == number else None
-
-
-def _factorial(value: Real) -> Fraction:
-    return Fraction(math.factorial(_count(value)))
-
-
-def _binomial(n: Real, k: Real) -> Fraction:
-    return Fraction(math.comb(_count(n), _count(k)))
-
-
-def _count(value: Real) -> int:
-    if not isinstance(value, Fraction) or value.denominator != 1 or not 0 <= value <= 1000:
-        raise Unreadable
-    return int(value)
-
-
-def _applied(name: str, argument: Real) -> Real:
-    if abs(argument) > _LARGEST:
-        raise Unreadable
-    function: Callable[[Any], Any] = getattr(_mp(), name)
-    return function(_inexact(argument))

@@ -1,11 +1,12 @@
 """The text is the answer, up to white space around and inside it.
 
-Accepts: ` Paris\\n` for "Paris"; with `case: false` (the default) also `paris`. Refuses everything else, a full stop
-included.
+Accepts: ` Paris\\n` for "Paris", whether its letters are composed or not; with `case: false` (the default) also
+`paris`. Refuses everything else, a full stop, a sign and a vowel mark included.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from mmpu.core import Grader, Sample
@@ -26,4 +27,4 @@ class Exact(Grader):
 
     def _plain(self, text: str) -> str:
         plain = " ".join(text.split())
-        return plain if self.case else plain.casefold()
+        return unicodedata.normalize("NFC", plain if self.case else unicodedata.normalize("NFC", plain).casefold())

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from mmpu.core import Grader, Remark, Sample, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 _FREQUENCY = "keywords:letter_frequency"
 _LESS = "less than"
@@ -135,7 +135,7 @@ def _counted(arguments: Mapping[str, Any], text: str) -> bool:
 
 
 @contextmanager
-def _without_chance(seed: int = 0) -> Iterator[None]:
+def _without_chance(seed: int = 0) -> Generator[None]:
     """A seeded `random`, which is given back as it was."""
     state = random.getstate()
     random.seed(seed)

@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmpu.core import Grader, Remark, Sample
-from mmpu.graders._answer import Form, key, readings, same
+from mmpu.graders._answer import key, readings
 from mmpu.graders._boxes import last_boxed, stated_box
+from mmpu.graders._forms import Form, same
 from mmpu.graders._normal import normalise
 from mmpu.graders._stated import formula
 from mmpu.graders._verify import verify

@@ -1,10 +1,11 @@
 """The number of a text equals the answer's number: GSM8K's rule, strict or flexible.
 
-Flexible: the last number, but one after `####`, in `\\boxed{}`, in `<answer>` or in a field `"answer"` wins over a later
-bare one; in such a mark the whole content counts if it is a number (`x = 18`, `\\$1{,}234`, `\\frac{3}{4}`, `2^{10}`), else
-its first number after the last `=`. Strict: the first number after `#### `, as OpenAI's grade-school-math scores; a text
-without one is wrong. Numbers are compared as numbers: `1,000`, `1e3` and `10^3` are equal, `2/6` is `1/3`, and `50%` may
-be said for 50 or for 0.5. An answer that is not one number (`2:30`, `5 or 6`) abstains.
+Flexible: the last number, but one after `####`, in `\\boxed{}`, in `<answer>` or in a field `"answer"` wins over a
+later bare one; in such a mark the whole content counts if it is a number (`x = 18`, `\\$1{,}234`, `\\frac{3}{4}`,
+`2^{10}`), else its first number after the last `=`. Strict: the first number after `#### `, as OpenAI's
+grade-school-math scores; a text without one is wrong. Numbers are compared as numbers: `1,000`, `1e3` and `10^3` are
+equal, `2/6` is `1/3`, and `50%` may be said for 50 or for 0.5. An answer that is not one number (`2:30`, `5 or 6`)
+abstains.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Direct answers, soft accuracy: min(1, matches / 3) over the answers that people gave (A-OKVQA, VQA).
 
 The answers are `meta.answers`. A text counts as what stands after the last «answer is», or else as a whole, in lower
-case, without punctuation and articles, number words as digits. A sentence around the answer is wrong, as officially.
+case, without punctuation and articles, number words as digits; signs and vowel marks are no punctuation: `5` is not
+`-5`, `x < 3` not `x > 3`, `C#` not `C`. A sentence around the answer is wrong, as officially.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from typing import cast
 
 from mmpu.core import Grader, Sample, UserError
-from mmpu.graders._text import announced
+from mmpu.graders._text import announced, composed, unwrapped
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(n) for n, word in enumerate(_NUMBERS)} | {"none": "0"}
+_WITHIN = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_PUNCTUATION = re.compile(r"[;\[\]{}()\"“”«»„\\_`?!¿¡。，；：？！、]|(?<!\d)[.:,]|[.:,](?!\d)")
 _FULL = 3
 """People who must have given an answer for a full grade."""
 
@@ -47,5 +50,6 @@ def _given(sample: Sample) -> Counter[str]:
 
 def _plain(text: str) -> str:
     tail = announced(text)
-    said = re.sub(r"[^\w\s'.:-]|(?<!\d)[.:]|[.:](?!\d)", " ", (text if tail is None else tail).casefold()).split()
-    return " ".join(_DIGITS.get(word, word) for word in said if word not in ("a", "an", "the"))
+    said = composed(unwrapped(text if tail is None or not tail.strip() else tail).casefold())
+    kept = _PUNCTUATION.sub(" ", _WITHIN.sub("", composed(said))).split()
+    return " ".join(_DIGITS.get(word, word) for word in kept if word not in ("a", "an", "the"))

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from conftest import ROOT
-from mmpu.config import load_yaml
+from benchmarks import b6_coverage
 from mmpu.core import UserError
 from mmpu.judging.equalise import FACTOR, equalise, words
 from mmpu.judging.glm import GRID, Calibration, Fit, Outcome, Refused, length_controlled, read_calibration
 from mmpu.judging.liblinear import Targets, fit
+from mmpu.task import load_task
 
 ORACLES = Path(__file__).parent.parent.parent / "shared/oracles/length_controlled"
 MODELS = sorted(p.stem for p in ORACLES.glob("*.json") if p.stem != "calibration")
@@ -356,15 +356,21 @@ def sentences(rng: random.Random, count: int) -> str:
     return " ".join(" ".join(["word"] * rng.randint(3, 9)).capitalize() + "." for _ in range(count))
 
 
+def test_the_simulation_of_coverage_knows_the_truth() -> None:
+    setting = b6_coverage.SETTINGS[2]
+    rates = [b6_coverage.marginal(0.4, setting, with_length=given) for given in (True, False)]
+    rng = np.random.default_rng(0)
+    gaps, hard = rng.normal(setting.longer, 1, 400_000), rng.normal(size=400_000)
+    for rate, phi in zip(rates, (setting.length, 0.0), strict=True):
+        p = 1 / (1 + np.exp(-(0.4 + phi * np.tanh(gaps) + setting.difficulty * hard)))
+        assert rate == pytest.approx(p.mean(), abs=1e-3)
+    tallies = b6_coverage.cell(30, b6_coverage.SETTINGS[4], 0.5, sets=5, seed=0)
+    assert {name: len(t.errors) for name, t in tallies.items()} == dict.fromkeys(b6_coverage.COLUMNS, 5)
+
+
 @pytest.mark.parametrize("alias", ["CFCW", "PBFG", "CountProb", "Geometry", "A-OKVQA-MC", "A-OKVQA-RG"])
 def test_the_tasks_of_the_paper_are_equalised(alias: str) -> None:
-    configs = {
-        name: config
-        for path in (ROOT / "tasks").glob("*.yaml")
-        for config in [load_yaml(path)]
-        for name in config.get("aliases", ())
-    }
-    assert configs[alias]["equalise"] is True
+    assert load_task(alias).config.equalise
 
 
 def test_lengths_become_comparable_at_sentences() -> None:

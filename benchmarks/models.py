@@ -29,9 +29,9 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from mmpu.students import Family
-from mmpu.students.llava import Llava
-from mmpu.students.qwen2_5_vl import Qwen25VL
+from mmpu.families import Family
+from mmpu.families.llava import Llava
+from mmpu.families.qwen2_5_vl import Qwen25VL
 
 UNKNOWN, PAD, END = "<unk>", "<pad>", "<|im_end|>"
 VISION = ("<image>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")

@@ -22,7 +22,7 @@ from mmpu.core import Group, Response, Sample, Sampling
 from mmpu.engines.hf import HF
 from mmpu.prompts import about
 from mmpu.scorers.self_eval import ASK, SelfEval
-from mmpu.student import Student
+from mmpu.student.student import Student
 
 JUDGE = Path(__file__).with_name("judge.txt")
 DIGITS = tuple("0123456789")

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from benchmarks import models
 from benchmarks.models import Shape
-from mmpu.core import Group, Part, Response, Row, Sample, user
-from mmpu.encoding import Encoder
-from mmpu.loading import StudentConfig
+from mmpu.core import Group, Part, Response, Sample, user
+from mmpu.learning import Row
 from mmpu.methods.ldl_grpo import LDLGRPO
-from mmpu.packing import Encoded
+from mmpu.student.encoding import Encoder
+from mmpu.student.packing import Encoded
+from mmpu.student.parts import StudentConfig
 
 METHOD = LDLGRPO(form="mean", kl="none")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mmpu.core import Batch, Quantities
+from mmpu.learning import Batch, Quantities
 
 Total = Callable[[Tensor], Tensor]
 """Sums a tensor over processes."""

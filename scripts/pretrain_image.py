@@ -27,12 +27,12 @@ from transformers import (
 )
 
 from mmpu.core import Part, Sample, user
-from mmpu.loading import StudentConfig
-from mmpu.media import data_uri
+from mmpu.families.qwen2_5_vl import Qwen25VL
+from mmpu.media.images import data_uri
 from mmpu.plugins import load_module
-from mmpu.student import Student
-from mmpu.students.qwen2_5_vl import Qwen25VL
-from mmpu.task import load_task
+from mmpu.student.parts import StudentConfig
+from mmpu.student.student import Student
+from mmpu.task.yaml_task import load_task
 from pretraining import INIT, SPECIAL, Answering, Grading, build_tokenizer, grading_prompt, measure, muon, noise, train
 
 ROOT = Path(__file__).parent.parent

@@ -22,10 +22,11 @@ import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from mmpu.core import Sample, user
-from mmpu.loading import StudentConfig
 from mmpu.plugins import load_module
-from mmpu.student import Student
-from mmpu.task import load_task
+from mmpu.student.loading import load_student
+from mmpu.student.parts import StudentConfig
+from mmpu.student.student import Student
+from mmpu.task.yaml_task import load_task
 from pretraining import INIT, Answering, Grading, adamw, build_tokenizer, grading_prompt, measure, noise, train
 
 ROOT = Path(__file__).parent.parent
@@ -157,7 +158,7 @@ def main() -> None:
 
     seconds = 0.0
     if args.resume:
-        student = Student.load(StudentConfig(str(args.resume), device="cpu"))
+        student = load_student(StudentConfig(str(args.resume), device="cpu"))
     else:
         tokenizer = build_tokenizer(corpus(), 512)
         student = Student(build(tokenizer), tokenizer, StudentConfig("tiny-text"))

@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerFast
 
 from mmpu.core import Group, Response, Sample, Sampling, Task, user
 from mmpu.engines.hf import HF
-from mmpu.packing import Encoded, Tree, pack, share
 from mmpu.prompts import about
 from mmpu.scorers.self_eval import ASK, PROMPT, SelfEval
 from mmpu.statistics import auc
-from mmpu.student import Student
+from mmpu.student.packing import Encoded, Tree, pack, share
+from mmpu.student.student import Student
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPLIT = (

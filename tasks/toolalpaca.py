@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpu.core import UserError
-from mmpu.sources import read_rows
+from mmpu.task.sources import read_rows
 
 FILES = {
     "train": ("train.json", "sdpo_tooluse_train.json"),

@@ -45,7 +45,7 @@ def pairs(split: str, folder: Path) -> Iterator[tuple[str, str]]:
         with source.open(encoding="utf-8") as prompts, target.open(encoding="utf-8") as stories:
             yield from zip(prompts, stories, strict=True)
         return
-    from mmpu.hub import HubSource
+    from mmpu.task.hub import HubSource
 
     copy = folder if any(folder.rglob("*.parquet")) else None
     for row in HubSource.parse(HUB, __file__).rows(split, copy):

@@ -21,15 +21,17 @@ import torch
 from accelerate import Accelerator
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from mmpu.core import Engine, Response, Row, Sample, Sampling, user
+from mmpu.core import Engine, Response, Sample, Sampling, user
 from mmpu.engines.hf import HF
 from mmpu.engines.openai import OpenAI
-from mmpu.loading import StudentConfig
+from mmpu.learning import Row
 from mmpu.methods.sft import SFT
 from mmpu.scorers.rubric import Rubric
 from mmpu.scorers.scalar_judge import ScalarJudge
 from mmpu.scorers.token_judge import TokenJudge
-from mmpu.student import Student
+from mmpu.student.loading import load_student
+from mmpu.student.parts import StudentConfig
+from mmpu.student.student import Student
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
 from test_scorers import POOL, WEIGHTS, Scripted, group, rubric, verifier
@@ -140,7 +142,7 @@ def serving(
 
 def in_process(engine: OpenAI) -> HF:
     """The weights that a server serves."""
-    return HF(Student.load(StudentConfig(engine.model, device="cpu")))
+    return HF(load_student(StudentConfig(engine.model, device="cpu")))
 
 
 class Exchanges:

@@ -10,7 +10,7 @@ from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlu
 from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import save_file
 
-from mmpu import recipe
+from mmpu.recipes import training as recipe
 
 
 def take(kind: DistributedType) -> None:

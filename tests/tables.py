@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mmpu.core import Batch, Group, Method, Quantities, Response, Row, Sample
+from mmpu.core import Group, Response, Sample
+from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.methods.dapo import DAPO
 from mmpu.methods.dpo import DPO
 from mmpu.methods.grpo import GRPO

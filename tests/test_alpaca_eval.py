@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmpu.core import Duel, Sample, user
+from mmpu.core import Sample, user
+from mmpu.duel import Duel
 from mmpu.judging.archive import import_verdicts, recompute
 from mmpu.judging.glm import Outcome, length_controlled, read_calibration
 from mmpu.judging.match import match_of
@@ -97,7 +98,7 @@ def test_our_verdicts_give_our_win_rates_in_its_package(tmp_path: Path, glm_winr
     from alpaca_eval.metrics import get_winrate
 
     from mmpu.judging.alpaca import write_annotations
-    from mmpu.task import load_task
+    from mmpu.task.yaml_task import load_task
 
     (tmp_path / "rows.json").write_text(json.dumps([{"q": f"Question {i}?"} for i in range(N)]))
     (tmp_path / "talk.yaml").write_text('prompt: [{user: "{{ q }}"}]\nsource: rows.json\n')
@@ -130,7 +131,7 @@ def test_the_judge_asks_what_the_package_asks() -> None:
 
     from mmpu import plugins
     from mmpu.config import load_yaml
-    from mmpu.judge.alpaca_eval import AlpacaEval
+    from mmpu.judges.alpaca_eval import AlpacaEval
 
     path = plugins.find_data("judges", "alpaca-eval")
     prompt = plugins.beside(path, load_yaml(path)["prompt"])

@@ -16,86 +16,38 @@ EVERYTHING = "*"
 USES = {
     "core": "",
     "statistics": "",
-    "losses": "core",
-    "divergence": "core",
-    "head": "divergence logprobs",
-    "logprobs": "",
-    "vision": "",
-    "packing": "attention vision",
+    "learning": "core",
+    "duel": "core",
+    "losses": "learning",
     "plugins": "core",
-    "media": "core",
-    "download": "core media",
-    "store": "core",
-    "cache": "core plugins store",
-    "client": "core",
-    "generate": "core engines media store",
     "prompts": "core",
     "config": "core plugins",
-    "templates": "core config graders",
-    "sources": "core config plugins hub",
-    "hub": "core config",
-    "sample": "core config media templates",
-    "lookup": "core config plugins",
-    "task": "core config download lookup plugins sample sources hub templates",
-    "task_check": "core media task templates",
-    "task_show": "core hub media task",
-    "metrics": "core statistics",
-    "harness": "core config store student task",
-    "leaderboard": "core statistics store",
-    "judging": "core leaderboard media prompts statistics store",
-    "tables": "leaderboard statistics",
-    "answers": "core leaderboard metrics statistics store task",
-    "provenance": "core leaderboard media prompts task",
-    "evaluate": "answers core judging leaderboard media provenance store task",
-    "judge": "core prompts",
+    "client": "core",
+    "media": "core",
+    "store": "core plugins",
     "graders": "core",
+    "judges": "core duel prompts",
     "scorers": "core prompts",
-    "methods": "core divergence losses prompts",
-    "students": "core media",
-    "attention": "",
-    "loading": "core plugins students",
-    "tokenizing": "",
-    "encoding": "core loading media packing students tokenizing vision",
-    "last_layer": "",
-    "rms_norm": "",
-    "tied": "",
-    "student": "attention core doctor encoding head last_layer loading packing rms_norm students tied vision",
-    "doctor": "core engines loading media packing student",
-    "engines": "attention client core encoding loading media packing store student",
-    "train": "core head loading logprobs losses packing statistics store student",
-    "wiring": "core config engines plugins store task",
-    "fit": "core task wiring",
-    "presets": "core config plugins",
-    "comparison": "statistics",
-    "compare": "assess comparison core config engines plugins presets recipe runs store task",
-    "curves": "core config",
-    "runs": "answers config core engines loading student",
-    "assess": EVERYTHING,
-    "recipe": EVERYTHING,
+    "families": "core media",
+    "methods": "core learning losses prompts student",
+    "task": "config core graders media plugins",
+    "student": "core families learning media plugins",
+    "engines": "client core media store student",
+    "train": "core learning losses statistics store student",
+    "boards": "core duel media prompts statistics store task",
+    "judging": "boards core duel media prompts statistics store",
+    "evaluation": "boards config core duel judging media statistics store student task",
+    "recipes": "boards config core duel engines evaluation judging learning media plugins store student task train",
+    "studies": "config core duel engines plugins recipes statistics store task",
     "cli": EVERYTHING,
-    "judge_cli": EVERYTHING,
-    "cli_tasks": EVERYTHING,
 }
-"""What of mmpu each module or package may import, at its top or inside a function; a package also from itself."""
+"""What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""
 
 LIGHT = {
-    *("core", "plugins", "config", "task", "media", "store", "statistics", "prompts", "leaderboard", "evaluate"),
-    *("templates", "sources", "hub", "sample", "lookup", "task_check", "task_show", "metrics", "harness"),
-    *("answers", "provenance", "tables", "cache", "client", "download", "generate", "judging", "judge", "graders"),
-    *(
-        "assess",
-        "recipe",
-        "runs",
-        "cli",
-        "cli_tasks",
-        "judge_cli",
-        "wiring",
-        "fit",
-        "presets",
-        "compare",
-        "comparison",
-        "curves",
-    ),
+    *("core", "duel", "learning", "statistics", "plugins", "prompts", "config", "client", "media", "store"),
+    *("graders", "judges", "task", "boards", "judging", "evaluation", "studies", "cli"),
+    *("recipes.training", "recipes.evaluation", "recipes.collecting", "recipes.wiring", "recipes.fit"),
+    *("recipes.presets", "recipes.runs"),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""
@@ -116,11 +68,12 @@ def modules() -> dict[str, ast.Module]:
 MODULES = modules()
 
 
-def imports(node: ast.AST, *, lazy: bool) -> set[str]:
-    """Full names of what is imported below a node; `lazy` includes imports inside functions. Types only: excluded."""
+def imports(node: ast.AST, *, lazy: bool, types: bool = False) -> set[str]:
+    """Full names of the modules imported below a node; `lazy` includes imports inside functions, `types` those that
+    only type checkers see."""
     found: set[str] = set()
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not types:
             continue
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not lazy:
             continue
@@ -128,15 +81,22 @@ def imports(node: ast.AST, *, lazy: bool) -> set[str]:
             found |= {alias.name for alias in child.names}
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, f"line {child.lineno}: imports are absolute"
-            # `from mmpu import media` names a module, `from mmpu import __version__` does not.
-            inner = {f"mmpu.{alias.name}" for alias in child.names if not alias.name.startswith("_")}
-            found |= inner if child.module == "mmpu" else {str(child.module)}
-        found |= imports(child, lazy=lazy)
-    return found
+            # `from mmpu.media import images` names a module, `from mmpu.media import load_image` its package.
+            inner = {f"{child.module}.{alias.name}" for alias in child.names}
+            modules = {name for name in inner if name.removeprefix("mmpu.") in MODULES}
+            found |= modules | ({str(child.module)} if inner - modules else set())
+        found |= imports(child, lazy=lazy, types=types)
+    return found - {"mmpu"}
+
+
+def used(name: str, *, lazy: bool = True, types: bool = False) -> set[str]:
+    """The modules of ours that a module imports, without `mmpu.`."""
+    found = {i.removeprefix("mmpu.") for i in imports(MODULES[name], lazy=lazy, types=types) if i.startswith("mmpu.")}
+    return found & set(MODULES) - {name}
 
 
 def row(name: str) -> str:
-    """The row of the table that speaks for a module."""
+    """The wing that a module stands in."""
     return name.split(".")[0]
 
 
@@ -157,13 +117,35 @@ def test_the_table_names_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if USES.get(row(name)) != EVERYTHING])
-def test_a_module_imports_what_its_row_allows(name: str) -> None:
-    used = {row(i.removeprefix("mmpu.")) for i in imports(MODULES[name], lazy=True) if i.startswith("mmpu.")}
-    assert used <= {*USES[row(name)].split(), row(name)}
+def test_a_wing_imports_what_its_row_allows(name: str) -> None:
+    assert {row(module) for module in used(name, types=True)} <= {*USES[row(name)].split(), row(name)}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and those for types included."""
+    left = {name: used(name, types=True) for name in MODULES}
+    while free := [name for name, needs in left.items() if not needs & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left, "in a circle, or above one"
+
+
+DOORS = {name for name in MODULES if any(isinstance(node, ast.Assign) for node in MODULES[name].body) and name in USES}
+"""Packages whose `__init__.py` says in `__all__` what others may use."""
+DOORS &= {path.parent.name for path in (ROOT / "mmpu").glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_wing_is_entered_by_its_door(name: str) -> None:
+    """What stands in a package with an `__all__` is taken from there, or a file of it is taken whole."""
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mmpu."):
+            _, wing, *inside = str(node.module).split(".")
+            assert not inside or wing == row(name) or wing not in DOORS, f"line {node.lineno}: {node.module}"
 
 
 def test_only_engines_that_sample_the_student_know_it() -> None:
-    knowing = {n for n in MODULES if row(n) == "engines" and "mmpu.student" in imports(MODULES[n], lazy=True)}
+    knowing = {n for n in MODULES if row(n) == "engines" and "student" in map(row, used(n))}
     assert knowing == {"engines.hf", "engines._vllm", "engines.vllm", "engines.vllm_server"}
 
 
@@ -179,7 +161,7 @@ def test_a_light_module_leaves_heavy_imports_to_its_functions(name: str) -> None
     while pending:
         direct = imports(MODULES[pending.pop()], lazy=False)
         assert not {i.split(".")[0] for i in direct} & HEAVY
-        own = {i.removeprefix("mmpu.") for i in direct if i.startswith("mmpu.")} & set(MODULES)
+        own = {i.removeprefix("mmpu.") for i in direct} & set(MODULES)
         pending += own - loaded
         loaded |= own
 

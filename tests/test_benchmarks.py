@@ -15,9 +15,9 @@ from conftest import ROOT
 from mmpu import plugins
 from mmpu.config import load_yaml
 from mmpu.core import UserError
-from mmpu.sample import Maker
-from mmpu.task import YamlTask, load_task
-from mmpu.task_check import check
+from mmpu.task.check import check
+from mmpu.task.sample import Maker
+from mmpu.task.yaml_task import YamlTask, load_task
 
 YAMLS = {path.stem: path for path in sorted((ROOT / "tasks").glob("*.yaml"))}
 

@@ -12,12 +12,12 @@ from conftest import ROOT
 from mmpu import plugins
 from mmpu.core import Group, Response, Sampling
 from mmpu.engines.hf import HF
-from mmpu.loading import StudentConfig
-from mmpu.media import fingerprint
+from mmpu.media.images import fingerprint
 from mmpu.scorers.self_eval import SelfEval
 from mmpu.statistics import auc
-from mmpu.student import Student
-from mmpu.task import load_task
+from mmpu.student.loading import load_student
+from mmpu.student.parts import StudentConfig
+from mmpu.task.yaml_task import load_task
 
 PAIRS = (("tiny-text", "market"), ("tiny-vl", "shapes"))
 SPLITS = ("train", "validation", "test")
@@ -69,7 +69,7 @@ def test_rows_are_the_same_every_time(task: str) -> None:
 @pytest.mark.parametrize(("model", "task"), PAIRS)
 def test_students_know_something_and_grade_what_they_do_not_know(model: str, task: str) -> None:
     """On held-out items: some answers right, some wrong, and self-evaluation tells which (AUC at least 0.8)."""
-    student = Student.load(StudentConfig(model, device="cpu"))
+    student = load_student(StudentConfig(model, device="cpu"))
     loaded = load_task(task)
     samples = loaded.samples("test[:150]")
     answers = HF(student).generate(samples, 2, Sampling(max_tokens=24))

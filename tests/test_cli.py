@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mmpu import __version__
-from mmpu.cli import main
+from mmpu.boards.board import read
+from mmpu.boards.tables import markdown
+from mmpu.cli.main import main
 from mmpu.config import load_yaml
 from mmpu.core import UserError
-from mmpu.leaderboard import read
-from mmpu.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,7 +76,7 @@ def test_the_baseline_may_be_one_of_the_systems_by_its_label(folder: Path) -> No
 
 
 def test_answers_are_judged_without_torch(folder: Path) -> None:
-    code = "import sys; from mmpu.cli import main; main(standalone_mode=False); print('torch' in sys.modules)"
+    code = "import sys; from mmpu.cli.main import main; main(standalone_mode=False); print('torch' in sys.modules)"
     command = [sys.executable, "-c", code, *evaluation()]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.stdout.endswith("False\n"), done.stderr

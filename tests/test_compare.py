@@ -10,12 +10,14 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from mmpu import compare, presets, recipe
-from mmpu.compare import Options
 from mmpu.config import load_yaml
 from mmpu.core import Group, UserError
 from mmpu.methods.opsd import OPSD
-from mmpu.task import load_task
+from mmpu.recipes import presets
+from mmpu.recipes import training as recipe
+from mmpu.studies import compare
+from mmpu.studies.compare import Options
+from mmpu.task.yaml_task import load_task
 from tiny import save
 
 ROWS = 16

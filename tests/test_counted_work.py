@@ -10,7 +10,7 @@ from benchmarks.counting import Counts, counting
 from benchmarks.problem import Setting
 from mmpu.core import Part, Sample, Sampling, user
 from mmpu.engines.hf import HF
-from mmpu.packing import Tree
+from mmpu.student.packing import Tree
 from tiny import IMAGE_FAMILIES, picture, student
 
 

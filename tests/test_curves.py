@@ -11,11 +11,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mmpu import curves
-from mmpu.cli import main
+from mmpu.cli.main import main
 from mmpu.core import UserError
+from mmpu.studies import curves
 from mmpu.train import alarms
-from mmpu.train.loop import StageConfig
+from mmpu.train.stage import StageConfig
 
 
 def run(folder: Path, tau: float = 1.2, steps: int = 20, seed: int = 0) -> Path:

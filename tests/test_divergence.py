@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from mmpu.core import UserError
-from mmpu.divergence import FLOOR, Divergence, divergence, log_softmax
-from mmpu.head import Ask, Head, Teacher, measure
-from mmpu.logprobs import SPARE, Room
+from mmpu.learning import Divergence
 from mmpu.losses import kl_per_token
+from mmpu.student.divergence import FLOOR, divergence, log_softmax
+from mmpu.student.head import Ask, Head, Teacher, measure
+from mmpu.student.logprobs import SPARE, Room
 
 T = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
 S = torch.tensor([[0.2, 0.5, 0.3]], dtype=torch.float64).log()
@@ -157,8 +158,8 @@ def test_chunks_change_neither_values_nor_gradients(
         grads = [x.grad for x in (h, w, b) if x.grad is not None]
         return [*(value.detach() for value in found.values()), *grads]
 
-    monkeypatch.setattr("mmpu.head.CHUNK", 50 * 4)
-    monkeypatch.setattr("mmpu.logprobs.CACHED", 50 * 3)
+    monkeypatch.setattr("mmpu.student.head.CHUNK", 50 * 4)
+    monkeypatch.setattr("mmpu.student.logprobs.CACHED", 50 * 3)
     # nothing is kept, the first chunks, everything; gradients handed over, and added in place
     for room in (Room(200, 1, 0), Room(200, 1, 500), Room(200, 1), Room(200, 1, 0, True), Room(), SPARE):
         for ours, whole in zip(run(room), run(None), strict=True):

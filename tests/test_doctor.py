@@ -10,12 +10,13 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
 
-from mmpu.cli import main
-from mmpu.doctor import can_share, examine
-from mmpu.encoding import Encoder
-from mmpu.loading import StudentConfig
-from mmpu.student import Student
-from mmpu.students.qwen2_5_vl import Qwen25VL
+from mmpu.cli.main import main
+from mmpu.families.qwen2_5_vl import Qwen25VL
+from mmpu.recipes.doctor import examine
+from mmpu.student.encoding import Encoder
+from mmpu.student.parts import StudentConfig
+from mmpu.student.selfcheck import can_share
+from mmpu.student.student import Student
 from tiny import FAMILIES, picture, sample, save, shared_student, student, text_model
 
 
@@ -130,7 +131,7 @@ def with_tokenizer(family: str, tok: Any) -> Student:
 
 def examine_student(model: Student) -> list[Any]:
     """The checks that do not load from a folder."""
-    from mmpu import doctor
+    from mmpu.recipes import doctor
 
     limit = doctor.LIMITS["float32"]
     checks = (doctor._batched, doctor._forced, doctor._shared, doctor._adapter)

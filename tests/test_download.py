@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmpu import download
 from mmpu.core import UserError
-from mmpu.media import load_image
-from mmpu.recipe import GenerateOptions, collection
-from mmpu.task import load_task
+from mmpu.media import download
+from mmpu.media.images import load_image
+from mmpu.recipes.training import GenerateOptions, collection
+from mmpu.task.yaml_task import load_task
 from test_media import encoded
 
 

@@ -13,14 +13,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mmpu import rms_norm, tied
-from mmpu.core import Response, Row, Sampling
+from mmpu.core import Response, Sampling
 from mmpu.engines.hf import HF
-from mmpu.head import Ask
-from mmpu.loading import Lora
-from mmpu.logprobs import AMPLE, TRAINING, Room
+from mmpu.learning import Row
 from mmpu.methods.sft import SFT
-from mmpu.packing import Tree, pack
+from mmpu.student import rms_norm, tied
+from mmpu.student.head import Ask
+from mmpu.student.logprobs import AMPLE, TRAINING, Room
+from mmpu.student.packing import Tree, pack
+from mmpu.student.parts import Lora
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
 from tiny import sample, samples, student

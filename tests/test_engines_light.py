@@ -23,8 +23,8 @@ from mmpu.core import Choice, Engine, Failed, Message, Part, Response, Sample, S
 from mmpu.engines.cached import Cached
 from mmpu.engines.reference import Reference
 from mmpu.engines.replay import Replay
-from mmpu.media import data_uri
-from mmpu.store import Ledger, Store
+from mmpu.media.images import data_uri
+from mmpu.store.store import Ledger, Store
 
 ROOT = Path(__file__).parent.parent
 GREEDY = Sampling(temperature=0.0)
@@ -259,7 +259,7 @@ from pathlib import Path
 from mmpu.core import Sample, Sampling, user
 from mmpu.engines.cached import Cached
 from mmpu.engines.replay import Replay
-from mmpu.store import Ledger, Store
+from mmpu.store.store import Ledger, Store
 
 folder = Path(sys.argv[1])
 ledger = Ledger(folder / "ledger.json")
@@ -347,7 +347,7 @@ from pathlib import Path
 from mmpu.core import Sample, Sampling, user
 from mmpu.engines.cached import Cached
 from mmpu.engines.openai import OpenAI
-from mmpu.store import Ledger, Store
+from mmpu.store.store import Ledger, Store
 
 folder, url, name, lease = Path(sys.argv[1]), *sys.argv[2:]
 ledger = Ledger(folder / f"{name}.json")

@@ -10,10 +10,11 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from conftest import ROOT
-from mmpu import assess, recipe
-from mmpu.loading import StudentConfig
-from mmpu.student import Student
-from mmpu.task import load_task
+from mmpu.recipes import evaluation as assess
+from mmpu.recipes import training as recipe
+from mmpu.student.parts import StudentConfig
+from mmpu.student.student import Student
+from mmpu.task.yaml_task import load_task
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from endpoint import Endpoint, Reply, error, question, said
-from mmpu.cache import age, size
-from mmpu.cli import main
+from mmpu.cli.main import main
 from mmpu.core import Response, Sampling, UserError
 from mmpu.engines.replay import Replay
-from mmpu.task import load_task
+from mmpu.store.prune import age, size
+from mmpu.task.yaml_task import load_task
 
 ROOT = Path(__file__).parent.parent
 

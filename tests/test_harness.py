@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from mmpu import harness
 from mmpu.core import UserError
+from mmpu.evaluation import lm_eval as harness
 
 WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7}
 
@@ -72,7 +72,8 @@ def test_scores_are_equal_and_land_in_the_entry(task: Path, tmp_path: Path) -> N
     code = f"""
 from functools import partial
 from pathlib import Path
-from mmpu import assess, harness
+from mmpu.recipes import evaluation as assess
+from mmpu.evaluation import lm_eval as harness
 harness.run = partial(harness.run, include=Path({str(tmp_path / "out")!r}))
 assess.evaluate(
     assess.EvalOptions(("ours=tiny-text",), {str(task)!r}, folder={str(tmp_path)!r}, lm_eval=("mmpu_sums",))

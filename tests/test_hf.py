@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache
 
-from mmpu.attention import Prefix
 from mmpu.core import Choice, Failed, Response, Sampling
 from mmpu.engines.hf import HF, draw
-from mmpu.packing import Tree, pack
-from mmpu.student import Student
+from mmpu.student.attention import Prefix
+from mmpu.student.packing import Tree, pack
+from mmpu.student.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, picture, sample, samples, shared_student, student
 
 

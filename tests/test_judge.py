@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from mmpu.core import Choice, Duel, Engine, Failed, Judge, Response, Sample, Sampling, UserError, Verdict, user
-from mmpu.judge.pairwise import Pairwise
-from mmpu.judge.rule import Rule
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
+from mmpu.duel import Duel, Judge, Verdict
+from mmpu.judges.pairwise import Pairwise
+from mmpu.judges.rule import Rule
 from mmpu.judging.measure import MAX_UNREAD, win_rate
 from mmpu.prompts import inert
-from mmpu.task import load_task
+from mmpu.task.yaml_task import load_task
 
 OPTIONS = ("A", "B", "T")
 PROMPT = str(Path(__file__).parent.parent / "judges/pairwise.txt")

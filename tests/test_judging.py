@@ -14,16 +14,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mmpu import plugins
-from mmpu.answers import Contender, slug
-from mmpu.assess import load_judge, load_prices
-from mmpu.cli import main
-from mmpu.core import Choice, Duel, Engine, Failed, Response, Sample, Sampling, UserError, user
+from mmpu.boards.board import Board, Entry, read
+from mmpu.cli.main import main
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
+from mmpu.duel import Duel
 from mmpu.engines.replay import Replay
-from mmpu.evaluate import STORE, Settings, prepare, publish
-from mmpu.judge.alpaca_eval import AlpacaEval
-from mmpu.judge.pairwise import Pairwise
-from mmpu.judge.rule import Rule
-from mmpu.judge.scalar import Scalar
+from mmpu.evaluation.answers import Contender, slug
+from mmpu.evaluation.evaluate import STORE, Settings, prepare, publish
+from mmpu.judges.alpaca_eval import AlpacaEval
+from mmpu.judges.pairwise import Pairwise
+from mmpu.judges.rule import Rule
+from mmpu.judges.scalar import Scalar
 from mmpu.judging import economy
 from mmpu.judging.archive import export_verdicts, import_verdicts, recompute
 from mmpu.judging.audit import audit_with_traps
@@ -31,9 +32,9 @@ from mmpu.judging.compare import Game, bradley_terry
 from mmpu.judging.match import match_of
 from mmpu.judging.run import questions
 from mmpu.judging.verdicts import Verdicts
-from mmpu.leaderboard import Board, Entry, read
 from mmpu.prompts import MAX_CHARACTERS
-from mmpu.task import YamlTask, load_task
+from mmpu.recipes.evaluation import load_judge, load_prices
+from mmpu.task.yaml_task import YamlTask, load_task
 
 ROOT = Path(__file__).parent.parent
 PROMPT = str(ROOT / "judges/pairwise.txt")
@@ -665,7 +666,7 @@ def test_a_budget_stops_cleanly_and_resumes(plugin: Path) -> None:
 
 
 def test_progress_is_told_with_rate_and_time_to_go(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmpu.judge_cli.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("mmpu.cli.judge.QUIET_SECONDS", 0.0)
     done = mmpu(*EVAL, "--probes", "0")
     assert re.search(r"^32/120 readings, \d+\.\d/s, 0 unread, \d+ s to go$", done.stderr, re.M), done.stderr
     assert re.search(r"^120/120 readings, \d+\.\d/s, 0 unread$", done.stderr, re.M)

@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmpu.answers import slug
-from mmpu.assess import EvalOptions, evaluate
-from mmpu.core import UserError
-from mmpu.leaderboard import (
+from mmpu.boards.board import (
     Board,
     Comparison,
     Entry,
@@ -25,8 +22,11 @@ from mmpu.leaderboard import (
     schema,
     write,
 )
+from mmpu.boards.tables import markdown
+from mmpu.core import UserError
+from mmpu.evaluation.answers import slug
+from mmpu.recipes.evaluation import EvalOptions, evaluate
 from mmpu.statistics import Difference, Interval
-from mmpu.tables import markdown
 
 HALF = Interval(0.5, 0.25, 0.75, 4)
 BASE = System("base", "tiny", "0" * 16, None, None, None, "1" * 16)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
-from mmpu.core import NAN, Batch, Group, Quantities, Response, Shadow, UserError
-from mmpu.divergence import REVERSE
+from mmpu.core import NAN, Group, Response, UserError
+from mmpu.learning import Batch, Quantities, Shadow
 from mmpu.losses import group_log_softmax, kl_per_token, label_distribution, seq_mean, seq_sum
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
+from mmpu.student.divergence import REVERSE
 from tiny import sample
 
 SCORES = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)

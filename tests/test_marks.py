@@ -19,15 +19,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from endpoint import Endpoint, Reply, error, question, said
-from mmpu.cli import main
-from mmpu.core import Duel, Sample, Verdict
-from mmpu.judge.scalar import Scalar
+from mmpu.boards.board import Entry, read
+from mmpu.cli.main import main
+from mmpu.core import Sample
+from mmpu.duel import Duel, Verdict
+from mmpu.judges.scalar import Scalar
 from mmpu.judging.archive import export_verdicts, import_verdicts, recompute
 from mmpu.judging.match import Asked, Match, match_of
 from mmpu.judging.run import ask, questions
 from mmpu.judging.verdicts import Verdicts, key_of, reading_of
-from mmpu.leaderboard import Entry, read
-from mmpu.task import load_task
+from mmpu.task.yaml_task import load_task
 
 ROOT = Path(__file__).parent.parent
 MARKS = str(ROOT / "judges/marks.txt")
@@ -177,7 +178,7 @@ def test_a_budget_stops_at_the_call_and_the_estimate_says_what_is_left(marker: M
 
 
 def test_progress_counts_marks(marker: Marker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmpu.judge_cli.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("mmpu.cli.judge.QUIET_SECONDS", 0.0)
     done = evaluate("long", "short")
     assert re.search(rf"^\d+/{3 * N} readings, \d+\.\d/s, 0 unread, \d+ s to go$", done.stderr, re.M), done.stderr
     assert re.search(rf"^{3 * N}/{3 * N} readings, \d+\.\d/s, 0 unread$", done.stderr, re.M), done.stderr

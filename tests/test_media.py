@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmpu.core import Message, Part, UserError, user
-from mmpu.media import MAX_PIXELS, data_uri, fingerprint, image_bytes, load_image, prompt_key
+from mmpu.media.images import MAX_PIXELS, data_uri, fingerprint, image_bytes, load_image, prompt_key
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

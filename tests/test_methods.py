@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmpu import plugins
-from mmpu.core import Method, Quantities
+from mmpu.learning import Method, Quantities
 from mmpu.methods.grpo import GRPO
 from mmpu.methods.opsd import OPSD
 from tables import GROUPS, METHODS, Table, table

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpu import assess
-from mmpu.answers import answers_of
+from mmpu.boards.board import read
 from mmpu.core import Grader, Response, Sample, user
+from mmpu.evaluation.answers import answers_of
+from mmpu.evaluation.metrics import over_attempts, pass_at
 from mmpu.graders.final_answer import FinalAnswer
 from mmpu.graders.ifeval import IfEval
 from mmpu.graders.number import Number
 from mmpu.judging.archive import recompute
-from mmpu.leaderboard import read
-from mmpu.metrics import over_attempts, pass_at
+from mmpu.recipes import evaluation as assess
 
 
 def values(grader: Grader, gold: list[str], answers: list[list[str]]) -> dict[str, float]:

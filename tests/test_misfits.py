@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from endpoint import Endpoint, said, weighed
-from mmpu import recipe
 from mmpu.core import UserError
+from mmpu.recipes import training as recipe
 from tiny import save
 
 ROWS = 8

@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from endpoint import DROP, Endpoint, Reply, error, question, said, samples, weighed
-from mmpu.cli import main
+from mmpu.cli.main import main
 from mmpu.client.crew import Crew
 from mmpu.client.endpoint import PATIENCE
 from mmpu.core import Choice, Failed, Message, Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.openai import ENOUGH, OpenAI
-from mmpu.media import load_image
+from mmpu.media.images import load_image
 
 OPTIONS = ("A", "B", "T")
 

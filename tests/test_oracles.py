@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from mmpu.core import NAN, Batch, Group, Method, Quantities, Response, Row, UserError
+from mmpu.core import NAN, Group, Response, UserError
+from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.losses import gae, group_advantages, overlong_penalty, sigmoid_pair_loss
 from mmpu.methods.dapo import DAPO
 from mmpu.methods.dpo import DPO

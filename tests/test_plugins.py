@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from mmpu import plugins
-from mmpu.assess import load_judge
 from mmpu.config import build
-from mmpu.core import Group, Judge, Sample, Scorer, UserError, user
-from mmpu.task import load_task
+from mmpu.core import Group, Sample, Scorer, UserError, user
+from mmpu.duel import Judge
+from mmpu.recipes.evaluation import load_judge
+from mmpu.task.yaml_task import load_task
 
 ROOT = Path(__file__).parent.parent
 TASK = """
@@ -92,7 +93,7 @@ def test_a_folder_adds_a_scorer_that_is_configured_like_ours(folder: Path) -> No
 def test_a_folder_adds_a_judge(folder: Path) -> None:
     judge = load_judge("coin", load_task("capitals"))
     assert (judge.name, judge.describe) == ("coin", "a coin")
-    assert isinstance(judge, plugins.find_class("judge", "rule", Judge))
+    assert isinstance(judge, plugins.find_class("judges", "rule", Judge))
 
 
 def test_the_first_hit_wins(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +200,7 @@ def test_an_installed_package_plugs_in_by_its_entry_point(tmp_path: Path) -> Non
         tmp_path,
         "from mmpu import plugins\n"
         "from mmpu.core import Scorer\n"
-        "from mmpu.task import load_task\n"
+        "from mmpu.task.yaml_task import load_task\n"
         "print([root.name for root in plugins.roots()])\n"
         "print(load_task('fruit').samples('test')[0].prompt[0].text)\n"
         "print(plugins.find_class('scorers', 'brief', Scorer).__module__)\n",
@@ -210,13 +211,13 @@ def test_an_installed_package_plugs_in_by_its_entry_point(tmp_path: Path) -> Non
 def test_a_folder_comes_before_an_installed_package(tmp_path: Path, folder: Path) -> None:
     install(tmp_path / "site")
     lay_out(folder, {"tasks/fruit.yaml": TASK.format(about="Mine.", grader="number")})
-    code = "from mmpu.task import load_task; print(load_task('fruit').config.about)"
+    code = "from mmpu.task.yaml_task import load_task; print(load_task('fruit').config.about)"
     assert python(tmp_path / "site", code, MMPU_PATH=str(folder)).stdout == "Mine.\n"
 
 
 @pytest.mark.parametrize("value", ["gone", "gone.altogether", "fruitful.scorers.brief"])
 def test_an_entry_point_that_is_no_package_is_named(tmp_path: Path, value: str) -> None:
     install(tmp_path, value)
-    done = python(tmp_path, "import mmpu.cli; mmpu.cli.main(['tasks'])")
+    done = python(tmp_path, "import mmpu.cli.main; mmpu.cli.main.main(['tasks'])")
     assert done.returncode == 2
     assert done.stderr == f"mmpu: plug-in 'fruit' names {value!r}, which is not an importable package; reinstall it\n"

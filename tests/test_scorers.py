@@ -20,7 +20,7 @@ from mmpu.scorers.rule import Rule
 from mmpu.scorers.scalar_judge import ScalarJudge
 from mmpu.scorers.self_eval import SelfEval
 from mmpu.scorers.token_judge import TokenJudge
-from mmpu.store import Ledger, Store
+from mmpu.store.store import Ledger, Store
 from tiny import sample
 
 

@@ -24,13 +24,15 @@ from torch.distributed.tensor import DTensor
 from transformers import Qwen2ForCausalLM
 
 from conftest import ROOT
-from mmpu import recipe, runs
-from mmpu.core import Method, Sampling, UserError
+from mmpu.core import Sampling, UserError
 from mmpu.engines.hf import HF
-from mmpu.loading import Lora, StudentConfig
+from mmpu.learning import Method
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.ppo import PPO
 from mmpu.methods.srpo import SRPO
+from mmpu.recipes import runs
+from mmpu.recipes import training as recipe
+from mmpu.student.parts import Lora, StudentConfig
 from mmpu.train import sharding
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater

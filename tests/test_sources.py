@@ -17,9 +17,9 @@ import yaml
 from conftest import ROOT
 from hub import COMMIT, Hub
 from mmpu.core import UserError, user
-from mmpu.hub import HubSource
-from mmpu.media import load_image
-from mmpu.task import YamlTask, load_task
+from mmpu.media.images import load_image
+from mmpu.task.hub import HubSource
+from mmpu.task.yaml_task import YamlTask, load_task
 from sums import ROWS, jsonl, png
 
 
@@ -227,7 +227,7 @@ def test_local_files_take_the_hub_s_place(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_datasets")
 def test_a_machine_without_network_is_told_the_way_out(tmp_path: Path) -> None:
     task(tmp_path, source="hf:some/sums")
-    code = f"from mmpu.task import load_task; load_task({str(tmp_path / 'sums.yaml')!r}).samples('test')"
+    code = f"from mmpu.task.yaml_task import load_task; load_task({str(tmp_path / 'sums.yaml')!r}).samples('test')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from mmpu.core import UserError
-from mmpu.store import Ledger, Store, new_owner, write_atomically
+from mmpu.store.store import Ledger, Store, new_owner, write_atomically
 
 ROOT = Path(__file__).parent.parent
 WRITER = """
 import sys
 from pathlib import Path
-from mmpu.store import Store
+from mmpu.store.store import Store
 
 path, who = sys.argv[1:]
 sys.stdin.readline()  # all start together
@@ -32,7 +32,7 @@ print("done", flush=True)
 ENDLESS = """
 import itertools, sys
 from pathlib import Path
-from mmpu.store import Ledger, Store
+from mmpu.store.store import Ledger, Store
 
 folder = Path(sys.argv[1])
 store, ledger = Store(folder / "s.sqlite"), Ledger(folder / "ledger.json")
@@ -121,7 +121,7 @@ def test_a_claim_is_one_owner_s_until_it_is_released_or_lapses(tmp_path: Path, m
     path = tmp_path / "s.sqlite"
     one, two = Store(path), Store(path)
     now = 1000.0
-    monkeypatch.setattr("mmpu.store.time.time", lambda: now)
+    monkeypatch.setattr("mmpu.store.store.time.time", lambda: now)
     first, second = new_owner(), new_owner()
     assert one.claim("abc", first, 30) == set("abc")
     assert one.claim("abc", first, 30) == set("abc"), "its own"
@@ -142,7 +142,7 @@ def test_holdings_and_pruning_go_by_model_age_and_size(tmp_path: Path, monkeypat
     path = tmp_path / "s.sqlite"
     store = Store(path)
     now = 0.0
-    monkeypatch.setattr("mmpu.store.time.time", lambda: now)
+    monkeypatch.setattr("mmpu.store.store.time.time", lambda: now)
     for day in range(10):
         now = day * 86400.0
         store.put({f"a{day}": "x" * 10_000}, "large")

@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mmpu.core import Failed, Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
-from mmpu.loading import Lora, StudentConfig
-from mmpu.media import load_image
-from mmpu.packing import Tree, pack, share
-from mmpu.student import Student
+from mmpu.media.images import load_image
+from mmpu.student.loading import load_student
+from mmpu.student.packing import Tree, pack, share
+from mmpu.student.parts import Lora, StudentConfig
+from mmpu.student.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
 
 TOLERANCE = 1e-5
@@ -117,7 +118,7 @@ def test_vision_tower_is_frozen_by_default(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_save_and_load(family: str, tmp_path: Path) -> None:
     folder = save(family, tmp_path / "model")
-    loaded = Student.load(StudentConfig(str(folder), device="cpu"))
+    loaded = load_student(StudentConfig(str(folder), device="cpu"))
     original = shared_student(family)
     prompt = samples(family)[0]
     assert loaded.encode(prompt).ids == original.encode(prompt).ids
@@ -137,7 +138,7 @@ def test_the_base_is_saved_without_its_adapter(family: str, tmp_path: Path) -> N
             if parameter.requires_grad:
                 parameter.add_(0.05)
     model.save_base(tmp_path)
-    loaded = Student.load(StudentConfig(str(tmp_path), device="cpu"))
+    loaded = load_student(StudentConfig(str(tmp_path), device="cpu"))
     tree = Tree(model.encode(samples(family)[0]), ((9, 10, 11),))
     with torch.no_grad():
         live = model(pack([tree], model.pad))
@@ -191,17 +192,17 @@ def test_a_prompt_longer_than_the_model_reads_is_refused() -> None:
 
 def test_unknown_models_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'tiny-text'"):
-        Student.load(StudentConfig("tiny-txt"))
+        load_student(StudentConfig("tiny-txt"))
     with pytest.raises(UserError, match=r"without config\.json"):
-        Student.load(StudentConfig(str(tmp_path)))
+        load_student(StudentConfig(str(tmp_path)))
 
 
 def test_a_model_without_chat_template_needs_completion_style(tmp_path: Path) -> None:
     folder = save("llama", tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="template: completion"):
-        Student.load(StudentConfig(str(folder)))
-    loaded = Student.load(StudentConfig(str(folder), template="completion", device="cpu"))
+        load_student(StudentConfig(str(folder)))
+    loaded = load_student(StudentConfig(str(folder), template="completion", device="cpu"))
     assert "yes no" in loaded.tokenizer.decode(loaded.encode(sample("x", "yes no")).ids)
 
 
@@ -261,7 +262,7 @@ def test_resizing_agrees_with_qwen_vl_utils(family: str, monkeypatch: pytest.Mon
         image = load_image(picture(width, height))
         theirs = rules.features(processor, image)
         with monkeypatch.context() as patched:
-            patched.setattr("mmpu.students.qwen2_5_vl._fetch_image", lambda: None)
+            patched.setattr("mmpu.families.qwen2_5_vl._fetch_image", lambda: None)
             ours = rules.features(processor, image)
         assert theirs["image_grid_thw"].tolist() == ours["image_grid_thw"].tolist()
         torch.testing.assert_close(theirs["pixel_values"], ours["pixel_values"], atol=0, rtol=0)
@@ -273,7 +274,7 @@ def test_a_quantised_base_needs_an_adapter_and_a_gpu() -> None:
         StudentConfig("tiny-text", quantize="4bit")
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="needs a CUDA device"):
-            Student.load(StudentConfig("tiny-text", quantize="4bit", lora=Lora()))
+            load_student(StudentConfig("tiny-text", quantize="4bit", lora=Lora()))
 
 
 def test_dropout_of_the_published_config_is_off(tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ def test_dropout_of_the_published_config_is_off(tmp_path: Path) -> None:
     model = student("opt")
     model.base.config.dropout = 0.3
     model.save(tmp_path / "model")
-    loaded = Student.load(StudentConfig(str(tmp_path / "model"), device="cpu")).train()
+    loaded = load_student(StudentConfig(str(tmp_path / "model"), device="cpu")).train()
     tree = Tree(loaded.encode(sample("a")), ((9, 10, 11),))
     with torch.no_grad():
         torch.testing.assert_close(loaded(loaded.pack([tree])), loaded(loaded.pack([tree])), atol=0, rtol=0)

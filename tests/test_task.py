@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from mmpu.core import Message, Part, UserError, user
-from mmpu.media import load_image
-from mmpu.task import YamlTask, load_task
+from mmpu.media.images import load_image
+from mmpu.task.yaml_task import YamlTask, load_task
 from sums import ROWS, SUMS, jsonl, png
 
 NUMBERS: dict[str, Any] = {**SUMS, "splits": {**SUMS["splits"], "all": {}}}

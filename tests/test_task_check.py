@@ -16,11 +16,11 @@ import yaml
 from click.testing import CliRunner, Result
 
 from conftest import ROOT
-from mmpu import recipe
-from mmpu.cli import main
+from mmpu.cli.main import main
 from mmpu.core import UserError
-from mmpu.task import load_local, load_task
-from mmpu.task_check import Report, check
+from mmpu.recipes import training as recipe
+from mmpu.task.check import Report, check
+from mmpu.task.yaml_task import load_local, load_task
 from sums import ROWS, SUMS, jsonl, png
 
 
@@ -213,7 +213,7 @@ def test_show_prints_samples_as_a_model_gets_them(tmp_path: Path) -> None:
 def test_a_terminal_that_draws_gets_the_picture(tmp_path: Path) -> None:
     picture(tmp_path / "pictures/6.png", "red")
     path = write(tmp_path, **SHOWN)
-    code = "import sys; from mmpu.cli import main; sys.stdout.isatty = lambda: True; main()"
+    code = "import sys; from mmpu.cli.main import main; sys.stdout.isatty = lambda: True; main()"
     for variables, start in (
         ({"KITTY_WINDOW_ID": "1"}, "\x1b_Gf=100,a=T,m=0;"),
         ({"TERM_PROGRAM": "WezTerm"}, "\x1b]1337;"),
@@ -296,7 +296,7 @@ def test_an_evaluation_takes_data_by_name_and_defaults_from_the_task(
 
 
 def recipe_board(task: str) -> Any:
-    from mmpu.leaderboard import read
+    from mmpu.boards.board import read
 
     return read(Path(f"leaderboards/{task}.rule.json"))
 

@@ -12,12 +12,13 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmpu.core import Sample
-from mmpu.encoding import Encoder
-from mmpu.loading import StudentConfig
 from mmpu.prompts import about
 from mmpu.scorers.self_eval import ASK, PROMPT
-from mmpu.student import Student
-from mmpu.tokenizing import Tokens
+from mmpu.student.encoding import Encoder
+from mmpu.student.loading import load_student
+from mmpu.student.parts import StudentConfig
+from mmpu.student.student import Student
+from mmpu.student.tokenizing import Tokens
 from tiny import CORPUS, FAMILIES, IMAGE_FAMILIES, picture, sample, shared_student
 
 REAL = ("qwen2_5", "qwen3", "llama3", "llama2_llava")
@@ -206,7 +207,7 @@ def test_every_family_reads_the_same_prompts(family: str) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-text", "tiny-vl"])
 def test_bundled_students_read_the_same_prompts(name: str) -> None:
-    student = Student.load(StudentConfig(name, device="cpu"))
+    student = load_student(StudentConfig(name, device="cpu"))
     check(student, student.tokenizer, *([picture()] if name == "tiny-vl" else []))
 
 

@@ -17,8 +17,9 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import ROOT
-from mmpu import recipe, runs
 from mmpu.core import UserError
+from mmpu.recipes import runs
+from mmpu.recipes import training as recipe
 from tiny import picture, save
 
 ROWS = 24
@@ -179,7 +180,7 @@ def test_a_full_disk_in_mid_checkpoint_leaves_the_one_before(workshop: Path, tmp
 
     script = (
         "import resource, signal, sys\n"
-        "from mmpu import recipe\n"
+        "from mmpu.recipes import training as recipe\n"
         "from mmpu.train import checkpoint\n"
         "from mmpu.core import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

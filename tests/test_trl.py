@@ -23,12 +23,12 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import nanstd
 
-from mmpu.core import Batch, Quantities
-from mmpu.divergence import Divergence, divergence, log_softmax
+from mmpu.learning import Batch, Divergence, Quantities
 from mmpu.losses import group_advantages
 from mmpu.methods.dpo import DPO
 from mmpu.methods.grpo import GRPO
 from mmpu.methods.pbsd import PBSD
+from mmpu.student.divergence import divergence, log_softmax
 
 LENGTHS = torch.tensor([5, 2, 7, 3])
 MASK = torch.arange(7)[None] < LENGTHS[:, None]

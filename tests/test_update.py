@@ -9,12 +9,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mmpu.core import Batch, Group, Method, Quantities, Response, Row, Sampling, UserError
+from mmpu.core import Group, Response, Sampling, UserError
 from mmpu.engines.hf import HF
-from mmpu.loading import Lora
+from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
-from mmpu.student import Student
+from mmpu.student.parts import Lora
+from mmpu.student.student import Student
 from mmpu.train import checkpoint
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater

@@ -12,10 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch.nn.utils.rnn import pad_sequence
 
-from mmpu.core import Batch, Group, Method, Quantities, Row, Sample, Sampling, Scorer
-from mmpu.divergence import divergence, log_softmax
+from mmpu.core import Group, Sample, Sampling, Scorer
 from mmpu.engines.hf import HF
-from mmpu.loading import Lora
+from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.losses import kl_per_token
 from mmpu.methods.dapo import DAPO
 from mmpu.methods.dpo import DPO
@@ -27,8 +26,10 @@ from mmpu.methods.pbsd import PBSD
 from mmpu.methods.ppo import PPO
 from mmpu.methods.sdft import SDFT
 from mmpu.methods.srpo import SRPO
-from mmpu.store import Ledger
-from mmpu.student import Student
+from mmpu.store.store import Ledger
+from mmpu.student.divergence import divergence, log_softmax
+from mmpu.student.parts import Lora
+from mmpu.student.student import Student
 from mmpu.train.optim import Optim
 from mmpu.train.rollout import Rollout
 from mmpu.train.shadow import Shadow

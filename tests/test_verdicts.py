@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from endpoint import DROP, Endpoint, Reply, error, question, said, weighed
-from mmpu.core import Choice, Duel, Engine, Failed, Response, Sample, Sampling, UserError, user
-from mmpu.judge.pairwise import Pairwise
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
+from mmpu.duel import Duel
+from mmpu.judges.pairwise import Pairwise
 from mmpu.judging.run import Limits, Progress, Question, Stopped, ask, missing, questions
 from mmpu.judging.verdicts import Reading, Verdicts, key_of, reading_of
 

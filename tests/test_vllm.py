@@ -22,19 +22,21 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 
-from mmpu import assess, recipe
-from mmpu.cli import main
-from mmpu.core import Choice, Duel, Failed, Response, Sample, Sampling, UserError
+from mmpu.cli.main import main
+from mmpu.core import Choice, Failed, Response, Sample, Sampling, UserError
+from mmpu.duel import Duel
 from mmpu.engines._vllm import StaleWeights
 from mmpu.engines.hf import HF, _truncate
 from mmpu.engines.vllm import ENVIRONMENT, VLLM
 from mmpu.engines.vllm_server import VLLMServer
-from mmpu.judge.pairwise import Pairwise
+from mmpu.judges.pairwise import Pairwise
 from mmpu.judging.verdicts import Verdicts, key_of
-from mmpu.loading import Lora
-from mmpu.packing import Tree, pack
-from mmpu.student import Student
-from mmpu.task import YamlTask, load_task
+from mmpu.recipes import evaluation as assess
+from mmpu.recipes import training as recipe
+from mmpu.student.packing import Tree, pack
+from mmpu.student.parts import Lora
+from mmpu.student.student import Student
+from mmpu.task.yaml_task import YamlTask, load_task
 from tiny import noise, picture, sample, samples, save, student
 
 pytestmark = [

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpu import media
 from mmpu.core import Failed, Group, Response, Sampling, UserError
 from mmpu.engines import _vllm
 from mmpu.engines._vllm import Question
 from mmpu.engines.replay import Replay
+from mmpu.media import images as media
 from mmpu.methods.ldl_grpo import LDLGRPO
-from mmpu.packing import Encoded
 from mmpu.scorers.rule import Rule
-from mmpu.store import Ledger
+from mmpu.store.store import Ledger
+from mmpu.student.packing import Encoded
 from mmpu.train.rollout import Rollout
 from tiny import FAMILIES, IMAGE_FAMILIES, noise, picture, sample, samples, shared_student
 

@@ -81,9 +81,9 @@ def test_listings_are_those_of_the_checkout(site: Path, kind: str) -> None:
 def test_the_data_are_found_and_used_in_the_package(site: Path) -> None:
     code = """
 from mmpu import plugins
-from mmpu.assess import load_judge
+from mmpu.recipes.evaluation import load_judge
 from mmpu.scorers.self_eval import PROMPT
-from mmpu.task import load_task
+from mmpu.task.yaml_task import load_task
 
 task = load_task("shapes")
 print(task.path)

@@ -39,14 +39,14 @@ from transformers import (
 )
 
 from mmpu.core import Part, Sample, user
-from mmpu.loading import Lora, StudentConfig
-from mmpu.media import data_uri
-from mmpu.student import Student
-from mmpu.students import Family
-from mmpu.students.gemma3 import Gemma3
-from mmpu.students.llava import Llava
-from mmpu.students.qwen2_5_vl import Qwen25VL
-from mmpu.students.qwen3_vl import Qwen3VL
+from mmpu.families import Family
+from mmpu.families.gemma3 import Gemma3
+from mmpu.families.llava import Llava
+from mmpu.families.qwen2_5_vl import Qwen25VL
+from mmpu.families.qwen3_vl import Qwen3VL
+from mmpu.media.images import data_uri
+from mmpu.student.parts import Lora, StudentConfig
+from mmpu.student.student import Student
 
 TEXT_FAMILIES = ("qwen2", "qwen2_window", "qwen3", "llama", "gemma3_text", "opt")
 IMAGE_FAMILIES = ("llava", "qwen2_5_vl", "qwen3_vl", "gemma3")

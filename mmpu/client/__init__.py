@@ -5,3 +5,26 @@ its deadline, a reason for each that fails, and nothing lost.
 call, `exchange.py` decides when it is made again, `crew.py` goes from item to item, `chat.py` reads and writes the
 format, `thread.py` lets synchronous code hear of answers as they come.
 """
+
+from mmpu.client.chat import drawing, messages, texts, top_logprobs, weigh
+from mmpu.client.client import Client, Reply, Terms, checked_url
+from mmpu.client.crew import Crew
+from mmpu.client.exchange import Exchange, Refused, Unusable
+from mmpu.client.thread import stream
+
+__all__ = [
+    "Client",
+    "Crew",
+    "Exchange",
+    "Refused",
+    "Reply",
+    "Terms",
+    "Unusable",
+    "checked_url",
+    "drawing",
+    "messages",
+    "stream",
+    "texts",
+    "top_logprobs",
+    "weigh",
+]

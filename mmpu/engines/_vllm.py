@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from mmpu import media
 from mmpu.core import Choice, Failed, Response, Sample, Sampling, UserError
-from mmpu.packing import Encoded
-from mmpu.student import Student
+from mmpu.media import images as media
+from mmpu.student import Encoded, Student
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,12 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmpu import attention
-from mmpu.attention import Prefix
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
-from mmpu.encoding import TooLong
-from mmpu.packing import Encoded, Tree, share, shown, visible, within_budget
-from mmpu.student import Student
+from mmpu.student import Encoded, Prefix, Student, TooLong, Tree, attention, share, shown, visible, within_budget
 
 BLOCK = 512
 """Tokens of the vocabulary that sampling adds up at a time."""

@@ -18,13 +18,24 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mmpu import media
-from mmpu.client.chat import drawing, messages, texts, top_logprobs, weigh
-from mmpu.client.client import Client, Reply, Terms, checked_url
-from mmpu.client.crew import Crew
-from mmpu.client.exchange import Exchange, Refused, Unusable
-from mmpu.client.thread import stream
+from mmpu.client import (
+    Client,
+    Crew,
+    Exchange,
+    Refused,
+    Reply,
+    Terms,
+    Unusable,
+    checked_url,
+    drawing,
+    messages,
+    stream,
+    texts,
+    top_logprobs,
+    weigh,
+)
 from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, in_order
+from mmpu.media import images as media
 
 T = TypeVar("T")
 LIVE = 16

@@ -23,12 +23,11 @@ from typing import Any, cast
 
 import torch
 
-from mmpu import media
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
 from mmpu.engines import _vllm
 from mmpu.engines._vllm import Question, StaleWeights
-from mmpu.packing import Tree, pack
-from mmpu.student import Student
+from mmpu.media import images as media
+from mmpu.student import Student, Tree, pack
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError)
 """What reading a reply raises if it is not what the protocol says."""

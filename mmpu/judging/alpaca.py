@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from mmpu.core import Sample, UserError, Verdict, digest
+from mmpu.boards import Provenance, System
+from mmpu.core import Sample, UserError, digest
+from mmpu.duel import Verdict
 from mmpu.judging.equalise import words
 from mmpu.judging.match import Asked, Item, Match, counts_of
 from mmpu.judging.verdicts import Reading, reading_of
-from mmpu.leaderboard import Provenance, System
 from mmpu.prompts import question
 from mmpu.store import write_atomically
 

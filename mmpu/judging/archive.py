@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmpu.boards import Board, merge
 from mmpu.core import UserError
 from mmpu.judging.alpaca import read_annotations
 from mmpu.judging.compare import bradley_terry, comparisons, games_of
@@ -16,7 +17,6 @@ from mmpu.judging.glm import read_calibration
 from mmpu.judging.match import Match, match_of
 from mmpu.judging.measure import Measured, measure_all
 from mmpu.judging.verdicts import Reading, Verdicts
-from mmpu.leaderboard import Board, merge
 from mmpu.statistics import Interval
 
 Ranking = dict[str, Interval]

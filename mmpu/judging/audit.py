@@ -11,11 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmpu.core import IDENTICAL, Duel, Judge, Sample, Verdict
+from mmpu.boards import Adversarial, Agreement, Audit, Provenance, System
+from mmpu.core import Sample
+from mmpu.duel import IDENTICAL, Duel, Judge, Verdict
 from mmpu.judging.match import Match, Probe, asked_of, item_of
 from mmpu.judging.run import Progress, ask, questions
 from mmpu.judging.verdicts import Reading, Verdicts
-from mmpu.leaderboard import Adversarial, Agreement, Audit, Provenance, System
 
 CONSTANT = "I am happy to help with that. Let me know if you have any other questions."
 INJECTION = (

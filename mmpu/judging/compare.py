@@ -11,9 +11,9 @@ from itertools import combinations
 
 import numpy as np
 
+from mmpu.boards import Comparison
 from mmpu.judging.glm import Fit
 from mmpu.judging.measure import Measured
-from mmpu.leaderboard import Comparison
 from mmpu.statistics import Difference, Interval, Spread, difference_of, holm, interval_of, mcnemar, paired
 
 RESAMPLES = 1_000

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpu.core import Judge, Sample, UserError
+from mmpu.core import Sample, UserError
+from mmpu.duel import Judge
 from mmpu.judging.run import Question
 from mmpu.media import image_size
 from mmpu.statistics import minimum_detectable_effect

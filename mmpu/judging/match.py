@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
-from mmpu.core import IDENTICAL, Duel, Judge, Order, Verdict, digest, settled
+from mmpu.boards import Provenance, System
+from mmpu.core import digest
+from mmpu.duel import IDENTICAL, Duel, Judge, Order, Verdict, settled
 from mmpu.judging.equalise import Equalised, How, equalise, words
 from mmpu.judging.verdicts import Reading, key_of
-from mmpu.leaderboard import Provenance, System
 from mmpu.prompts import conditions
 from mmpu.statistics import Interval
 

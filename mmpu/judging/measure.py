@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpu.core import IDENTICAL, UserError, Verdict
+from mmpu.boards import Agreement, Entry, LengthModel, WinRate
+from mmpu.core import UserError
+from mmpu.duel import IDENTICAL, Verdict
 from mmpu.judging import audit
 from mmpu.judging.glm import RESAMPLES, VARIANTS, Calibration, Fit, Outcome, Refused, length_controlled
 from mmpu.judging.match import Match, match_of
 from mmpu.judging.verdicts import Reading, Verdicts
-from mmpu.leaderboard import Agreement, Entry, LengthModel, WinRate
 from mmpu.statistics import Interval, interval
 
 MAX_UNREAD = 0.02

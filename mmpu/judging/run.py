@@ -15,7 +15,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from mmpu.core import MARKS, Duel, Judge, Order, UserError, Verdict, digest
+from mmpu.core import UserError, digest
+from mmpu.duel import MARKS, Duel, Judge, Order, Verdict
 from mmpu.judging.verdicts import Reading, Verdicts, key_of, reading_of
 
 PIECE = 32

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpu.core import MARKS, Duel, Order, UserError, Verdict, digest
+from mmpu.core import UserError, digest
+from mmpu.duel import MARKS, Duel, Order, Verdict
 from mmpu.media import prompt_key
 from mmpu.store import connect
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mmpu.core import Method, Shadow
-from mmpu.divergence import REVERSE, Divergence
+from mmpu.learning import Divergence, Method, Shadow
 from mmpu.losses import KL
+from mmpu.student import REVERSE
 
 
 class ToStart(Method):

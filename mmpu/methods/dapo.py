@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmpu.core import Group, Row, UserError
+from mmpu.core import Group, UserError
+from mmpu.learning import Row
 from mmpu.losses import KL, Aggregation, overlong_penalty
 from mmpu.methods.grpo import GRPO
 

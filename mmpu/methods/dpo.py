@@ -15,7 +15,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Response, Row, Shadow, UserError
+from mmpu.core import Group, Response, UserError
+from mmpu.learning import Batch, Method, Quantities, Row, Shadow
 from mmpu.losses import pair_weights, seq_sum, sigmoid_pair_loss
 
 

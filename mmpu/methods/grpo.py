@@ -16,7 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Quantities, Row, UserError
+from mmpu.core import Group, UserError
+from mmpu.learning import Batch, Quantities, Row
 from mmpu.losses import KL, Aggregation, Total, aggregate, clipped_surrogate, group_advantages, kl_to_start, total_std
 from mmpu.methods._to_start import ToStart
 

@@ -20,7 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Quantities, Row, UserError
+from mmpu.core import Group, UserError
+from mmpu.learning import Batch, Quantities, Row
 from mmpu.losses import KL, group_log_softmax, group_sum, kl_to_start, label_distribution, seq_mean, seq_sum
 from mmpu.methods._to_start import ToStart
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmpu.core import Group, Sample, Shadow, UserError
+from mmpu.core import Group, Sample, UserError
+from mmpu.learning import Shadow
 from mmpu.methods.opsd import OPSD
 
 

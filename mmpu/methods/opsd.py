@@ -3,8 +3,8 @@ the solution in its prompt.
 
     y ~ p_θ(· | x);   loss = mean over tokens of D( π_T(· | x, c, y_<t) ‖ p_θ(· | x, y_<t) ),   full vocabulary
 
-The divergence follows GKD's convention (`mmpu/divergence.py`); both sides are taken at the sampling temperature, and
-the gradient goes through the student's side alone, not through sampling.
+The divergence follows GKD's convention (`mmpu/student/divergence.py`); both sides are taken at the sampling
+temperature, and the gradient goes through the student's side alone, not through sampling.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Row, Sample, Shadow, UserError
-from mmpu.divergence import Divergence
+from mmpu.core import Group, Sample, UserError
+from mmpu.learning import Batch, Divergence, Method, Quantities, Row, Shadow
 from mmpu.losses import Aggregation, aggregate
 from mmpu.prompts import template_path, with_solution
 

@@ -16,7 +16,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Row, Sample, Shadow, UserError
+from mmpu.core import Group, Sample, UserError
+from mmpu.learning import Batch, Method, Quantities, Row, Shadow
 from mmpu.losses import pair_weights, seq_mean, seq_sum, sigmoid_pair_loss
 from mmpu.prompts import template_path, with_solution
 

@@ -17,7 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Row, UserError
+from mmpu.core import Group, UserError
+from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.losses import Total, aggregate, clipped_surrogate, gae, total_std
 
 

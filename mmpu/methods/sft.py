@@ -8,7 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Method, Quantities, Response, Row
+from mmpu.core import Group, Response
+from mmpu.learning import Batch, Method, Quantities, Row
 
 
 @dataclass(frozen=True)

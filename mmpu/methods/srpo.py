@@ -16,8 +16,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from mmpu.core import Batch, Group, Quantities, Row, Shadow, UserError
-from mmpu.divergence import Divergence
+from mmpu.core import Group, UserError
+from mmpu.learning import Batch, Divergence, Quantities, Row, Shadow
 from mmpu.losses import KL, Aggregation, Total
 from mmpu.methods.grpo import GRPO
 from mmpu.prompts import template_path, with_solution

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mmpu.core import UserError
 
 if TYPE_CHECKING:
-    from mmpu.train.loop import StageConfig
     from mmpu.train.record import Record
+    from mmpu.train.stage import StageConfig
 
 START: dict[str, Any] = {
     "step": 0,

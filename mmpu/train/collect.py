@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmpu.core import Failed, Group, Row, UserError
+from mmpu.core import Failed, Group, UserError
+from mmpu.learning import Row
 
 if TYPE_CHECKING:
-    from mmpu.train.loop import Stage
+    from mmpu.train.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmpu.core import Group, Row, Task
+from mmpu.core import Group, Task
+from mmpu.learning import Row
 from mmpu.statistics import auc
 from mmpu.train.rollout import flat
 

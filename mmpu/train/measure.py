@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpu.core import Method, Row, UserError
-from mmpu.head import Ask, Teacher
-from mmpu.logprobs import AMPLE, Room
-from mmpu.packing import Pack, Tree, within_budget
-from mmpu.student import Student
+from mmpu.core import UserError
+from mmpu.learning import Method, Row
+from mmpu.student import AMPLE, Ask, Pack, Room, Student, Teacher, Tree, within_budget
 from mmpu.train.shadow import Shadow
 
 KNOWN = {

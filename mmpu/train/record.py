@@ -14,7 +14,8 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmpu.core import Group, Row, Task
+from mmpu.core import Group, Task
+from mmpu.learning import Row
 from mmpu.store import Ledger, write_atomically
 
 SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")

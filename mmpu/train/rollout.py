@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mmpu.core import Engine, Failed, Group, Method, Response, Sample, Sampling, Scorer, UserError
+from mmpu.core import Engine, Failed, Group, Response, Sample, Sampling, Scorer, UserError
+from mmpu.learning import Method
 from mmpu.store import Ledger
 from mmpu.train.shadow import Shadow
 

@@ -12,10 +12,9 @@ from collections.abc import Generator, Mapping
 import torch
 from torch import Tensor
 
-from mmpu.core import Shadow as Spec
 from mmpu.core import UserError
-from mmpu.loading import resolve_model
-from mmpu.student import Student
+from mmpu.learning import Shadow as Spec
+from mmpu.student import Student, resolve_model
 
 
 class Shadow:

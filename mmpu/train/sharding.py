@@ -24,10 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mmpu.core import UserError
-from mmpu.head import Ask, Measured
-from mmpu.loading import StudentConfig
-from mmpu.packing import Pack
-from mmpu.student import Student
+from mmpu.student import Ask, Measured, Pack, Student, StudentConfig
 
 
 def admit(accelerator: Accelerator, student: StudentConfig, rollout: str) -> None:

@@ -19,11 +19,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmpu.core import Batch, Method, Quantities, Row
-from mmpu.logprobs import SPARE, TRAINING
+from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.losses import kl_per_token
-from mmpu.packing import Tree, within_budget
-from mmpu.student import Student
+from mmpu.student import SPARE, TRAINING, Student, Tree, within_budget
 from mmpu.train import sharding
 from mmpu.train.measure import Measure, Piece
 from mmpu.train.optim import Optim

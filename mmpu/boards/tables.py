@@ -1,0 +1,95 @@
+"""Boards for people: columns, rows, Markdown, comparisons in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mmpu.boards.board import Board, Comparison, Entry, LengthModel
+from mmpu.statistics import NO_BOUNDS, Interval, bounds
+
+ONE_CLUSTER = f"{NO_BOUNDS}: no interval, since all prompts are of one cluster, which says nothing of others."
+
+
+def percent(interval: Interval | None) -> str:
+    """`61.3 [58.9, 63.8]`, in percent; `61.3 [–]` where there is no interval."""
+    return "–" if interval is None else f"{100 * interval.value:.1f} {bounds(interval)}"
+
+
+def header(board: Board) -> tuple[str, ...]:
+    """The columns of a board for people; one for each procedure of length control that some entry has a rate of."""
+    lengths = (f"{name} %" for name in procedures(board))
+    return ("system", "accuracy %", "win rate %", *lengths, "W / L / T / unread", "words", "n")
+
+
+def procedures(board: Board) -> list[str]:
+    return sorted({name for entry in board.entries for name in entry.length_controlled})
+
+
+def cells(entry: Entry, lengths: Sequence[str]) -> tuple[str, ...]:
+    """A row for people, in the order of `header`."""
+    record = entry.win_rate
+    same = entry.system == entry.baseline
+    return (
+        entry.system.name,
+        percent(entry.accuracy),
+        "baseline" if same else percent(record.rate),
+        *("–" if same else percent(entry.length_controlled.get(name)) for name in lengths),
+        "–" if same else f"{record.wins} / {record.losses} / {record.ties} / {record.unread}",
+        "–" if math.isnan(entry.mean_words) else f"{entry.mean_words:.1f}",
+        str(entry.n),
+    )
+
+
+def markdown(board: Board) -> str:
+    """The board as a Markdown table, by win rate, and what the systems differ by."""
+    ranked = sorted(board.entries, key=lambda e: -e.win_rate.rate.value)
+    columns, lengths = header(board), procedures(board)
+    lines = [
+        f"**{board.task}**, judge `{board.judge}`: {board.decided_by}. Brackets: 95% interval over prompts.",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in cells(entry, lengths)) + " |" for entry in ranked),
+    ]
+    if said := notes(board):
+        lines += ["", *(f"* {note}" for note in said)]
+    identities = {e.provenance.judge_identity for e in board.entries}
+    if len(identities) > 1:
+        lines += [
+            "",
+            f"Rows of {len(identities)} versions of the judge stand here together; do not compare across them.",
+        ]
+    if board.comparisons:
+        lines += ["", *map(sentence, board.comparisons)]
+    return "\n".join(lines) + "\n"
+
+
+def notes(board: Board) -> list[str]:
+    """What must be known to read a board's numbers: of columns without an interval, and of regressions that tell
+    nothing."""
+    intervals = (i for e in board.entries for i in (e.win_rate.rate, e.accuracy) if i is not None)
+    found = [ONE_CLUSTER] if any(i.low is None for i in intervals) else []
+    for entry in board.entries:
+        for name, model in entry.length_models.items():
+            if said := caution(model):
+                found.append(f"{entry.system.name}, {name}: {said}")
+    return found
+
+
+def caution(model: LengthModel) -> str | None:
+    """Of a regression that predicts no better than chance, or no better than without length."""
+    if model.saved is not None and model.saved <= 0:
+        return "the fit predicts no better than a coin."
+    if model.saved_by_length is not None and model.saved_by_length <= 0:
+        return "length predicts nothing; this is the win rate, estimated with more noise."
+    return None
+
+
+def sentence(comparison: Comparison) -> str:
+    """A comparison in words, such as «a − b, raw: +3.1 points [0.4, 5.8], p = 0.021 (Holm 0.042), n = 805»."""
+    gap = comparison.difference
+    return (
+        f"* {comparison.ours} − {comparison.theirs}, {comparison.metric}: {100 * gap.value:+.1f} points {bounds(gap)}, "
+        f"p = {gap.p:.2g} (Holm {comparison.holm:.2g}), n = {gap.n}"
+    )

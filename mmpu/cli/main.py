@@ -1,0 +1,322 @@
+"""The commands. Each imports what it needs when it runs, so that help and listings answer at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmpu import __version__
+from mmpu.cli.judge import announce, judging_options, progress_on_stderr
+from mmpu.cli.judge import judge as judge_group
+from mmpu.cli.show import lines, list_data, quiet, show_board, table
+from mmpu.cli.tasks import DATA, TRUST, tasks
+from mmpu.core import UserError
+
+
+class _Main(click.Group):
+    """Turns a user's mistake into one message and exit code 2; `--debug` shows the traceback instead."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"mmpu: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("mmpu: interrupted; the same command resumes", err=True)
+            sys.exit(130)
+
+
+_allow_urls = click.option("--allow-urls", is_flag=True, help="Fetch images that the task names by URL.")
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(__version__, prog_name="mmpu")
+def main(debug: bool) -> None:
+    """Align a small text or vision-language student with one teacher answer per prompt, and prove that it got
+    better."""
+
+
+@main.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]…")
+@_allow_urls
+def train(config: str, overrides: tuple[str, ...], allow_urls: bool) -> None:
+    """Train the stages of CONFIG, a name or a YAML file. The same command resumes an interrupted run."""
+    quiet()
+    from mmpu.recipes import training as recipe
+
+    folder = recipe.train(config, (*overrides, "allow_urls=true") if allow_urls else overrides)
+    click.echo(f"{folder}: done. Next: mmpu eval {folder} --task … --judge … --baseline {folder}/0-…")
+
+
+@main.command("eval")
+@click.argument("systems", nargs=-1, required=True, metavar="[LABEL=]RUN_OR_MODEL…")
+@click.option("--task", help="Task name or YAML file.")
+@click.option("--lm-eval", help="Tasks of lm-eval to run as well, or alone: gsm8k,ifeval,…")
+@click.option("--judge", help="Judge name or YAML file: rule, qwen3, qwen3-vl, …; default: the task's.")
+@click.option(
+    "--baseline",
+    help="A system's label, a run, a model, a .jsonl of answers, or `reference`, the data's own; default: the task's.",
+)
+@click.option("--split", help="Default: the one that the task is evaluated on, most often test.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
+@click.option("--judge-url", envvar="MMPU_JUDGE_URL", help="OpenAI-compatible endpoint of the judge, up to /v1.")
+@DATA
+@TRUST
+@click.option("--attempts", type=click.IntRange(min=1), help="Answers per prompt, for Avg@k; default: the task's.")
+@click.option("--out", default="leaderboards", show_default=True, help="Where boards, answers and verdicts go.")
+@click.option("--temperature", type=float, help="Sampling temperature; default: the task's.")
+@click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@_allow_urls
+@click.option("--dry-run", is_flag=True, help="Say what judging would cost, and stop.")
+@judging_options
+def evaluate(
+    systems: tuple[str, ...],
+    task: str | None,
+    lm_eval: str | None,
+    judge: str | None,
+    baseline: str | None,
+    split: str | None,
+    limit: int | None,
+    judge_url: str | None,
+    data: tuple[str, ...],
+    trust: bool,
+    attempts: int | None,
+    out: str,
+    temperature: float | None,
+    max_tokens: int | None,
+    seed: int,
+    allow_urls: bool,
+    dry_run: bool,
+    **judging: Any,
+) -> None:
+    """Let systems answer a task, judge them against the baseline, and publish the board."""
+    quiet()
+    from mmpu.recipes import evaluation as assess
+
+    harness = tuple(filter(None, (lm_eval or "").split(",")))
+    if task is None:
+        if not harness:
+            raise click.UsageError("Missing option '--task', or '--lm-eval'.")
+        for path in assess.lm_eval(systems, harness, limit, Path(out), data):
+            click.echo(f"written to {path}")
+        return
+    sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    options = assess.EvalOptions(
+        systems,
+        task,
+        judge,
+        baseline,
+        split,
+        limit,
+        judge_url,
+        data,
+        trust,
+        allow_urls,
+        out,
+        {k: v for k, v in sampling.items() if v is not None},
+        attempts,
+        harness,
+        assess.JudgingOptions(**judging),
+    )
+    if dry_run:
+        click.echo("\n".join(assess.estimate(options).lines()))
+        return
+    board = assess.evaluate(options, progress_on_stderr(), announce)
+    show_board(board)
+    click.echo(f"written to {Path(out) / f'{board.task}.{board.judge}.json'}")
+
+
+@main.command()
+@click.argument("task")
+@click.argument("settings", nargs=-1, metavar="[KEY.SUB=VALUE]…")
+@click.option("--engine", required=True, help="Engine name (openai, hf, replay, …) or YAML file; its keys follow TASK.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSONL file that `replay` reads.")
+@click.option("--split", default="train", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
+@click.option("--n", type=click.IntRange(min=1), default=1, show_default=True, help="Answers per prompt.")
+@click.option("--temperature", type=float, help="Sampling temperature; default: the task's, as for what follows.")
+@click.option("--top-p", type=float)
+@click.option("--max-tokens", type=int)
+@click.option("--seed", type=int)
+@click.option(
+    "--store", type=click.Path(path_type=Path), help="Where answers are kept; default: store.sqlite by --out."
+)
+@DATA
+@TRUST
+@click.option("--dry-run", is_flag=True, help="Show calls, tokens and cost, and ask nothing.")
+@_allow_urls
+def generate(**options: Any) -> None:
+    """Collect an engine's answers to TASK: a teacher's anchors, or a baseline's outputs. The same command resumes."""
+    quiet()
+    from mmpu.recipes import training as recipe
+    from mmpu.recipes.collecting import run
+
+    given = ("temperature", "top_p", "max_tokens", "seed")
+    sampling = {name: value for name in given if (value := options.pop(name)) is not None}
+    collection = recipe.collection(recipe.GenerateOptions(sampling=sampling, **options))
+    if options["dry_run"]:
+        click.echo(collection.preview())
+        return
+    report = run(collection)
+    click.echo(report.text)
+    if report.failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("store", default="runs/store.sqlite", type=click.Path(path_type=Path))
+@click.option("--model", help="Of this model only, named as in the table.")
+@click.option("--older-than", metavar="AGE", help="Delete answers older than 12h, 30d, 8w.")
+@click.option("--keep", metavar="SIZE", help="Delete the oldest answers beyond 500MB, 2GB.")
+@click.option("--all", "everything", is_flag=True, help="Delete all answers.")
+def cache(store: Path, model: str | None, older_than: str | None, keep: str | None, everything: bool) -> None:
+    """Show what the answers in STORE take, and delete some."""
+    from mmpu.store import prune as caches
+
+    click.echo(caches.prune_and_show(store, model, older_than, keep, everything))
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--markdown", is_flag=True, help="Print Markdown.")
+def leaderboard(paths: tuple[Path, ...], markdown: bool) -> None:
+    """Validate and show board files."""
+    from mmpu.boards import board as boards
+    from mmpu.boards import tables
+
+    for path in paths:
+        board = boards.read(path)
+        if markdown:
+            click.echo(tables.markdown(board))
+        else:
+            show_board(board)
+
+
+main.add_command(tasks)
+
+
+@main.command()
+def judges() -> None:
+    """List the judges on the search path."""
+    list_data("judges")
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+def methods(context: click.Context) -> None:
+    """List the training systems of the literature that are ready to use."""
+    if context.invoked_subcommand is None:
+        from mmpu.recipes import presets
+
+        lines(presets.names())
+
+
+@methods.command("show")
+@click.argument("name")
+def show_method(name: str) -> None:
+    """Print formula, needs, knobs and defaults of a system or a method."""
+    quiet()
+    from mmpu.recipes import presets
+
+    click.echo(presets.explain(name))
+
+
+@main.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]…")
+@click.option("--methods", required=True, help="Presets, separated by commas; see `mmpu methods`.")
+@click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
+@click.option("--judge", default="rule", show_default=True, help="Compares each method with stage I.")
+@click.option("--judge-url", help="OpenAI-compatible endpoint of the judge, up to /v1.")
+@click.option("--split", default="test", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
+def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, **options: Any) -> None:
+    """Train several methods from one stage I of CONFIG and put them in one table. The same command resumes."""
+    quiet()
+    from mmpu.studies import compare as comparing
+    from mmpu.studies import comparison
+
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(","))
+    except ValueError:
+        raise UserError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
+    asked = comparing.Options(config, tuple(methods.split(",")), numbers, overrides=overrides, **options)
+    found = comparing.compare(asked, lambda text: click.echo(text, err=True))
+    table("Comparison", comparison.HEADER, [comparison.cells(line) for line in found.lines])
+    click.echo(comparison.note(found))
+    click.echo(f"written to {found.folder / 'comparison.md'}")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--once", is_flag=True, help="Show the present state and end.")
+def watch(run: Path, every: float, once: bool) -> None:
+    """Show the metrics of RUN live."""
+    from mmpu.studies import curves
+
+    curves.watch(run, every, once)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the files; default: report/ in the first run.")
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Draw the curves of one run, or of several that differ in one number, as PNG and in one HTML file."""
+    from mmpu.studies import curves
+
+    for path in curves.report(runs, out or runs[0] / "report"):
+        click.echo(path)
+
+
+@main.command()
+@click.argument("run")
+@click.argument("folder", type=click.Path(path_type=Path))
+def export(run: str, folder: Path) -> None:
+    """Write the weights of RUN (or of one of its stages), adapters merged, as a folder that transformers and vLLM
+    load."""
+    quiet()
+    from mmpu.recipes import runs
+
+    if folder.exists():
+        raise UserError(f"{folder} exists; choose another folder")
+    runs.export(run, folder)
+    click.echo(f"written to {folder}")
+
+
+@main.command()
+@click.argument("model")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]…")
+def doctor(model: str, options: tuple[str, ...]) -> None:
+    """Check with numbers that MODEL is computed right: template, images, padding, sampling, shared trunks, adapters.
+
+    KEY=VALUE are those of `student:` in a config, such as dtype=bfloat16 or template=completion.
+    """
+    quiet()
+    from mmpu.config import build, override
+    from mmpu.recipes import doctor as checks
+    from mmpu.student import StudentConfig
+
+    config = build(StudentConfig, override({"model": model}, options), "student")
+    failed = 0
+    for check in checks.examine(config):
+        measured = "" if check.value is None else f"{check.value:.1e}"
+        limit = "" if check.limit is None else f"≤ {check.limit:.0e}"
+        verdict = " " if check.limit is None and check.value is None else "✓" if check.passed else "✗"
+        failed += not check.passed
+        click.echo(f"{verdict} {check.name:<27} {measured:>8} {limit:<8} {check.note}")
+    if failed:
+        click.echo(f"{failed} checks failed: do not train {model} with these options", err=True)
+        sys.exit(1)
+
+
+main.add_command(judge_group)

@@ -1,0 +1,58 @@
+"""What the commands print: tables for people, listings, and no chatter of libraries."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def list_data(kind: str) -> None:
+    """Prints the names of a kind of data on the search path."""
+    from mmpu import plugins
+
+    lines(plugins.data(kind))
+
+
+def lines(found: Mapping[str, Path]) -> None:
+    """Prints names of YAML files, each with what it is about."""
+    from mmpu.config import load_yaml
+
+    width = max(map(len, found), default=0)
+    for name in sorted(found):
+        about = str(load_yaml(found[name]).get("about", ""))
+        click.echo(f"{name:<{width}}  {about}")
+
+
+def show_board(board: Any) -> None:
+    """Prints a board as a table."""
+    from mmpu.boards import cells, header, notes, procedures, sentence
+
+    entries = sorted(board.entries, key=lambda e: e.win_rate.rate.value)
+    title = f"{board.task}, judge {board.judge}: {board.decided_by}"
+    table(title, header(board), [cells(entry, procedures(board)) for entry in entries])
+    for line in (*notes(board), *map(sentence, board.comparisons)):
+        click.echo(line)
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table, its first column to the left and all others to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left")
+    for n, column in enumerate(header):
+        drawn.add_column(column, justify="right" if n else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 180).print(drawn)
+
+
+def quiet() -> None:
+    """Our errors say what they have to; libraries' chatter would bury them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,116 @@
+"""`mmpu tasks` and its commands: list, search, show, check and begin tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mmpu.core import UserError
+
+DATA = click.option(
+    "--data",
+    multiple=True,
+    metavar="[NAME=]PATH|@REVISION",
+    help="Local files, or the hub's revision, of the task, or of the task or data set NAME.",
+)
+TRUST = click.option("--trust", is_flag=True, help="Let a Python source beside a YAML given by its path run.")
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def tasks(context: click.Context) -> None:
+    """List the tasks on the search path; or search, show, check and begin tasks."""
+    if context.invoked_subcommand is None:
+        _list(())
+
+
+@tasks.command()
+@click.argument("words", nargs=-1, required=True)
+def search(words: tuple[str, ...]) -> None:
+    """List the tasks whose name, aliases or YAML mention all WORDS."""
+    _list(words)
+
+
+@tasks.command()
+@click.argument("name")
+@click.option("--n", default=3, show_default=True, type=click.IntRange(min=1), help="Samples to show.")
+@click.option("--split", help="Default: the split that the task is evaluated on.")
+@DATA
+@TRUST
+def show(name: str, n: int, split: str | None, data: tuple[str, ...], trust: bool) -> None:
+    """Show samples of the task NAME as a model gets them."""
+    from mmpu.task import load_local
+    from mmpu.task import show as task_show
+
+    task = load_local(name, data, trust=trust)
+    for line in task_show.show(task, split or task.config.evaluate, n):
+        click.echo(line)
+
+
+@tasks.command()
+@click.argument("name")
+@click.option("--split", multiple=True, help="Look at this split only; may be repeated.")
+@DATA
+@TRUST
+def check(name: str, split: tuple[str, ...], data: tuple[str, ...], trust: bool) -> None:
+    """Check the task NAME, or a YAML file: fields, pictures, ids, grader, and that splits share nothing."""
+    from mmpu.task import check as task_check
+    from mmpu.task import load_local
+
+    report = task_check.check(load_local(name, data, trust=trust), data, split)
+    for line in report.facts:
+        click.echo(f"ok    {line}")
+    for line in report.notes:
+        click.echo(f"note  {line}")
+    if report.problems:
+        raise UserError(f"{len(report.problems)} problems in {name}:\n" + "\n".join(f"- {p}" for p in report.problems))
+
+
+@tasks.command()
+@click.argument("name")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path(), help="Where to write; default: here.")
+def new(name: str, folder: Path) -> None:
+    """Write NAME.yaml, a commented task to start from, and NAME.jsonl with rows for it."""
+    starters = Path(__file__).parent.parent / "starters"
+    targets = {starters / f"task{suffix}": folder / f"{name}{suffix}" for suffix in (".yaml", ".jsonl")}
+    for target in targets.values():
+        if target.exists():
+            raise UserError(f"{target} exists; choose another name, or remove it")
+    for source, target in targets.items():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(source.read_text(encoding="utf-8").replace("task.jsonl", f"{target.stem}.jsonl"))
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error}") from None
+    click.echo(f"written: {', '.join(map(str, targets.values()))}. Next: mmpu tasks check {folder / name}.yaml")
+
+
+@tasks.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("names", nargs=-1, required=True)
+@click.option("--split", help="Default: the split that each task is evaluated on.")
+@DATA
+def export(folder: Path, names: tuple[str, ...], split: str | None, data: tuple[str, ...]) -> None:
+    """Write the text tasks NAMES to FOLDER, for `lm_eval --include_path FOLDER --tasks mmpu_NAME`."""
+    from mmpu.evaluation import lm_eval as harness
+
+    harness.export(names, folder, split, data)
+    click.echo(f"written: {', '.join(f'mmpu_{name}' for name in names)} in {folder}")
+
+
+def _list(words: tuple[str, ...]) -> None:
+    from mmpu import plugins
+    from mmpu.config import load_yaml
+
+    found = plugins.data("tasks")
+    if words:
+        texts = {name: f"{name} {path.read_text(encoding='utf-8')}".casefold() for name, path in found.items()}
+        found = {name: path for name, path in found.items() if all(w.casefold() in texts[name] for w in words)}
+        if not found:
+            raise UserError(f"no task mentions {' and '.join(map(repr, words))}; `mmpu tasks` lists all")
+    width = max(map(len, found), default=0)
+    for name in sorted(found):
+        values = load_yaml(found[name])
+        aliases = ", ".join(values.get("aliases") or ())
+        click.echo(f"{name:<{width}}  {values.get('about', '')}" + (f" [{aliases}]" if aliases else ""))

@@ -1,0 +1,6 @@
+"""An evaluation, from systems' answers to a board."""
+
+from mmpu.evaluation.answers import Contender, answers_of, slug
+from mmpu.evaluation.evaluate import STORE, Prepared, Settings, asked, publish
+
+__all__ = ["STORE", "Contender", "Prepared", "Settings", "answers_of", "asked", "publish", "slug"]

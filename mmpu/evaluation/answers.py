@@ -1,0 +1,117 @@
+"""What systems answer to the prompts of an evaluation, graded where the task can, kept as a file of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmpu.boards import System
+from mmpu.core import Engine, Failed, Response, Sample, Sampling, UserError, digest
+from mmpu.evaluation.metrics import over_attempts
+from mmpu.statistics import Interval
+from mmpu.store import write_atomically
+from mmpu.task import YamlTask
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A system before it has answered."""
+
+    name: str
+    model: str
+    engine: Engine
+    weights: str
+    method: str | None = None
+    config: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A system and what it answered, in the order of the samples; None where it has no answer."""
+
+    system: System
+    responses: tuple[Response | None, ...]
+    """The first answer to each sample, which is the one that is judged."""
+    grades: tuple[float | None, ...]
+    oddities: Mapping[str, int]
+    """What was out of the ordinary, counted: `missing`, `strays`, `repeated`."""
+    metrics: Mapping[str, Interval]
+    """Of several answers to each sample; empty where one was asked for."""
+
+
+def answer(
+    contender: Contender,
+    task: YamlTask,
+    samples: Sequence[Sample],
+    sampling: Sampling,
+    folder: Path,
+    max_missing: float = 0.0,
+    attempts: int = 1,
+) -> Answers:
+    """`attempts` responses per sample, also written to `folder/<system>.outputs.jsonl`.
+
+    Raises:
+        UserError: more than the share `max_missing` of the prompts got none.
+    """
+    found = contender.engine.generate(samples, attempts, sampling)
+    failed = [(s.id, f.reason) for s, f in zip(samples, found, strict=True) if isinstance(f, Failed)]
+    if len(failed) > max_missing * len(samples):
+        raise UserError(
+            f"{contender.name} left {len(failed)} of {len(samples)} prompts unanswered, more than {max_missing:.0%} "
+            f"(--max-missing); first, {failed[0][0]!r}: {failed[0][1]}"
+        )
+    attempts_of = [() if isinstance(f, Failed) else tuple(map(_encodable, f)) for f in found]
+    answered = [(sample, each) for sample, each in zip(samples, attempts_of, strict=True) if each]
+    rows = [{"id": s.id, "output": [r.text for r in e] if attempts > 1 else e[0].text} for s, e in answered]
+    write_atomically(
+        folder / f"{slug(contender.name)}.outputs.jsonl",
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    )
+    system = System(
+        contender.name,
+        contender.model,
+        contender.weights,
+        contender.method,
+        contender.config,
+        contender.seed,
+        digest(rows),
+    )
+    responses = tuple(each[0] if each else None for each in attempts_of)
+    grades = tuple(None if r is None else task.grade(s, r.text) for s, r in zip(samples, responses, strict=True))
+    oddities = getattr(contender.engine, "oddities", None)
+    counts = {"missing": len(failed), **(oddities(samples) if oddities else {})}
+    metrics: dict[str, Interval] = {}
+    if attempts > 1 and task.grader is not None and answered:
+        metrics = over_attempts(task.grader, [sample for sample, _ in answered], [each for _, each in answered])
+    return Answers(system, responses, grades, {name: n for name, n in counts.items() if n}, metrics)
+
+
+def answers_of(system: System, folder: Path) -> dict[str, str]:
+    """A system's judged answers by sample, from the file that `answer` wrote.
+
+    Raises:
+        UserError: the file is not there, or holds other answers than those that were judged.
+    """
+    path = folder / f"{slug(system.name)}.outputs.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the answers {path}: {error}") from None
+    if digest(rows) != system.outputs:
+        raise UserError(f"{path} holds other answers of {system.name} than those that were judged; evaluate again")
+    outputs = {row["id"]: row["output"] for row in rows}
+    return {sample: output[0] if isinstance(output, list) else output for sample, output in outputs.items()}
+
+
+def _encodable(response: Response) -> Response:
+    """Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a replacement character."""
+    return replace(response, text=response.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def slug(name: str) -> str:
+    """A file name for a system; names that would fall together get a hash each."""
+    plain = "".join(c if c.isalnum() or c in "-._" else "-" for c in name)
+    return plain if plain == name else f"{plain}-{digest(name)[:6]}"

@@ -1,0 +1,1 @@
+"""Composition roots: configs become objects here, and nowhere else."""

@@ -1,0 +1,143 @@
+"""Collecting answers: a teacher's anchors before a run, or a baseline's outputs before an evaluation.
+
+Answers are kept in the store as they come, so a run that is killed goes on where it was. At the end they are written
+in the order of the samples as the JSONL that `replay` reads; a row's `key` says which prompt, engine and sampling it
+answers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmpu.core import Failed, Response, Sample, Sampling, UserError
+from mmpu.engines.cached import Cached
+from mmpu.engines.replay import read_answers
+from mmpu.media import images as media
+from mmpu.store import write_atomically
+
+CHARACTERS_PER_TOKEN = 4
+PIXELS_PER_TOKEN = 28 * 28
+"""Of Qwen's image processors; others are of the same order."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What is to be collected."""
+
+    samples: Sequence[Sample]
+    n: int
+    sampling: Sampling
+    engine: Cached
+    out: Path
+
+    def preview(self) -> str:
+        """Calls, tokens and cost in words; nothing is asked."""
+        missing = self.engine.missing(self.samples, self.n, self.sampling)
+        tokens_in = sum(map(estimated_tokens, missing))
+        tokens_out = len(missing) * self.n * self.sampling.max_tokens
+        lines = [
+            f"engine            {self.engine.identity}",
+            f"prompts           {len(self.samples):,}",
+            f"answered already  {len(self.samples) - len(missing):,} (or asked once for several)",
+            f"to ask            {len(missing):,} prompts, {self.n} answers each",
+            f"tokens in         {tokens_in:,}, estimated",
+            f"tokens out        {tokens_out:,} at most",
+        ]
+        price = getattr(self.engine.engine, "price", None)
+        if price is not None:
+            cost = (tokens_in * price.input + tokens_out * price.output) / 1e6
+            lines.append(f"cost              {cost:.2f} at most")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Report:
+    text: str
+    failed: int
+
+
+def run(collection: Collection) -> Report:
+    """Asks for what is missing and writes the file.
+
+    Raises:
+        UserError: the file that is there holds answers to something else.
+    """
+    keys = collection.engine.keys(collection.samples, collection.sampling)
+    _check_mine(collection.out, set(keys))
+    found = _collect(collection)
+    rows: list[dict[str, object]] = []
+    reasons: Counter[str] = Counter()
+    for sample, key, value in zip(collection.samples, keys, found, strict=True):
+        if isinstance(value, Failed):
+            reasons[value.reason] += 1
+        else:
+            rows.append({"id": sample.id, **recorded(value), "key": key})
+    write_atomically(collection.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    ledger = collection.engine.ledger
+    ledger.save()
+    counts = ledger.counts
+    text = [
+        f"{collection.out}: {len(rows):,} of {len(found):,} prompts answered. Over all starts: asked "
+        f"{counts['engine_calls']:,}, failed {counts['engine_failures']:,}, tokens in {counts['engine_tokens_in']:,}, "
+        f"out {counts['engine_tokens_out']:,}; all counts: {ledger.path}"
+    ]
+    if reasons:
+        text.append(f"{reasons.total():,} prompts have no answer; the same command asks for them again. Why:")
+        text += [f"  {count:,}  {reason}" for reason, count in reasons.most_common(5)]
+    return Report("\n".join(text), reasons.total())
+
+
+def _collect(collection: Collection) -> list[tuple[Response, ...] | Failed]:
+    """All answers, with a bar while they come."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    engine = collection.engine
+    found: dict[int, tuple[Response, ...] | Failed] = {}
+    failed, saved = 0, time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("answers", total=len(collection.samples))
+        try:
+            for answer in engine.answers(collection.samples, collection.n, collection.sampling):
+                found[answer.index] = answer.value
+                failed += isinstance(answer.value, Failed)
+                progress.update(bar, advance=1, description=f"answers, {failed} failed" if failed else "answers")
+                if time.monotonic() - saved > 1:
+                    engine.ledger.save()
+                    saved = time.monotonic()
+        finally:
+            engine.ledger.save()
+    return [found[index] for index in range(len(collection.samples))]
+
+
+def recorded(responses: tuple[Response, ...]) -> dict[str, object]:
+    """The fields of a row that hold answers."""
+    texts = [response.text for response in responses]
+    finished = [response.finished for response in responses]
+    row: dict[str, object] = {"output": texts[0]} if len(texts) == 1 else {"outputs": texts}
+    if not all(finished):
+        row["finished"] = finished[0] if len(finished) == 1 else finished
+    return row
+
+
+def estimated_tokens(sample: Sample) -> int:
+    text = sum(len(message.text) for message in sample.prompt) / CHARACTERS_PER_TOKEN
+    with media.named(sample):
+        return round(text + sum(media.pixels(image) / PIXELS_PER_TOKEN for image in sample.images))
+
+
+def _check_mine(out: Path, keys: set[str]) -> None:
+    if not out.exists():
+        return
+    for where, row in read_answers(out):
+        if row.get("key") not in keys:
+            raise UserError(
+                f"{where}: answers something else than was asked for here (another engine, sampling, "
+                "split or limit); choose another --out, or remove the file"
+            )

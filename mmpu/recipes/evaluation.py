@@ -1,0 +1,304 @@
+"""How an evaluation, an audit, an export of verdicts is put together: configs become objects here, as in `recipe`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpu import plugins
+from mmpu.config import Values, build, component, load_yaml, to_values
+from mmpu.core import Failed, Sampling, UserError
+from mmpu.duel import Judge
+from mmpu.recipes import wiring
+from mmpu.recipes.runs import contender, named
+from mmpu.store import write_atomically
+from mmpu.task import YamlTask, load_local
+
+if TYPE_CHECKING:
+    from mmpu.boards import Audit, Board
+    from mmpu.evaluation import Contender, Prepared, Settings
+    from mmpu.judging import Estimate, Prices, Progress, Question
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """The keys of a judge YAML besides those of its class."""
+
+    about: str
+    kind: str
+    prices: dict[str, Any] | None = None
+    """A price list: see `judging.economy.Prices`."""
+
+
+@dataclass(frozen=True)
+class JudgingOptions:
+    """How `mmpu eval` judges, and what it may spend."""
+
+    equalise: bool | None = None
+    """None leaves it to the task."""
+    calibration: str | None = None
+    probes: int = 5
+    max_calls: int | None = None
+    max_cost: float | None = None
+    rejudge: bool = False
+    concurrency: int | None = None
+    max_unread: float | None = None
+    max_missing: float | None = None
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What `mmpu eval` was asked for."""
+
+    systems: tuple[str, ...]
+    """`NAME`, `PATH` or `label=PATH` of runs, stages, models or answer files (.jsonl, .json)."""
+    task: str
+    judge: str | None = None
+    """None takes the task's, as for `baseline`, `split` and `attempts`."""
+    baseline: str | None = None
+    split: str | None = None
+    limit: int | None = None
+    judge_url: str | None = None
+    data: str | Sequence[str] = ()
+    """`PATH`, or `NAME=PATH` of tasks and data sets."""
+    trust: bool = False
+    """Whether Python beside a YAML given by its path may run."""
+    allow_urls: bool = False
+    folder: str = "leaderboards"
+    sampling: dict[str, Any] = field(default_factory=dict[str, Any])
+    attempts: int | None = None
+    """Answers per prompt."""
+    lm_eval: tuple[str, ...] = ()
+    """Tasks of lm-eval to run beside."""
+    judging: JudgingOptions = field(default_factory=JudgingOptions)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """An evaluation with its answers, before the judge is asked."""
+
+    task: YamlTask
+    judge: Judge
+    prices: Prices | None
+    settings: Settings
+    prepared: list[Prepared]
+
+
+def evaluate(
+    options: EvalOptions,
+    progress: Callable[[Progress], None] = lambda _: None,
+    announce: Callable[[Estimate], None] = lambda _: None,
+) -> Board:
+    """Runs an evaluation and returns the published board.
+
+    Args:
+        progress: Called whenever verdicts arrive.
+        announce: Called before the first call with what is to be paid.
+    """
+    from mmpu.evaluation import publish
+    from mmpu.judging import affordable
+
+    one = _prepare(options)
+    estimate, pending = _estimate(one, options)
+    announce(estimate)
+    limits = one.settings.limits
+    if options.judging.max_cost is not None:
+        calls = affordable(one.judge, pending, one.prices, options.judging.max_cost)
+        calls = calls if limits.max_calls is None else min(calls, limits.max_calls)
+        limits = dataclasses.replace(limits, max_calls=calls)
+    settings = dataclasses.replace(one.settings, limits=limits)
+    return publish(one.prepared, one.task, one.judge, Path(options.folder), settings, progress)
+
+
+def estimate(options: EvalOptions) -> Estimate:
+    """What an evaluation would ask of the judge, without asking."""
+    return _estimate(_prepare(dataclasses.replace(options, lm_eval=())), options)[0]
+
+
+def _prepare(options: EvalOptions) -> _Evaluation:
+    from mmpu.evaluation import evaluate as evaluation
+    from mmpu.judging import Limits, read_calibration
+
+    task = load_local(
+        options.task, options.data, trust=options.trust, allow_urls=options.allow_urls, others=options.lm_eval
+    )
+    judging = options.judging
+    judge_name = _default("judge", options.judge, task)
+    judge = load_judge(judge_name, task, options.judge_url, judging.concurrency)
+    baseline = _default("baseline", options.baseline, task)
+    split = options.split or task.config.evaluate
+    split = f"{split}[:{options.limit}]" if options.limit else split
+    task.ready(split)
+    sampling = build(Sampling, {**to_values(task.config.sampling), **options.sampling}, "sampling")
+    targets: dict[str, str] = {}
+    for text in (*options.systems, baseline):
+        label, target = named(text)
+        if targets.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
+            raise UserError(f"two systems are labelled {label!r}: {targets[label]} and {target}; choose another label")
+    contenders = [contender(label, target) for label, target in targets.items()]
+    shares = {"max_unread": judging.max_unread, "max_missing": judging.max_missing}
+    settings = evaluation.Settings(
+        equalise=task.config.equalise if judging.equalise is None else judging.equalise,
+        probes=judging.probes,
+        calibration=read_calibration(Path(judging.calibration)) if judging.calibration else None,
+        limits=Limits(judging.max_calls, judging.rejudge),
+        attempts=options.attempts or task.config.attempts,
+        lm_eval=_lm_eval(contenders, options.lm_eval, options.limit, options.data) if options.lm_eval else {},
+        **{name: share for name, share in shares.items() if share is not None},
+    )
+    label, folder = named(baseline)[0], Path(options.folder)
+    prepared = evaluation.prepare(contenders, label, task, judge, split, sampling, folder, settings)
+    return _Evaluation(task, judge, load_prices(judge_name), settings, prepared)
+
+
+def _estimate(one: _Evaluation, options: EvalOptions) -> tuple[Estimate, list[Question]]:
+    from mmpu.evaluation import STORE, asked
+    from mmpu.judging import Verdicts, estimate, missing
+
+    everything = asked(one.judge, one.prepared)
+    path = Path(options.folder) / STORE
+    pending = missing(everything, Verdicts(path), options.judging.rejudge) if path.exists() else everything
+    systems = [p.match for p in one.prepared if p.match.system != p.match.baseline]
+    n = min(len(match.items) for match in systems or [p.match for p in one.prepared])
+    return estimate(one.judge, pending, len(everything) - len(pending), n, one.prices), pending
+
+
+def audit_judge(
+    judge_name: str,
+    task_name: str,
+    baseline: str | None,
+    split: str,
+    limit: int,
+    url: str | None,
+    data: str | Sequence[str],
+    trust: bool,
+    folder: Path,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Audit:
+    """Lets a judge compare answers that must lose with a baseline's, or with the task's references."""
+    from mmpu.engines.reference import Reference
+    from mmpu.evaluation import STORE
+    from mmpu.judging import Verdicts, audit_with_traps
+
+    task = load_local(task_name, data, trust=trust)
+    judge = load_judge(judge_name, task, url)
+    engine = contender("baseline", baseline).engine if baseline else Reference()
+    samples = task.samples(f"{split}[:{limit}]")
+    answers = engine.generate(samples, 1, task.config.sampling)
+    known = [(s, a[0].text) for s, a in zip(samples, answers, strict=True) if not isinstance(a, Failed)]
+    if not known:
+        hint = "give --baseline a file of answers" if baseline is None else "look at the baseline's answers"
+        raise UserError(f"there is no answer to compare with on {split}[:{limit}] of {task_name}; {hint}")
+    return audit_with_traps(judge, known, Verdicts(folder / STORE), progress)
+
+
+def lm_eval(
+    systems: Sequence[str], tasks: Sequence[str], limit: int | None, folder: Path, data: str | Sequence[str] = ()
+) -> list[Path]:
+    """Runs lm-eval's tasks alone; returns the files with its reports, one per system."""
+    from mmpu.evaluation import slug
+
+    reports = _lm_eval([contender(*named(text)) for text in systems], tasks, limit, data)
+    if not reports:
+        raise UserError("lm-eval runs models, and these are recorded answers; name a run, a stage or a model")
+    paths = {folder / f"{slug(name)}.lm_eval.json": report for name, report in reports.items()}
+    for path, report in paths.items():
+        write_atomically(path, json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    return list(paths)
+
+
+def _lm_eval(
+    contenders: Sequence[Contender], tasks: Sequence[str], limit: int | None, data: str | Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What lm-eval reports of the contenders that are models."""
+    from mmpu.engines.hf import HF
+    from mmpu.evaluation import lm_eval as harness
+
+    models = {c.name: c.engine.student for c in contenders if isinstance(c.engine, HF)}
+    given = (item.partition("=") for item in ([data] if isinstance(data, str) else data))
+    places = {name: folder for name, equals, folder in given if equals}
+    return {name: harness.run(student, tasks, limit, data=places) for name, student in models.items()}
+
+
+def export_alpaca_eval(
+    store: Path, target: Path, task_name: str, data: str | Sequence[str] = (), trust: bool = False
+) -> list[tuple[Path, int]]:
+    """Writes AlpacaEval's files for every match of a task in a store, from the answers beside the store.
+
+    Returns:
+        Each match's folder, and how many of its duels could not be read.
+    """
+    from mmpu.evaluation import answers_of, slug
+    from mmpu.judging import Verdicts, match_of, write_annotations
+
+    task = load_local(task_name, data, trust=trust)
+    verdicts = Verdicts(store)
+    matches = [match for values in verdicts.matches() if (match := match_of(values)).task == task.name]
+    if not matches:
+        raise UserError(f"{store} has no match on the task {task.name}")
+    written: list[tuple[Path, int]] = []
+    for match in (m for m in matches if m.system != m.baseline):
+        samples = {sample.id: sample for sample in task.samples(match.split)}
+        ours, theirs = (
+            answers_of(s, store.parent / f"{task.name}.{match.split}") for s in (match.system, match.baseline)
+        )
+        folder = target / f"{slug(match.system.name)}.{slug(match.baseline.name)}.{slug(match.judge)}"
+        unread = write_annotations(match, verdicts.get(match.keys), samples, ours, theirs, folder)
+        written.append((folder, unread))
+    return written
+
+
+def load_judge(name: str, task: YamlTask, url: str | None = None, concurrency: int | None = None) -> Judge:
+    """A judge from its YAML, with the task's own prompt for that kind of judge if it has one; `url` and `concurrency`
+    replace its engine's, whose endpoint must be known before anything runs."""
+    path, own, values = _judge_values(name)
+    cls = plugins.find_class("judges", own.kind, Judge)
+    provided: dict[str, object] = {"task": task}
+    if "engine" in values:
+        spec: Any = values.pop("engine")
+        engine_name, engine_values = component(spec, f"{path}: engine")
+        given = {"url": url, "concurrency": concurrency}
+        engine_values.update({key: value for key, value in given.items() if value})
+        provided["engine"] = wiring.engine({"name": engine_name, **engine_values}, task, f"{path}: engine")
+    if "prompt" in values:
+        values["prompt"] = str(_judge_prompt(own.kind, task) or plugins.beside(path, str(values["prompt"])))
+    return build(cls, {"name": path.stem, **values}, str(path), provided)
+
+
+def _judge_prompt(kind: str, task: YamlTask) -> Path | None:
+    """The prompt that a task has for judges of a kind."""
+    for known in task.config.judge_prompts:
+        plugins.find_class("judges", known, Judge)
+    if kind not in task.config.judge_prompts:
+        return None
+    folder = task.path.parent.resolve()
+    prompt = (folder / task.config.judge_prompts[kind]).resolve()
+    if not prompt.is_relative_to(folder):
+        raise UserError(f"{task.path}: `judge_prompts.{kind}` leaves the task's folder; put {prompt.name} beside it")
+    return prompt
+
+
+def load_prices(name: str) -> Prices | None:
+    """The price list of a judge's YAML."""
+    from mmpu.judging import Prices
+
+    path, own, _ = _judge_values(name)
+    return build(Prices, own.prices, f"{path}: prices") if own.prices else None
+
+
+def _judge_values(name: str) -> tuple[Path, JudgeConfig, Values]:
+    path = plugins.find_data("judges", name)
+    values = load_yaml(path)
+    keys = ("about", "kind", "prices")
+    return path, build(JudgeConfig, {k: values.pop(k) for k in keys if k in values}, str(path)), values
+
+
+def _default(key: str, given: str | None, task: YamlTask) -> str:
+    chosen = given or getattr(task.config, key)
+    if not chosen:
+        raise UserError(f"task {task.name} names no {key}; choose one with --{key}")
+    return str(chosen)

@@ -1,0 +1,108 @@
+"""What a name on the command line stands for: a run, one of its stages, a model, a file of answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmpu.config import Values, build, component, load_yaml
+from mmpu.core import UserError, digest
+
+if TYPE_CHECKING:
+    from mmpu.evaluation import Contender
+    from mmpu.student import Student, StudentConfig
+
+
+def trained_student(folder: Path) -> Student:
+    """The student after the last finished stage of a run."""
+    from mmpu.student import load_student
+
+    return load_student(as_trained(load_yaml(folder / "config.yaml"), last_stage(folder)))
+
+
+def as_trained(values: Values, stage: Path) -> StudentConfig:
+    """How a run's student is held for answering: with the weights of a stage, its adapters merged."""
+    from mmpu.student import StudentConfig
+
+    held = {"model": str(stage), "lora": None, "quantize": None}
+    return build(StudentConfig, values["student"] | held, "student")
+
+
+def contender(name: str, target: str) -> Contender:
+    """Who answers under `name` in an evaluation.
+
+    Args:
+        target: `reference`, a file of answers, a run (its last finished stage), a stage or a model.
+    """
+    from mmpu.engines.replay import Replay
+    from mmpu.evaluation import Contender
+
+    path = Path(target).expanduser()
+    if target == "reference" and not path.exists():
+        from mmpu.engines.reference import Reference
+
+        return Contender(name, target, Reference(), "none")
+    if path.suffix in (".jsonl", ".json"):
+        if not path.exists():
+            raise UserError(f"no answers file {target}")
+        return Contender(name, path.name, Replay(str(path)), _hash_files([path]))
+    from mmpu.engines.hf import HF
+    from mmpu.student import StudentConfig, load_student, resolve_model
+
+    stage = last_stage(path) if (path / "config.yaml").exists() else path
+    config = StudentConfig(str(stage) if stage.exists() else target)
+    trained: Values = {}
+    run = run_of(stage)
+    if run is not None:
+        values, index = run
+        config = as_trained(values, stage)
+        target = str(values["student"]["model"])
+        trained = {
+            "method": component(values["stages"][index]["method"], "method")[0],
+            "config": digest({k: v for k, v in values.items() if k not in ("run", "store")}),
+            "seed": values["seed"],
+        }
+    base, adapters = resolve_model(config.model)
+    files = [f for place in [Path(base), *adapters] if place.exists() for f in place.glob("*.safetensors")]
+    weights = _hash_files(sorted(files)) if files else f"hub:{base}"
+    return Contender(name, target, HF(load_student(config)), weights, **trained)
+
+
+def named(text: str) -> tuple[str, str]:
+    """`label=target` as both; a target alone is its own label."""
+    label, equals, target = text.partition("=")
+    return (label, target) if equals else (text.rstrip("/"), text)
+
+
+def last_stage(folder: Path) -> Path:
+    """The folder of the last finished stage of a run."""
+    done = sorted(folder.glob("*/student.json"), key=lambda p: int(p.parent.name.split("-")[0]))
+    if not done:
+        raise UserError(f"the run {folder} has no finished stage yet; run `mmpu train` with its config again")
+    return done[-1].parent
+
+
+def run_of(stage: Path) -> tuple[Values, int] | None:
+    """The run's resolved config and the stage's number, for the folder of a stage."""
+    if not (stage / "student.json").exists() or not (stage.parent / "config.yaml").exists():
+        return None
+    return load_yaml(stage.parent / "config.yaml"), int(stage.name.split("-")[0])
+
+
+def _hash_files(paths: Sequence[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def export(target: str, folder: Path) -> None:
+    """Writes the merged weights of a run, a stage or a model."""
+    from mmpu.student import StudentConfig, load_student
+
+    path = Path(target).expanduser()
+    stage = last_stage(path) if (path / "config.yaml").exists() else path
+    load_student(StudentConfig(str(stage) if stage.exists() else target)).save(folder)

@@ -1,0 +1,5 @@
+"""What must not be paid for twice: answers kept in SQLite, and the ledger of what was asked."""
+
+from mmpu.store.store import Ledger, Store, connect, new_owner, write_atomically
+
+__all__ = ["Ledger", "Store", "connect", "new_owner", "write_atomically"]

@@ -1,0 +1,41 @@
+"""The model: prompts to tokens, trunks and branches, log-probabilities, and checks of it all."""
+
+from mmpu.student.attention import Prefix
+from mmpu.student.divergence import REVERSE
+from mmpu.student.encoding import TooLong
+from mmpu.student.head import Ask, Measured, Teacher
+from mmpu.student.loading import load_student
+from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room
+from mmpu.student.packing import Encoded, Pack, Tree, pack, share, shown, visible, within_budget
+from mmpu.student.parts import Lora, StudentConfig, resolve_model
+from mmpu.student.selfcheck import LIMITS, probes, sharing_error
+from mmpu.student.student import Student
+
+__all__ = [
+    "AMPLE",
+    "LIMITS",
+    "REVERSE",
+    "SPARE",
+    "TRAINING",
+    "Ask",
+    "Encoded",
+    "Lora",
+    "Measured",
+    "Pack",
+    "Prefix",
+    "Room",
+    "Student",
+    "StudentConfig",
+    "Teacher",
+    "TooLong",
+    "Tree",
+    "load_student",
+    "pack",
+    "probes",
+    "resolve_model",
+    "share",
+    "sharing_error",
+    "shown",
+    "visible",
+    "within_budget",
+]

@@ -1,0 +1,209 @@
+"""Where a student's parts come from: a bundled name, a folder, a stage of a run, or the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from mmpu import plugins
+from mmpu.core import UserError
+from mmpu.families import Family
+
+PROJECTIONS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    *("out_proj", "fc1", "fc2"),  # OPT's names
+)
+_DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on the language model's projections."""
+
+    r: int = 64
+    alpha: int = 128
+    dropout: float = 0.0
+    targets: tuple[str, ...] = PROJECTIONS
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Which model, and how it is held."""
+
+    model: str
+    """A bundled student (`tiny-text`, `tiny-vl`), a folder, or a hub id."""
+    lora: Lora | None = None
+    """None trains all weights of the language model."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights. Training all of them takes float32, since half types lose small updates; see `autocast`."""
+    autocast: Literal["bfloat16"] | None = None
+    """Computes in this type, for training and sampling alike, while weights and optimiser keep `dtype`."""
+    device: str = "auto"
+    device_map: str | None = None
+    """Spreads the layers over devices as accelerate does (`auto`, `balanced`); takes the place of `device`."""
+    quantize: Literal["4bit"] | None = None
+    """Holds the base's linear layers in NF4 (bitsandbytes, CUDA only); needs `lora`."""
+    attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+    train_vision: bool = False
+    """Also train the vision tower and the projector."""
+    template: Literal["chat", "completion"] = "chat"
+    """`completion` concatenates the prompt's texts, for models without a chat template."""
+    template_options: dict[str, Any] | None = None
+    """Further variables of the chat template; thinking is off unless switched on here."""
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quantize and not self.lora:
+            raise UserError("student.quantize holds weights that cannot be trained; set student.lora as well")
+        if self.autocast and self.dtype != "float32":
+            raise UserError(f"student.autocast casts from float32 and not from {self.dtype}; set it or student.dtype")
+
+    @property
+    def computes_in(self) -> str:
+        """The type of matrix products."""
+        return self.autocast or self.dtype
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a student is assembled from."""
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    family: Family
+
+
+def load_parts(config: StudentConfig) -> Parts:
+    """Model (on its device, adapters of earlier stages merged), tokenizer, image processor and family.
+
+    Raises:
+        UserError: a part cannot be found or does not fit; says which.
+    """
+    path, adapters = resolve_model(config.model)
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+    )
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # loading is quick next to what follows
+
+    def load(what: str, auto: Any, **options: Any) -> Any:
+        try:
+            return auto.from_pretrained(path, trust_remote_code=config.trust_remote_code, **options)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"cannot load the {what} of {config.model!r}: {first}") from error
+
+    shape: Any = load("config", AutoConfig)
+    _without_dropout(shape)
+    seeing = hasattr(shape, "vision_config")
+    family = _family(shape.model_type, config.model) if seeing else Family()
+    model = load(
+        "weights",
+        AutoModelForImageTextToText if seeing else AutoModelForCausalLM,
+        config=shape,
+        dtype=getattr(torch, config.dtype),
+        attn_implementation=config.attention,
+        **_placement(config),
+    )
+    tokenizer = load("tokenizer", AutoTokenizer)
+    if config.template == "chat" and tokenizer.chat_template is None:
+        tokenizer.chat_template = _processor_template(path)
+        if tokenizer.chat_template is None:
+            raise UserError(
+                f"{config.model} has no chat template; if it is a base model, set `student.template: completion`"
+            )
+    image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
+    for adapter in adapters:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()  # pyright: ignore
+    if not config.device_map and not config.quantize:
+        model.to(_device(config.device))
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Parts(model, tokenizer, image_processor, family)
+
+
+def resolve_model(name: str) -> tuple[str, list[Path]]:
+    """The folder or hub id of the base, and the adapters to merge into it, in order.
+
+    A stage folder holds `student.json`: {"base": name, "adapters": [paths relative to the file]} or {"base": "model"}.
+    """
+    path = Path(name).expanduser()
+    if (path / "student.json").exists():
+        entry = cast(dict[str, Any], json.loads((path / "student.json").read_text()))
+        base = str(entry["base"])
+        base = str(path / base) if (path / base / "config.json").exists() else base
+        root, before = resolve_model(base)
+        return root, [*before, *((path / a).resolve() for a in entry["adapters"])]
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise UserError(f"{name} is a folder without config.json: neither a model nor a stage of a run")
+        return str(path), []
+    if name in plugins.data("models"):
+        return str(plugins.find_data("models", name)), []
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"no model {name!r}: no such folder; {plugins.suggest(name, plugins.data('models'))}")
+    return name, []
+
+
+def _family(model_type: str, model: str) -> Family:
+    if model_type not in plugins.code("families"):
+        raise UserError(
+            f"{model} is a {model_type}, a vision-language architecture without a file in families/; there is: "
+            f"{', '.join(plugins.code('families'))}. Add one (docs/plugins.md, «A student family»)"
+        )
+    return plugins.find_class("families", model_type, Family)()
+
+
+def _without_dropout(shape: Any) -> None:
+    """A dropped unit would make the log-probs of the update differ from those of the sampler and of the first pass."""
+    for config in {id(c): c for c in (shape, shape.get_text_config())}.values():
+        for name in _DROPOUTS:
+            if getattr(config, name, None):
+                setattr(config, name, 0.0)
+
+
+def _placement(config: StudentConfig) -> dict[str, Any]:
+    options: dict[str, Any] = {"device_map": config.device_map} if config.device_map else {}
+    if config.quantize:
+        if not torch.cuda.is_available():
+            raise UserError("student.quantize needs a CUDA device")
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+        )
+    return options
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _processor_template(path: str) -> str | None:
+    """Older vision-language repositories keep the template in chat_template.json, with the processor."""
+    from transformers.utils.hub import cached_file
+
+    with contextlib.suppress(OSError):
+        found = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+        if found:
+            return cast(dict[str, str], json.loads(Path(found).read_text()))["chat_template"]
+    return None

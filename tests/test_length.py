@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
+from benchmarks import b6_coverage
 from mmpu.core import UserError
 from mmpu.judging.equalise import FACTOR, equalise, words
-from mmpu.judging.glm import GRID, Calibration, Outcome, Refused, length_controlled, read_calibration
+from mmpu.judging.glm import GRID, Calibration, Fit, Outcome, Refused, length_controlled, read_calibration
 from mmpu.judging.liblinear import Targets, fit
+from mmpu.task import load_task
 
 pytestmark = pytest.mark.numerical
 
@@ -76,7 +82,7 @@ def test_an_interval_by_refitting_is_wide_and_quick(calibration: Calibration) ->
     found = length_controlled(outcomes(values), "v1", calibration, values["inferred_C"])
     assert time.process_time() - start < 10
     assert len(found.draws) == 1000
-    assert found.rate.low < found.rate.value < found.rate.high
+    assert low(found) < found.rate.value < high(found)
     published_error = values["recomputed_with_pip_alpaca_eval_0_6_6"]["lc_standard_error"] / 100
     assert 1.5 * published_error < found.draws.std() < 6 * published_error
 
@@ -126,6 +132,132 @@ def test_separable_and_one_sided_data_are_fitted() -> None:
 # what it must find out
 
 
+def low(found: Fit) -> float:
+    assert found.rate.low is not None
+    return found.rate.low
+
+
+def high(found: Fit) -> float:
+    assert found.rate.high is not None
+    return found.rate.high
+
+
+def rows_of(wins: Sequence[float], lengths: Sequence[int]) -> list[Outcome]:
+    """Duels in which ours is longer by `lengths`."""
+    return [Outcome(str(i), w, 2000 + d, 2000, str(i)) for i, (w, d) in enumerate(zip(wins, lengths, strict=True))]
+
+
+def drawn(rng: np.random.Generator, n: int, rate: float, phi: float, longer: float, readings: int = 1) -> list[Outcome]:
+    """Verdicts with P(win) = σ(logit(rate) + φ · tanh(length)), the mean of some readings each."""
+    gaps = rng.normal(longer, 1, n)
+    p = 1 / (1 + np.exp(-(math.log(rate / (1 - rate)) + phi * np.tanh(gaps))))
+    wins = (rng.random((readings, n)) < p).mean(axis=0)
+    return rows_of(wins.tolist(), np.round(400 * gaps).astype(int).tolist())
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "phi", "longer", "readings"),
+    [
+        (30, 0.1, 0.0, 0.0, 1),
+        (30, 0.8, 1.0, 0.5, 1),
+        (100, 0.05, 1.0, 0.5, 1),
+        (199, 0.55, 0.0, 0.0, 1),
+        (100, 0.3, 1.0, 0.5, 2),
+        (100, 0.9, -1.0, 0.5, 1),
+    ],
+)
+def test_the_rate_is_unbiased_and_its_interval_holds_the_truth(
+    n: int, rate: float, phi: float, longer: float, readings: int
+) -> None:
+    rng = np.random.default_rng(n)
+    found = [length_controlled(drawn(rng, n, rate, phi, longer, readings), "minimal") for _ in range(600)]
+    off = np.array([f.rate.value for f in found]) - rate
+    assert abs(off.mean()) < 0.005 + 2 * off.std() / math.sqrt(600)
+    covered = np.mean([low(f) <= rate <= high(f) for f in found])
+    assert 0.92 < covered < 0.98, "0.93 to 0.97, and what 600 data sets leave open"
+
+
+def test_ordinary_data_are_not_a_coin() -> None:
+    """199 items, rate 55%, no effect of length: a penalty on θ made half of these exactly one half."""
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        rows = drawn(rng, 199, 0.55, 0.0, 0.0)
+        found = length_controlled(rows, "minimal")
+        assert found.rate.value == pytest.approx(np.mean([o.win for o in rows]), abs=0.01)
+        assert low(found) < found.rate.value < high(found)
+
+
+def test_one_sided_data() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(-1800, 1800, 20).tolist()
+    won, all_but_one, half_tied = (
+        length_controlled(rows_of(w, lengths), "minimal") for w in ([1.0] * 20, [0.0] + [1.0] * 19, [1.0, 0.5] * 10)
+    )
+    assert won.rate.value == 1
+    assert 0.8 < low(won) < 0.84, "Wilson's for 20 of 20 is 83.9; that length could hide something costs a little"
+    assert 0.9 < all_but_one.rate.value < 1
+    assert half_tied.rate.value == pytest.approx(0.75, abs=0.02)
+    assert low(half_tied) < 0.75 < high(half_tied)
+
+
+VERDICTS = st.sampled_from([0.0, 0.5, 1.0, 1 - 2**-53, 1e-300, 1 - 1e-9]) | st.floats(0, 1)
+
+
+@given(st.lists(st.tuples(VERDICTS, st.integers(-2000, 4000)), min_size=20, max_size=60), st.sampled_from([1, 2, 5]))
+@settings(deadline=None)
+def test_no_data_beat_all_wins_and_no_interval_is_a_point(pairs: list[tuple[float, int]], size: int) -> None:
+    wins, lengths = [w for w, _ in pairs], [d for _, d in pairs]
+    assume(len(set(lengths)) > 1)
+    rows = [replace(o, cluster=str(i // size)) for i, o in enumerate(rows_of(wins, lengths))]
+    best, found, worst = (
+        length_controlled([replace(o, win=w) for o, w in zip(rows, given, strict=True)], "minimal")
+        for given in ([1.0] * len(rows), wins, [0.0] * len(rows))
+    )
+    assert worst.rate.value == 0 <= found.rate.value <= 1 == best.rate.value
+    assert found.rate.value < 1 or min(wins) > 1 - 1e-9
+    for one in (best, found, worst):
+        assert 0 <= low(one) <= one.rate.value <= high(one) <= 1
+        assert low(one) < high(one)
+    mirrored = [Outcome(o.item, 1 - (o.win or 0), o.theirs, o.ours, o.cluster) for o in rows]
+    assert length_controlled(mirrored, "minimal").rate.value == pytest.approx(1 - found.rate.value, abs=1e-6)
+
+
+@given(st.lists(VERDICTS, min_size=20, max_size=40), st.integers(0, 39), st.floats(0, 1), st.randoms())
+@settings(deadline=None)
+def test_where_lengths_balance_a_better_verdict_is_no_worse(
+    wins: list[float], place: int, better: float, order: random.Random
+) -> None:
+    """Each length difference occurs with both signs and the same verdict; then length tells nothing, and the rate is
+    one function of the sum of the wins."""
+    assume(place < len(wins))
+    sizes = [order.randint(1, 2000) for _ in wins]
+    lengths = [*sizes, *(-d for d in sizes)]
+    improved = [max(w, better) if i == place else w for i, w in enumerate(wins)]
+    before, after = (length_controlled(rows_of([*w, *w], lengths), "minimal").rate.value for w in (wins, improved))
+    assert after >= before - 1e-9
+
+
+def test_a_fit_that_predicts_nothing_says_so() -> None:
+    rng = np.random.default_rng(3)
+    coin = length_controlled(rows_of([0.0, 1.0] * 50, rng.integers(-900, 900, 100).tolist()), "minimal")
+    plain = length_controlled(rows_of([0.0, 1.0, 1.0, 1.0] * 50, rng.integers(-900, 900, 200).tolist()), "minimal")
+    telling = length_controlled(drawn(rng, 300, 0.5, 3.0, 0.0), "minimal")
+    assert coin.saved is not None
+    assert coin.saved <= 0
+    assert plain.saved is not None
+    assert plain.saved_by_length is not None
+    assert plain.saved > 0 >= plain.saved_by_length
+    assert telling.saved_by_length is not None
+    assert telling.saved_by_length > 0.1
+
+
+def test_one_cluster_has_a_rate_and_no_interval() -> None:
+    rows = [replace(o, cluster="video") for o in drawn(np.random.default_rng(1), 40, 0.6, 0.0, 0.0)]
+    found = length_controlled(rows, "minimal")
+    assert (found.rate.low, found.rate.high, found.saved) == (None, None, None)
+    assert 0.3 < found.rate.value < 0.9
+
+
 def invented(rng: random.Random, n: int, by_length: bool) -> list[Outcome]:
     """Answers of which ours are usually longer, small differences being balanced; the judge goes by length, or tosses
     a coin with P = 0.7."""
@@ -145,7 +277,7 @@ def test_a_judge_that_goes_by_length_is_seen_through(seed: int) -> None:
     assert np.mean([o.win for o in rows]) > 0.75
     found = length_controlled(rows, "minimal", resamples=50)
     assert found.rate.value == pytest.approx(0.5, abs=0.03)
-    assert found.rate.low <= 0.5 <= found.rate.high
+    assert low(found) <= 0.5 <= high(found)
 
 
 def test_a_judge_that_does_not_is_left_alone() -> None:
@@ -169,9 +301,9 @@ def test_clusters_widen_the_interval() -> None:
         win = float(rng.random() < 0.6)  # one image decides all of its ten questions
         rows += [Outcome(f"{cluster}-{i}", win, rng.randint(90, 200), 150, f"{cluster}") for i in range(10)]
     alone = [Outcome(o.item, o.win, o.ours, o.theirs, o.item) for o in rows]
-    wide, narrow = (length_controlled(r, "minimal", c=1.0, resamples=200).rate for r in (rows, alone))
-    assert wide.value == narrow.value
-    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    wide, narrow = (length_controlled(r, "minimal") for r in (rows, alone))
+    assert wide.rate.value == narrow.rate.value
+    assert high(wide) - low(wide) > 2 * (high(narrow) - low(narrow))
 
 
 def test_unread_duels_take_no_part_but_keep_draws_together() -> None:
@@ -187,6 +319,7 @@ def test_unread_duels_take_no_part_but_keep_draws_together() -> None:
     ("rows", "variant", "reason"),
     [
         ([Outcome(str(i), 1.0, 10, 10, str(i)) for i in range(50)], "minimal", "equal length"),
+        ([Outcome(str(i), 1.0, 15, 10, str(i)) for i in range(50)], "minimal", "differ by the same length"),
         ([Outcome(str(i), 1.0, 10 + i, 10, str(i)) for i in range(19)], "minimal", "19 items are too few"),
         ([Outcome(str(i), 1.0, 10 + i, 10, str(i)) for i in range(50)], "v1", "v1 needs a calibration file"),
         ([], "minimal", "0 items are too few"),
@@ -224,6 +357,23 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str) -> 
 
 def sentences(rng: random.Random, count: int) -> str:
     return " ".join(" ".join(["word"] * rng.randint(3, 9)).capitalize() + "." for _ in range(count))
+
+
+def test_the_simulation_of_coverage_knows_the_truth() -> None:
+    setting = b6_coverage.SETTINGS[2]
+    rates = [b6_coverage.marginal(0.4, setting, with_length=given) for given in (True, False)]
+    rng = np.random.default_rng(0)
+    gaps, hard = rng.normal(setting.longer, 1, 400_000), rng.normal(size=400_000)
+    for rate, phi in zip(rates, (setting.length, 0.0), strict=True):
+        p = 1 / (1 + np.exp(-(0.4 + phi * np.tanh(gaps) + setting.difficulty * hard)))
+        assert rate == pytest.approx(p.mean(), abs=1e-3)
+    tallies = b6_coverage.cell(30, b6_coverage.SETTINGS[4], 0.5, sets=5, seed=0)
+    assert {name: len(t.errors) for name, t in tallies.items()} == dict.fromkeys(b6_coverage.COLUMNS, 5)
+
+
+@pytest.mark.parametrize("alias", ["CFCW", "PBFG", "CountProb", "Geometry", "A-OKVQA-MC", "A-OKVQA-RG"])
+def test_the_tasks_of_the_paper_are_equalised(alias: str) -> None:
+    assert load_task(alias).config.equalise
 
 
 def test_lengths_become_comparable_at_sentences() -> None:

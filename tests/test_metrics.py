@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from mmpu.boards.board import read
 from mmpu.core import Grader, Response, Sample, user
 from mmpu.evaluation.answers import answers_of
-from mmpu.evaluation.metrics import over_attempts, pass_at
+from mmpu.evaluation.metrics import by_sample, over_attempts, pass_at
 from mmpu.graders.final_answer import FinalAnswer
 from mmpu.graders.ifeval import IfEval
 from mmpu.graders.number import Number
 from mmpu.judging.archive import recompute
 from mmpu.recipes import evaluation as assess
+from mmpu.statistics import paired
 
 
 def values(grader: Grader, gold: list[str], answers: list[list[str]]) -> dict[str, float]:
@@ -55,6 +57,25 @@ def test_words_vote_too_and_a_grader_without_keys_has_no_majority() -> None:
 
 def test_samples_that_cannot_be_graded_are_left_out() -> None:
     assert values(Number(), ["1", "no number"], [["1", "1"], ["1", "1"]])["avg@2"] == 1
+
+
+def test_questions_of_one_cluster_count_as_one_and_systems_are_paired_by_prompt() -> None:
+    samples = [Sample(str(i), user("?"), answer="1", meta={"cluster": f"video {i // 10}"}) for i in range(20)]
+    ours = [[Response("1" if i < 10 else "2"), Response("1" if i < 13 else "2")] for i in range(20)]
+    apart = [replace(sample, meta={}) for sample in samples]
+    wide, narrow = (over_attempts(Number(), s, ours)["avg@2"] for s in (samples, apart))
+    assert wide.value == narrow.value == pytest.approx(23 / 40)
+    assert wide.low is not None
+    assert narrow.low is not None
+    assert wide.low < narrow.low < narrow.value
+    one = over_attempts(Number(), samples[:10], ours[:10])["avg@2"]
+    assert (one.value, one.low, one.high) == (1, None, None)
+    theirs = [[Response("1" if i < 10 else "2"), Response("2")] for i in range(20)]
+    a, b = (by_sample(Number(), apart, answers)["avg@2"] for answers in (ours, theirs))
+    gap = paired([a[s] for s in a], [b[s] for s in a])
+    assert gap.value == pytest.approx(13 / 40)
+    assert gap.low is not None
+    assert 0 < gap.low < gap.value
 
 
 @given(st.integers(1, 7), st.data())

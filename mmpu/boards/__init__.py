@@ -16,7 +16,7 @@ from mmpu.boards.board import (
     write,
 )
 from mmpu.boards.provenance import provenance_of
-from mmpu.boards.tables import bounds, cells, header, notes, procedures, sentence
+from mmpu.boards.tables import cells, header, notes, procedures, sentence
 
 __all__ = [
     "Adversarial",
@@ -29,7 +29,6 @@ __all__ = [
     "Provenance",
     "System",
     "WinRate",
-    "bounds",
     "cells",
     "header",
     "merge",

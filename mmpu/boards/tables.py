@@ -6,22 +6,14 @@ import math
 from collections.abc import Sequence
 
 from mmpu.boards.board import Board, Comparison, Entry, LengthModel
-from mmpu.statistics import Difference, Interval
+from mmpu.statistics import NO_BOUNDS, Interval, bounds
 
-NO_BOUNDS = "[–]"
 ONE_CLUSTER = f"{NO_BOUNDS}: no interval, since all prompts are of one cluster, which says nothing of others."
 
 
 def percent(interval: Interval | None) -> str:
     """`61.3 [58.9, 63.8]`, in percent; `61.3 [–]` where there is no interval."""
     return "–" if interval is None else f"{100 * interval.value:.1f} {bounds(interval)}"
-
-
-def bounds(found: Interval | Difference, scale: float = 100, form: str = ".1f") -> str:
-    """`[58.9, 63.8]`, in percent unless told otherwise."""
-    if found.low is None or found.high is None:
-        return NO_BOUNDS
-    return f"[{scale * found.low:{form}}, {scale * found.high:{form}}]"
 
 
 def header(board: Board) -> tuple[str, ...]:

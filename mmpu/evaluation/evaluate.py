@@ -19,6 +19,7 @@ from mmpu.boards import Board, Provenance, merge, provenance_of, read, write
 from mmpu.core import Sample, Sampling, UserError
 from mmpu.duel import Duel, Judge
 from mmpu.evaluation.answers import Answers, Contender, answer, slug
+from mmpu.evaluation.clusters import clusters_of
 from mmpu.judging import (
     MAX_UNREAD,
     Calibration,
@@ -40,7 +41,6 @@ from mmpu.judging import (
     measure_all,
     questions,
 )
-from mmpu.media import fingerprint
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
 
@@ -191,15 +191,6 @@ def _match(
 def _spread(items: Sequence[T], count: int) -> list[T]:
     """At most `count` of the items, evenly spaced."""
     return list(items[:: max(1, len(items) // count)][:count]) if count else []
-
-
-def clusters_of(samples: Sequence[Sample]) -> dict[str, str]:
-    """Which samples belong together, by id: the same `meta.cluster` or, without one, the same images."""
-    found: dict[str, str] = {}
-    for sample in samples:
-        images = "+".join(fingerprint(image) for image in sample.images)
-        found[sample.id] = str(sample.meta.get("cluster") or images or sample.id)
-    return found
 
 
 def _write_verdicts(folder: Path, match: Match, store: Verdicts) -> None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mmpu.core import Grader, Response, Sample
+from mmpu.evaluation.clusters import clusters_of
 from mmpu.statistics import Interval, interval
 
 
@@ -23,21 +24,31 @@ def over_attempts(
     Returns:
         By name, such as `avg@12`. `maj@k` is missing where the grader cannot tell which answers are the same.
     """
+    clusters = clusters_of(samples)
+    found = by_sample(grader, samples, answers)
+    return {name: interval(list(v.values()), [clusters[s] for s in v]) for name, v in found.items() if v}
+
+
+def by_sample(
+    grader: Grader, samples: Sequence[Sample], answers: Sequence[Sequence[Response]]
+) -> dict[str, dict[str, float]]:
+    """What each sample that can be graded adds to the metrics, by metric and sample: two systems' values on the same
+    samples make a paired difference."""
     k = len(answers[0])
-    average: list[float] = []
-    majority: list[float] = []
-    passed: list[float] = []
+    average: dict[str, float] = {}
+    majority: dict[str, float] = {}
+    passed: dict[str, float] = {}
     for sample, responses in zip(samples, answers, strict=True):
         grades = [g for g in (grader.grade(sample, r.text) for r in responses) if g is not None]
         if len(grades) < k:
             continue
-        average.append(sum(grades) / k)
-        passed.append(pass_at(k, k, sum(grade >= 1 for grade in grades)))
-        majority.append(_majority([grader.key(sample, r.text) for r in responses], grades))
+        average[sample.id] = sum(grades) / k
+        passed[sample.id] = pass_at(k, k, sum(grade >= 1 for grade in grades))
+        majority[sample.id] = _majority([grader.key(sample, r.text) for r in responses], grades)
     named = {f"avg@{k}": average, f"pass@{k}": passed}
     if type(grader).key is not Grader.key:
         named[f"maj@{k}"] = majority
-    return {name: interval(values) for name, values in named.items() if values}
+    return named
 
 
 def pass_at(k: int, n: int, right: int) -> float:

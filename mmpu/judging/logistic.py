@@ -36,6 +36,8 @@ BY_CHANCE = 1e-3
 """That wins and losses are parted by length is a finding if fewer of all orders of theirs do so."""
 FAR = 35.0
 """Logit that stands for an infinite one."""
+ALL = 1e-12
+"""A win rate as near as this to 0 or 1 is one of all losses or all wins."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def at_equal_length(features: Floats, neutral: Floats, wins: Floats, member: NDA
     sizes = np.bincount(member, minlength=clusters)
     alike = float(np.square(sizes).sum() / len(wins))
     """The number of items that tell as much as one, if those of a cluster are all the same."""
-    if wins.min() == 1 or wins.max() == 0:
+    if not ALL < wins.mean() < 1 - ALL:
         return _one_sided(features, neutral, wins, clusters, alike)
     model = _fit(features, wins, STEEP if _parted(features[:, 1], wins) else 0.0)
     inverse = np.linalg.inv(model.hessian).astype(np.float64)
@@ -95,20 +97,22 @@ def at_equal_length(features: Floats, neutral: Floats, wins: Floats, member: NDA
     dispersion = 1.0 if binary else float(np.square(residuals).sum() / model.variances.sum())
     steps = _left_out(model, residuals, member, clusters)
     plain, slope = _mean(neutral, model.weights)
-    rate = _sigmoid(_logit(plain) - _bias(model, neutral, inverse, dispersion) / (plain * (1 - plain)))
-    moved = rate * (1 - rate) / (plain * (1 - plain))
+    by_chance = plain * (1 - plain)
+    rate = _sigmoid(_logit(plain) - _bias(model, neutral, inverse, dispersion) / by_chance)
+    moved = rate * (1 - rate) / by_chance
     apart = _sigmoids(neutral @ model.weights) - plain
     gaps = -steps @ slope
     if clusters > 1:
         gaps -= np.bincount(member, apart) / (len(wins) - sizes)
     gaps = (gaps - gaps.mean()) * math.sqrt(moved)
     by_model = float(slope @ inverse @ slope) * moved
+    by_items = float(np.square(apart).mean()) / len(wins) * moved
     spread = Spread(math.inf, 0)
     if clusters > 1:
-        alone = dispersion * by_model + moved * float(np.square(apart).mean()) / len(wins)
+        alone = dispersion * by_model + by_items
         between = float((clusters - 1) / clusters * np.square(gaps).sum())
         freedom = freedom_of(clusters, len(wins), alone, between) if clusters < len(wins) else len(wins) - 1
-        spread = Spread(max(alone, between), freedom, rate * (1 - rate) / by_model / alike)
+        spread = Spread(max(alone, between), freedom, rate * (1 - rate) / (by_model + by_items) / alike)
         gaps *= math.sqrt(spread.variance / between) if between > 0 else 1.0
     saved = _saved(features, wins, model.weights - steps[member], member) if clusters > 1 else (math.nan, math.nan)
     return Controlled(rate, model.weights, spread, rate + gaps, *saved)
@@ -116,7 +120,7 @@ def at_equal_length(features: Floats, neutral: Floats, wins: Floats, member: NDA
 
 def _one_sided(features: Floats, neutral: Floats, wins: Floats, clusters: int, alike: float) -> Controlled:
     """All won or all lost. What length could hide is then that of the design alone."""
-    won = float(wins[0])
+    won = float(np.rint(wins.mean()))
     weights = np.zeros(features.shape[1])
     weights[0] = FAR if won else -FAR
     middle = neutral.mean(axis=0)
@@ -209,7 +213,7 @@ def _bias(model: _Model, neutral: Floats, inverse: Floats, dispersion: float) ->
 
 def _mean(neutral: Floats, weights: Floats) -> tuple[float, Floats]:
     """The mean of P(win), and its gradient in the weights, (k,)."""
-    p = _sigmoids(neutral @ weights)
+    p = _sigmoids(np.clip(neutral @ weights, -FAR, FAR))
     return float(p.mean()), neutral.T @ (p * (1 - p)) / len(p)
 
 
@@ -228,7 +232,7 @@ def _sigmoids(z: Floats) -> Floats:
 
 
 def _sigmoid(z: float) -> float:
-    return 1 / (1 + math.exp(-z)) if z > 0 else math.exp(z) / (1 + math.exp(z))
+    return 1 / (1 + math.exp(-min(max(z, -FAR), FAR)))
 
 
 def _logit(p: float) -> float:

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpu.boards import bounds
-from mmpu.statistics import Difference, Interval, interval, paired
+from mmpu.statistics import Difference, Interval, bounds, interval, paired
 
 START = "start"
 """The name of what all methods begin from."""

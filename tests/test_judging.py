@@ -440,18 +440,31 @@ def test_an_estimate_counts_calls_tokens_images_and_money(task: YamlTask, tmp_pa
     assert found.prompt_tokens == pytest.approx(text / 4 + 2 * (20 + economy.TEMPLATE_TOKENS), abs=2)
     assert found.cost == pytest.approx((found.prompt_tokens * 2 + 2 * 10) / 1e6)
     assert "less than 9.9 points from 50" in "\n".join(found.lines())
-    assert economy.affordable(judge, asked, economy.Prices(2.0, 10.0), found.cost * 0.6) == 1
-    assert economy.affordable(judge, asked, economy.Prices(2.0, 10.0), found.cost * 1.001) == 2
+    assert found.affordable(found.cost * 0.6) == 1
+    assert found.affordable(found.cost * 1.001) == 2
     with pytest.raises(UserError, match="has no `prices`"):
-        economy.affordable(judge, asked, None, 1.0)
+        economy.estimate(judge, asked, 0, 3).affordable(1.0)
     euros = economy.estimate(judge, asked, 0, 3, economy.Prices(2.0, 10.0, "EUR")).lines()
     assert "cost               less than 0.01 EUR" in euros
     assert any("n = 3, no win rate can be expected to be told from 50" in line for line in euros)
 
 
+def test_a_budget_makes_no_prompt_twice(task: YamlTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, str]] = []
+    question = Pairwise.question
+    monkeypatch.setattr(
+        Pairwise, "question", lambda self, duel, order: made.append((duel.ours, order)) or question(self, duel, order)
+    )
+    judge = Pairwise(Model(longer), PROMPT)
+    asked = questions(judge, [Duel(task.samples("test")[0], text, "b") for text in ("a", "c")])
+    found = economy.estimate(judge, asked, 0, 2, economy.Prices(2.0, 10.0))
+    assert [found.affordable(share * (found.cost or 0)) for share in (0.3, 0.6, 1.001)] == [1, 2, 4]
+    assert made == [(q.duel.ours, q.order) for q in asked]
+
+
 def test_a_judge_that_asks_no_model_costs_nothing(task: YamlTask) -> None:
     asked = questions(Rule(task), [Duel(task.samples("test")[0], "a", "b")])
-    assert economy.affordable(Rule(task), asked, None, 0.0) == len(asked) == 1
+    assert economy.estimate(Rule(task), asked, 0, 60).affordable(0.0) == len(asked) == 1
     assert "cost               0.00 USD" in economy.estimate(Rule(task), asked, 0, 60).lines()
 
 

@@ -21,7 +21,7 @@ from mmpu.task import YamlTask, load_local
 if TYPE_CHECKING:
     from mmpu.boards import Audit, Board
     from mmpu.evaluation import Contender, Prepared, Settings
-    from mmpu.judging import Estimate, Prices, Progress, Question
+    from mmpu.judging import Estimate, Prices, Progress
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,13 @@ def evaluate(
         announce: Called before the first call with what is to be paid.
     """
     from mmpu.evaluation import publish
-    from mmpu.judging import affordable
 
     one = _prepare(options)
-    estimate, pending = _estimate(one, options)
+    estimate = _estimate(one, options)
     announce(estimate)
     limits = one.settings.limits
     if options.judging.max_cost is not None:
-        calls = affordable(one.judge, pending, one.prices, options.judging.max_cost)
+        calls = estimate.affordable(options.judging.max_cost)
         calls = calls if limits.max_calls is None else min(calls, limits.max_calls)
         limits = dataclasses.replace(limits, max_calls=calls)
     settings = dataclasses.replace(one.settings, limits=limits)
@@ -116,7 +115,7 @@ def evaluate(
 
 def estimate(options: EvalOptions) -> Estimate:
     """What an evaluation would ask of the judge, without asking."""
-    return _estimate(_prepare(dataclasses.replace(options, lm_eval=())), options)[0]
+    return _estimate(_prepare(dataclasses.replace(options, lm_eval=())), options)
 
 
 def _prepare(options: EvalOptions) -> _Evaluation:
@@ -155,7 +154,7 @@ def _prepare(options: EvalOptions) -> _Evaluation:
     return _Evaluation(task, judge, load_prices(judge_name), settings, prepared)
 
 
-def _estimate(one: _Evaluation, options: EvalOptions) -> tuple[Estimate, list[Question]]:
+def _estimate(one: _Evaluation, options: EvalOptions) -> Estimate:
     from mmpu.evaluation import STORE, asked
     from mmpu.judging import Verdicts, estimate, missing
 
@@ -164,7 +163,7 @@ def _estimate(one: _Evaluation, options: EvalOptions) -> tuple[Estimate, list[Qu
     pending = missing(everything, Verdicts(path), options.judging.rejudge) if path.exists() else everything
     systems = [p.match for p in one.prepared if p.match.system != p.match.baseline]
     n = min(len(match.items) for match in systems or [p.match for p in one.prepared])
-    return estimate(one.judge, pending, len(everything) - len(pending), n, one.prices), pending
+    return estimate(one.judge, pending, len(everything) - len(pending), n, one.prices)
 
 
 def audit_judge(

@@ -33,7 +33,7 @@ from mmpu.judging.match import match_of
 from mmpu.judging.run import questions
 from mmpu.judging.verdicts import Verdicts
 from mmpu.prompts import MAX_CHARACTERS
-from mmpu.recipes.evaluation import load_judge, load_prices
+from mmpu.recipes.judges import read_judge
 from mmpu.task.yaml_task import YamlTask, load_task
 
 ROOT = Path(__file__).parent.parent
@@ -362,8 +362,7 @@ JUDGES = sorted(path.stem for path in (ROOT / "judges").glob("*.yaml"))
 def test_every_judge_builds(name: str, task: YamlTask) -> None:
     if name == "alpaca-eval":
         pytest.importorskip("alpaca_eval", reason="the extra alpaca-eval is not installed")
-    judge = load_judge(name, task, "http://localhost:1/v1")
-    load_prices(name)
+    judge = read_judge(name).make(task, "http://localhost:1/v1")
     sample = Sample("s", user("Q?"), reference="R")
     asked = [(Duel(sample, "ours", "theirs"), order) for order in judge.orders]
     assert name == "rule" or all(
@@ -377,10 +376,10 @@ def test_a_task_may_have_a_prompt_of_its_own_for_a_kind_of_judge(task: YamlTask)
     task.path.write_text(text + "judge_prompts: {pairwise: story.txt}\n")
     own = load_task(str(task.path))
     duel = (Duel(own.samples("test")[0], "ours", "theirs"), "ours_first")
-    pairwise, marks = (load_judge(name, own, "http://localhost:1/v1") for name in ("qwen3", "qwen3-marks"))
+    pairwise, marks = (read_judge(name).make(own, "http://localhost:1/v1") for name in ("qwen3", "qwen3-marks"))
     assert pairwise.prompts([duel])[0].prompt[0].text == "Which of ours and theirs is the better story?"
-    assert pairwise.identity != load_judge("qwen3", task, "http://localhost:1/v1").identity
-    assert marks.identity == load_judge("qwen3-marks", task, "http://localhost:1/v1").identity
+    assert pairwise.identity != read_judge("qwen3").make(task, "http://localhost:1/v1").identity
+    assert marks.identity == read_judge("qwen3-marks").make(task, "http://localhost:1/v1").identity
     for wrong, message in (
         ("pairwis: story.txt", "did you mean 'pairwise'"),
         ("pairwise: no.txt", "cannot use the prompt"),
@@ -388,7 +387,7 @@ def test_a_task_may_have_a_prompt_of_its_own_for_a_kind_of_judge(task: YamlTask)
     ):
         task.path.write_text(f"{text}judge_prompts: {{{wrong}}}\n")
         with pytest.raises(UserError, match=message):
-            load_judge("qwen3", load_task(str(task.path)), "http://localhost:1/v1")
+            read_judge("qwen3").make(load_task(str(task.path)), "http://localhost:1/v1")
 
 
 def test_a_prompt_of_a_package_that_is_missing_is_explained(tmp_path: Path) -> None:

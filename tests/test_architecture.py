@@ -38,7 +38,8 @@ USES = {
     "boards": "core duel media prompts statistics store task",
     "judging": "boards core duel media prompts statistics store",
     "evaluation": "boards config core duel judging media statistics store student task",
-    "recipes": "boards config core duel engines evaluation judging learning media plugins specs store student task train",
+    "recipes": "boards config core duel engines evaluation judging learning media plugins specs store student task "
+    "train",
     "studies": "config core duel engines recipes specs statistics store task",
     "cli": EVERYTHING,
 }

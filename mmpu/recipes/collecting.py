@@ -88,13 +88,13 @@ def collection(options: GenerateOptions) -> Collection:
     sampling = replaced(task.config.sampling, options.sampling, "sampling")
     file = Path(options.engine)
     spec = load_yaml(file) if file.suffix in (".yaml", ".yml") else {"name": options.engine}
-    source = wiring.Source.read(override(spec, options.settings), "engine")
+    engine, weights = wiring.opened(wiring.Source.read(override(spec, options.settings), "engine"), task)
     store = options.store or options.out.parent / "store.sqlite"
     if options.dry_run and not store.exists():
         store = Path(":memory:")
     ledger = Ledger(options.out.with_suffix(".ledger.json"))
-    engine = wiring.cached(source, task, Store(store), ledger, "engine")
-    return Collection(samples, options.n, sampling, engine, options.out)
+    kept = Cached(engine, Store(store), ledger, "engine", weights)
+    return Collection(samples, options.n, sampling, kept, options.out)
 
 
 @dataclass(frozen=True)

@@ -60,17 +60,18 @@ class Wired:
 
 def wired(task: Named, allow_urls: bool, teacher: Source | None, store: Path, ledger: Ledger) -> Wired:
     """What all stages of a run share."""
-    loaded, answers = load_task(task.name, allow_urls=allow_urls, **task.values), Store(store)
-    kept = None if teacher is None else cached(teacher, loaded, answers, ledger, "teacher")
-    return Wired(loaded, ledger, answers, kept)
+    loaded = load_task(task.name, allow_urls=allow_urls, **task.values)
+    found = None if teacher is None else opened(teacher, loaded)
+    answers = Store(store)  # a mistake above leaves no file behind
+    return Wired(loaded, ledger, answers, found and Cached(found[0], answers, ledger, "teacher", found[1]))
 
 
-def cached(source: Source, task: YamlTask, store: Store, ledger: Ledger, role: str) -> Cached:
-    """An engine whose answers are kept, by its identity or by the weights of a run or a model."""
+def opened(source: Source, task: YamlTask) -> tuple[Engine, str]:
+    """Who answers, and what the answers depend on besides its identity: the weights of a run or a model."""
     if source.engine is not None:
-        return Cached(engine(source.engine, task), store, ledger, role)
+        return engine(source.engine, task), ""
     found = contender("hf", source.model)
-    return Cached(found.engine, store, ledger, role, found.weights)
+    return found.engine, found.weights
 
 
 def sampler(spec: Spec[Engine], task: YamlTask, student: object, folder: Path) -> Engine:

@@ -149,9 +149,10 @@ def _fields(cls: type[object]) -> dict[str, dataclasses.Field[Any]]:
 
 
 def _convert(hint: Any, value: object, where: str) -> object:
-    for each in (hint, *typing.get_args(hint)):
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    for each in typing.get_args(hint) if union else (hint,):
         own = typing.get_origin(each) or each
-        if isinstance(own, type) and issubclass(own, Readable) and (value is not None or each is hint):
+        if isinstance(own, type) and issubclass(own, Readable) and not (union and value is None):
             return own.read(value, where, *typing.get_args(each))
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return build(hint, cast(Mapping[str, Any], value), where)

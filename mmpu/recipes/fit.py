@@ -11,7 +11,7 @@ from mmpu.recipes import wiring
 from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
 from mmpu.task import YamlTask, parse_split
-from mmpu.train.shadow import check_tokenizers
+from mmpu.train import shadow as shadows
 from mmpu.train.stage import StageConfig
 
 
@@ -38,9 +38,9 @@ def plan(run: RunConfig, wired: Wired) -> list[Planned]:
     stages = [Planned(stage, stage.method.make({}), _sampling(stage, wired.task)) for stage in run.stages]
     for stage in stages:
         check(stage.config, stage.method, wired, stage.sampling)
-        shadow = stage.method.shadow
-        if shadow is not None and shadow.kind == "external":
-            check_tokenizers(run.student.model, shadow.model)
+        teacher = stage.method.shadow
+        if teacher is not None and teacher.kind == "external":
+            shadows.check_tokenizers(run.student.model, teacher.model)
     if run.rollout.name != "hf" and any(s.method.offline or "teacher_responses" in s.method.needs for s in stages):
         raise UserError(
             f"rollout: a method here samples from a second set of weights, which {run.rollout.name} does not hold; "

@@ -49,8 +49,8 @@ test-processors: .venv/dev
 	touch $@
 
 test-vllm: .venv-vllm/ready
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_vllm_rubric.py \
-		tests/test_students.py::test_resizing_agrees_with_qwen_vl_utils
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_serve.py \
+		tests/test_students.py::test_resizing_agrees_with_qwen_vl_utils -k "not transformers"
 
 check: test lint
 

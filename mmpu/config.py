@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from mmpu.core import UserError
 from mmpu.plugins import suggest
@@ -95,44 +96,64 @@ def _child(node: Any, key: str, where: str, assignment: str) -> Any:
     return cast(Any, child)
 
 
-def component(spec: object, where: str) -> tuple[str, Values]:
-    """Splits `{name: ldl_grpo, tau: 1.2}` or `ldl_grpo` into a name and values."""
-    if isinstance(spec, str):
-        return spec, {}
-    if isinstance(spec, Mapping):
-        values = dict(cast(Mapping[str, Any], spec))
-        name = values.pop("name", None)
-        if isinstance(name, str):
-            return name, values
-    raise UserError(f"{where} must be a name or a mapping with a `name`, got {spec!r}")
+def replaced(instance: T, values: Mapping[str, Any], where: str) -> T:
+    """The same dataclass with some of its values from a config or a command line."""
+    return build(type(instance), {**to_values(instance), **values}, where)
+
+
+class Readable(ABC):
+    """A field's type that reads its part of a config itself, and keeps what was written there."""
+
+    written: object
+
+    @classmethod
+    @abstractmethod
+    def read(cls, written: object, where: str, *arguments: Any) -> Self:
+        """From plain values; `arguments` are those of the type, `Method` in `Spec[Method]`."""
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str, provided: Mapping[str, object] | None = None) -> T:
     """An instance of the dataclass `cls` from plain values.
 
     Args:
-        where: How errors name this place, such as `configs/x.yaml: stages.1.method`.
+        where: How errors name this place, such as `configs/x.yaml.stages.ldl_grpo.optim`.
         provided: Objects for fields that are wired, not configured, by field name; those `cls` does not have are left
         out.
     """
+    return made(cls, converted(cls, values, where, provided or ()), where, provided or {})
+
+
+def converted(cls: type[object], values: Mapping[str, Any], where: str, provided: Collection[str]) -> dict[str, object]:
+    """Plain values as the fields of the dataclass `cls` want them. Those of `provided` are not theirs to set."""
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
-    wired = {k: v for k, v in (provided or {}).items() if k in fields}
-    known = [name for name in fields if name not in wired]
-    arguments: dict[str, object] = {}
-    for key, value in values.items():
+    known = [name for name in _fields(cls) if name not in provided]
+    for key in values:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}; {suggest(str(key), known)}")
-        arguments[key] = _convert(hints[key], value, f"{where}.{key}")
-    for name in known:
-        field = fields[name]
+    return {key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()}
+
+
+def made(cls: type[T], values: Mapping[str, object], where: str, provided: Mapping[str, object]) -> T:
+    """The dataclass from converted values and, where it has fields of these names, provided objects."""
+    fields = _fields(cls)
+    wired = {name: value for name, value in provided.items() if name in fields}
+    for name, field in fields.items():
         bare = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if bare and name not in arguments:
+        if bare and name not in values and name not in wired:
             raise UserError(f"{where}: the key {name!r} is missing")
-    return cls(**arguments, **wired)
+    return cls(**values, **wired)
+
+
+def _fields(cls: type[object]) -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
 
 
 def _convert(hint: Any, value: object, where: str) -> object:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    for each in typing.get_args(hint) if union else (hint,):
+        own = typing.get_origin(each) or each
+        if isinstance(own, type) and issubclass(own, Readable) and not (union and value is None):
+            return own.read(value, where, *typing.get_args(each))
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return build(hint, cast(Mapping[str, Any], value), where)
     if isinstance(hint, types.UnionType) and value is not None:
@@ -142,7 +163,7 @@ def _convert(hint: Any, value: object, where: str) -> object:
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         items = cast(list[object], value)
         element = typing.get_args(hint)[0]
-        return tuple(_convert(element, item, f"{where}.{i}") for i, item in enumerate(items))
+        return tuple(_convert(element, item, f"{where}.{_label(element, item, i)}") for i, item in enumerate(items))
     if typing.get_origin(hint) is dict and isinstance(value, Mapping):
         name, element = typing.get_args(hint)
         if dataclasses.is_dataclass(element):  # pydantic would ignore keys that these do not have
@@ -157,6 +178,12 @@ def _convert(hint: Any, value: object, where: str) -> object:
         raise UserError(f"{where}: {value!r} will not do: {problem}") from None
 
 
+def _label(element: Any, item: object, index: int) -> str:
+    """An item's name where its class has one, as in overrides; else its place in the list."""
+    named = dataclasses.is_dataclass(element) and isinstance(item, Mapping) and "name" in _fields(cast(Any, element))
+    return str(cast(Mapping[str, object], item).get("name", index)) if named else str(index)
+
+
 def to_values(instance: object) -> Values:
     """The plain values of a config dataclass, defaults included, as they would stand in YAML."""
     return {
@@ -167,6 +194,8 @@ def to_values(instance: object) -> Values:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, Readable):
+        return value.written
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_values(value)
     if isinstance(value, Mapping):

@@ -25,6 +25,7 @@ USES = {
     "prompts": "core",
     "config": "core plugins",
     "client": "core thinking",
+    "specs": "config core plugins",
     "media": "core",
     "store": "core plugins",
     "graders": "core",
@@ -32,25 +33,32 @@ USES = {
     "scorers": "core graders prompts replies thinking",
     "families": "core media",
     "methods": "core learning losses prompts student",
-    "task": "config core graders media plugins thinking",
+    "task": "config core graders media plugins specs thinking",
     "student": "core families learning media plugins thinking",
     "engines": "client core media store student thinking",
-    "train": "core learning losses statistics store student",
+    "train": "core learning losses specs statistics store student",
     "boards": "core duel media prompts statistics store task",
     "judging": "boards core duel media prompts statistics store",
     "evaluation": "boards config core duel judging media statistics store student task thinking",
-    "recipes": "boards config core duel engines evaluation judging learning media plugins store student task train",
-    "studies": "config core duel engines plugins recipes statistics store task thinking",
+    "recipes": "boards config core duel engines evaluation judging learning media plugins specs store student task "
+    "train",
+    "studies": "config core duel engines plugins recipes specs statistics store task thinking",
     "cli": EVERYTHING,
 }
 """What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""
 
 LIGHT = {
-    *("core", "thinking", "replies", "duel", "learning", "statistics", "plugins", "prompts", "config", "client"),
-    *("media", "store"),
-    *("graders", "judges", "task", "boards", "judging", "evaluation", "studies", "cli"),
-    *("recipes.training", "recipes.evaluation", "recipes.collecting", "recipes.wiring", "recipes.fit"),
-    *("recipes.presets", "recipes.runs"),
+    *("core", "thinking", "replies", "duel", "learning", "statistics", "plugins", "prompts", "config", "specs"),
+    *("client", "media", "store", "graders", "judges", "task", "boards", "judging", "evaluation", "cli"),
+    *("studies.comparison", "studies.curves"),
+    *(
+        "recipes.evaluation",
+        "recipes.collecting",
+        "recipes.wiring",
+        "recipes.judges",
+        "recipes.presets",
+        "recipes.runs",
+    ),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""

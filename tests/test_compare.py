@@ -13,7 +13,7 @@ from conftest import ROOT
 from mmpu.config import load_yaml
 from mmpu.core import Group, UserError
 from mmpu.methods.opsd import OPSD
-from mmpu.recipes import presets
+from mmpu.recipes import presets, run_config
 from mmpu.recipes import training as recipe
 from mmpu.studies import compare
 from mmpu.studies.compare import Options
@@ -156,7 +156,7 @@ def test_every_preset_fits_and_explains_itself(config: Path, name: str, monkeypa
     values = yaml.safe_load(config.read_text())
     values["teacher"] = "reference"
     values["stages"] = [presets.expand({"name": "x", "preset": name, "split": "train[:4]"})]
-    recipe.check_run(recipe.run_config(values, name))
+    recipe.check_run(run_config.read(values, name))
     preset = presets.load(name)
     text = presets.explain(name)
     assert preset.source in text

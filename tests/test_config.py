@@ -9,8 +9,9 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from mmpu.config import build, component, dump_yaml, load_yaml, override, to_values
+from mmpu.config import build, dump_yaml, load_yaml, override, to_values
 from mmpu.core import Engine, Sampling, UserError
+from mmpu.specs import split
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ def test_values_become_dataclasses_with_their_defaults() -> None:
     [
         ({"flaq": True}, "x.yaml: unknown key 'flaq'; did you mean 'flag'?"),
         ({"zzz": 1}, "x.yaml: unknown key 'zzz'; there is: by_name, flag, run, stages"),
-        ({"stages": [{"name": "a", "method": "sft", "stepz": 3}]}, "x.yaml.stages.0: unknown key 'stepz'"),
-        ({"stages": [{"name": "a", "method": "sft", "optim": {"rl": 3}}]}, "x.yaml.stages.0.optim: unknown key 'rl'"),
+        ({"stages": [{"name": "a", "method": "sft", "stepz": 3}]}, "x.yaml.stages.a: unknown key 'stepz'"),
+        ({"stages": [{"name": "a", "method": "sft", "optim": {"rl": 3}}]}, "x.yaml.stages.a.optim: unknown key 'rl'"),
         (
             {"stages": [{"name": "a", "method": "sft", "sampling": {"temprature": 1}}]},
-            "x.yaml.stages.0.sampling: unknown key 'temprature'; did you mean 'temperature'?",
+            "x.yaml.stages.a.sampling: unknown key 'temprature'; did you mean 'temperature'?",
         ),
         ({"by_name": {"a": {"rl": 1}}}, "x.yaml.by_name.a: unknown key 'rl'"),
     ],
@@ -87,11 +88,11 @@ def test_an_unknown_key_is_refused_where_it_stands(values: dict[str, Any], messa
     ("assignment", "place"),
     [
         ("flag=perhaps", "x.yaml.flag: 'perhaps'"),
-        ("stages.0.steps=2.5", "x.yaml.stages.0.steps: 2.5"),
-        ("stages.1.optim.lr=fast", "x.yaml.stages.1.optim.lr: 'fast'"),
-        ("stages.1.optim.betas=[0.9,high]", "x.yaml.stages.1.optim.betas.1: 'high'"),
-        ("stages.1.kind=middling", "x.yaml.stages.1.kind: 'middling'"),
-        ("stages.1.optim=3", "x.yaml.stages.1.optim: 3"),
+        ("stages.0.steps=2.5", "x.yaml.stages.first.steps: 2.5"),
+        ("stages.1.optim.lr=fast", "x.yaml.stages.second.optim.lr: 'fast'"),
+        ("stages.1.optim.betas=[0.9,high]", "x.yaml.stages.second.optim.betas.1: 'high'"),
+        ("stages.1.kind=middling", "x.yaml.stages.second.kind: 'middling'"),
+        ("stages.1.optim=3", "x.yaml.stages.second.optim: 3"),
         ("by_name={a: {lr: slow}}", "x.yaml.by_name.a.lr: 'slow'"),
         ("run=", "x.yaml.run: None"),
         ("stages.1.sampling={temperature: -1}", "sampling out of range"),
@@ -152,11 +153,11 @@ def test_an_override_that_leads_nowhere_is_refused(assignment: str, message: str
 
 
 def test_a_component_is_a_name_or_a_mapping_with_one() -> None:
-    assert component("sft", "method") == ("sft", {})
-    assert component({"name": "ldl_grpo", "tau": 1.2}, "method") == ("ldl_grpo", {"tau": 1.2})
+    assert split("sft", "method") == ("sft", {})
+    assert split({"name": "ldl_grpo", "tau": 1.2}, "method") == ("ldl_grpo", {"tau": 1.2})
     for spec in ({"tau": 1.2}, 3, None, {"name": 3}):
         with pytest.raises(UserError, match="method must be a name or a mapping with a `name`"):
-            component(spec, "method")
+            split(spec, "method")
 
 
 def test_wired_fields_are_no_keys() -> None:

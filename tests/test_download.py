@@ -15,7 +15,7 @@ from PIL import Image
 from mmpu.core import UserError
 from mmpu.media import download
 from mmpu.media.images import load_image
-from mmpu.recipes.training import GenerateOptions, collection
+from mmpu.recipes.collecting import GenerateOptions, collection
 from mmpu.task.yaml_task import load_task
 from test_media import encoded
 

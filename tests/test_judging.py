@@ -33,7 +33,7 @@ from mmpu.judging.match import match_of
 from mmpu.judging.run import questions
 from mmpu.judging.verdicts import Verdicts
 from mmpu.prompts import MAX_CHARACTERS
-from mmpu.recipes.evaluation import load_judge, load_prices
+from mmpu.recipes.judges import read_judge
 from mmpu.task.yaml_task import YamlTask, load_task
 
 ROOT = Path(__file__).parent.parent
@@ -366,8 +366,7 @@ JUDGES = sorted(path.stem for path in (ROOT / "judges").glob("*.yaml"))
 def test_every_judge_builds(name: str, task: YamlTask) -> None:
     if name == "alpaca-eval":
         pytest.importorskip("alpaca_eval", reason="the extra alpaca-eval is not installed")
-    judge = load_judge(name, task, "http://localhost:1/v1")
-    load_prices(name)
+    judge = read_judge(name).make(task, "http://localhost:1/v1")
     sample = Sample("s", user("Q?"), reference="R")
     asked = [(Duel(sample, "ours", "theirs"), order) for order in judge.orders]
     assert name == "rule" or all(
@@ -381,10 +380,10 @@ def test_a_task_may_have_a_prompt_of_its_own_for_a_kind_of_judge(task: YamlTask)
     task.path.write_text(text + "judge_prompts: {pairwise: story.txt}\n")
     own = load_task(str(task.path))
     duel = (Duel(own.samples("test")[0], "ours", "theirs"), "ours_first")
-    pairwise, marks = (load_judge(name, own, "http://localhost:1/v1") for name in ("qwen3", "qwen3-marks"))
+    pairwise, marks = (read_judge(name).make(own, "http://localhost:1/v1") for name in ("qwen3", "qwen3-marks"))
     assert pairwise.prompts([duel])[0].prompt[0].text == "Which of ours and theirs is the better story?"
-    assert pairwise.identity != load_judge("qwen3", task, "http://localhost:1/v1").identity
-    assert marks.identity == load_judge("qwen3-marks", task, "http://localhost:1/v1").identity
+    assert pairwise.identity != read_judge("qwen3").make(task, "http://localhost:1/v1").identity
+    assert marks.identity == read_judge("qwen3-marks").make(task, "http://localhost:1/v1").identity
     for wrong, message in (
         ("pairwis: story.txt", "did you mean 'pairwise'"),
         ("pairwise: no.txt", "cannot use the prompt"),
@@ -392,7 +391,7 @@ def test_a_task_may_have_a_prompt_of_its_own_for_a_kind_of_judge(task: YamlTask)
     ):
         task.path.write_text(f"{text}judge_prompts: {{{wrong}}}\n")
         with pytest.raises(UserError, match=message):
-            load_judge("qwen3", load_task(str(task.path)), "http://localhost:1/v1")
+            read_judge("qwen3").make(load_task(str(task.path)), "http://localhost:1/v1")
 
 
 def test_a_prompt_of_a_package_that_is_missing_is_explained(tmp_path: Path) -> None:
@@ -444,18 +443,31 @@ def test_an_estimate_counts_calls_tokens_images_and_money(task: YamlTask, tmp_pa
     assert found.prompt_tokens == pytest.approx(text / 4 + 2 * (20 + economy.TEMPLATE_TOKENS), abs=2)
     assert found.cost == pytest.approx((found.prompt_tokens * 2 + 2 * 10) / 1e6)
     assert "less than 9.9 points from 50" in "\n".join(found.lines())
-    assert economy.affordable(judge, asked, economy.Prices(2.0, 10.0), found.cost * 0.6) == 1
-    assert economy.affordable(judge, asked, economy.Prices(2.0, 10.0), found.cost * 1.001) == 2
+    assert found.affordable(found.cost * 0.6) == 1
+    assert found.affordable(found.cost * 1.001) == 2
     with pytest.raises(UserError, match="has no `prices`"):
-        economy.affordable(judge, asked, None, 1.0)
+        economy.estimate(judge, asked, 0, 3).affordable(1.0)
     euros = economy.estimate(judge, asked, 0, 3, economy.Prices(2.0, 10.0, "EUR")).lines()
     assert "cost               less than 0.01 EUR" in euros
     assert any("n = 3, no win rate can be expected to be told from 50" in line for line in euros)
 
 
+def test_a_budget_makes_no_prompt_twice(task: YamlTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, str]] = []
+    question = Pairwise.question
+    monkeypatch.setattr(
+        Pairwise, "question", lambda self, duel, order: made.append((duel.ours, order)) or question(self, duel, order)
+    )
+    judge = Pairwise(Model(longer), PROMPT)
+    asked = questions(judge, [Duel(task.samples("test")[0], text, "b") for text in ("a", "c")])
+    found = economy.estimate(judge, asked, 0, 2, economy.Prices(2.0, 10.0))
+    assert [found.affordable(share * (found.cost or 0)) for share in (0.3, 0.6, 1.001)] == [1, 2, 4]
+    assert made == [(q.duel.ours, q.order) for q in asked]
+
+
 def test_a_judge_that_asks_no_model_costs_nothing(task: YamlTask) -> None:
     asked = questions(Rule(task), [Duel(task.samples("test")[0], "a", "b")])
-    assert economy.affordable(Rule(task), asked, None, 0.0) == len(asked) == 1
+    assert economy.estimate(Rule(task), asked, 0, 60).affordable(0.0) == len(asked) == 1
     assert "cost               0.00 USD" in economy.estimate(Rule(task), asked, 0, 60).lines()
 
 

@@ -13,7 +13,7 @@ from mmpu import plugins
 from mmpu.config import build
 from mmpu.core import Group, Sample, Scorer, UserError, user
 from mmpu.duel import Judge
-from mmpu.recipes.evaluation import load_judge
+from mmpu.recipes.judges import read_judge
 from mmpu.task.yaml_task import load_task
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +91,7 @@ def test_a_folder_adds_a_scorer_that_is_configured_like_ours(folder: Path) -> No
 
 
 def test_a_folder_adds_a_judge(folder: Path) -> None:
-    judge = load_judge("coin", load_task("capitals"))
+    judge = read_judge("coin").make(load_task("capitals"))
     assert (judge.name, judge.describe) == ("coin", "a coin")
     assert isinstance(judge, plugins.find_class("judges", "rule", Judge))
 

@@ -31,8 +31,8 @@ from mmpu.engines.vllm import ENVIRONMENT, VLLM
 from mmpu.engines.vllm_server import VLLMServer
 from mmpu.judges.pairwise import Pairwise
 from mmpu.judging.verdicts import Verdicts, key_of
-from mmpu.recipes import evaluation as assess
 from mmpu.recipes import training as recipe
+from mmpu.recipes.judges import read_judge
 from mmpu.student.packing import Tree, pack
 from mmpu.student.parts import Lora
 from mmpu.student.student import Student
@@ -497,7 +497,7 @@ def test_a_served_judge_reads_what_the_student_would(served: str, bench: YamlTas
     readings = {reading.key: reading for reading in Verdicts(Path("boards/verdicts.sqlite")).all()}
     assert all(reading.win is not None and reading.detail for reading in readings.values())
 
-    judge = assess.load_judge("judge.yaml", bench, f"{served}/v1")
+    judge = read_judge("judge.yaml").make(bench, f"{served}/v1")
     assert isinstance(judge, Pairwise)
     duels = [
         Duel(s, f"It is large. {i}", f"The answer is true, shape {i}") for i, s in enumerate(bench.samples("train"))

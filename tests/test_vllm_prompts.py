@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from mmpu.core import Failed, Group, Response, Sampling, UserError
+from mmpu.core import Choice, Failed, Group, Response, Sample, Sampling, UserError
 from mmpu.engines import _vllm
 from mmpu.engines._vllm import Question
 from mmpu.engines.replay import Replay
@@ -96,6 +98,48 @@ def test_an_options_probability_is_that_of_all_its_tokens() -> None:
     read = _vllm.choice(["yes", "no", "never"], [[3, 5], [4], []], {3: -1.0, 4: -2.0, 5: float("-inf"), 9: -0.1})
     assert read.probs == pytest.approx({"yes": math.exp(-1), "no": math.exp(-2), "never": 0.0})
     assert read.outside == pytest.approx(1 - math.exp(-1) - math.exp(-2))
+
+
+class Told(_vllm.Mirrored):
+    """Outputs as a test says, by sample id."""
+
+    def __init__(self, outputs: dict[str, Any]) -> None:
+        self.student = shared_student("qwen2")
+        self.outputs = outputs
+        self.asked: list[str] = []
+
+    def ask(self, samples: Sequence[Sample], values: Sequence[dict[str, Any]]) -> list[Any]:
+        assert len(samples) == len(values)
+        self.asked += [sample.id for sample in samples]
+        return [self.outputs[sample.id] for sample in samples]
+
+    def said(self, output: Any) -> Iterable[_vllm.Said]:
+        return output
+
+    def weighed(self, output: Any) -> dict[int, float]:
+        return output
+
+
+def test_an_output_fails_where_one_answer_in_it_does() -> None:
+    good, ended = ((3, 4), (-0.5, -1.0), "stop"), ((3,), (-0.5,), "abort")
+    engine = Told({"a": [good, good], "b": [good, ended], "c": Failed("no picture")})
+    whole, half, none = engine.generate([sample(name) for name in "abc"], 2, Sampling())
+    assert isinstance(whole, tuple)
+    assert [r.tokens for r in whole] == [(3, 4), (3, 4)]
+    assert half == Failed("vLLM ended the answer with 'abort'")
+    assert none == Failed("no picture")
+
+
+def test_the_same_question_is_put_once() -> None:
+    (token,) = shared_student("qwen2").option_ids("yes")[:1]
+    certain = dict.fromkeys(shared_student("qwen2").option_ids("yes"), -99.0) | {token: 0.0}
+    engine = Told({"a": certain, "b": certain, "c": Failed("too long")})
+    first, second, failed = engine.choose([sample("a", "?"), sample("b", "?"), sample("c", "!")], ["yes"])
+    assert len(engine.asked) == 2
+    assert first == second
+    assert isinstance(first, Choice)
+    assert first.probs["yes"] == pytest.approx(1.0)
+    assert failed == Failed("too long")
 
 
 def test_what_cannot_be_asked_fails_alone() -> None:

@@ -81,14 +81,14 @@ def test_listings_are_those_of_the_checkout(site: Path, kind: str) -> None:
 def test_the_data_are_found_and_used_in_the_package(site: Path) -> None:
     code = """
 from mmpu import plugins
-from mmpu.recipes.evaluation import load_judge
+from mmpu.recipes.judges import read_judge
 from mmpu.scorers.self_eval import PROMPT
 from mmpu.task.yaml_task import load_task
 
 task = load_task("shapes")
 print(task.path)
 print(len(task.samples("test[:3]")))
-print(load_judge("qwen3", task, "http://localhost:1/v1").identity[:8])
+print(read_judge("qwen3").make(task, "http://localhost:1/v1").identity[:8])
 print(PROMPT.is_file())
 print(*plugins.data("configs").values(), sep="\\n")
 """

@@ -157,16 +157,15 @@ def evaluate(
 def generate(**options: Any) -> None:
     """Collect an engine's answers to TASK: a teacher's anchors, or a baseline's outputs. The same command resumes."""
     quiet()
-    from mmpu.recipes import training as recipe
-    from mmpu.recipes.collecting import run
+    from mmpu.recipes import collecting
 
     given = ("temperature", "top_p", "max_tokens", "seed")
     sampling = {name: value for name in given if (value := options.pop(name)) is not None}
-    collection = recipe.collection(recipe.GenerateOptions(sampling=sampling, **options))
+    collection = collecting.collection(collecting.GenerateOptions(sampling=sampling, **options))
     if options["dry_run"]:
         click.echo(collection.preview())
         return
-    report = run(collection)
+    report = collecting.run(collection)
     click.echo(report.text)
     if report.failed:
         sys.exit(1)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from mmpu.core import Choice, Failed, Response, Sample, Sampling, UserError
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
 from mmpu.media import images as media
 from mmpu.student import Encoded, Student
 
@@ -39,6 +40,62 @@ _TOWER = re.compile(r"vision_tower\.(?!vision_model\.)")
 
 class StaleWeights(RuntimeError):
     """An answer came from other weights than the student's present ones."""
+
+
+Said = tuple[Sequence[int], Sequence[float], str | None]
+"""An answer as vLLM gives it: tokens, their log-probabilities, why it ended."""
+
+
+class Mirrored(Engine):
+    """The student answering from vLLM. Questions are put and outputs read here; how they travel is up to the engine."""
+
+    student: Student
+
+    @property
+    def identity(self) -> str:
+        return f"vllm:{self.student.config.model}:live"
+
+    @abstractmethod
+    def ask(self, samples: Sequence[Sample], values: Sequence[dict[str, Any]]) -> list[Any]:
+        """vLLM's output, or `Failed`, for each sample, under its fields of SamplingParams, from the student's present
+        weights."""
+
+    @abstractmethod
+    def said(self, output: Any) -> Iterable[Said]:
+        """The answers in an output, in order."""
+
+    @abstractmethod
+    def weighed(self, output: Any) -> Mapping[int, float]:
+        """The log-probabilities in an output of one token, by id."""
+
+    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
+        values = drawing(self.student, samples, n, sampling)
+        if isinstance(values, Failed):
+            return [values] * len(samples)
+        return [self.responses(output, sampling) for output in self.ask(samples, values)]
+
+    def responses(self, output: Any, sampling: Sampling) -> tuple[Response, ...] | Failed:
+        """An output read; it fails as a whole where one answer in it does."""
+        if isinstance(output, Failed):
+            return output
+        found: list[Response] = []
+        for tokens, logp, finish in self.said(output):
+            answer = response(self.student, sampling, tokens, logp, finish)
+            if isinstance(answer, Failed):
+                return answer
+            found.append(answer)
+        return tuple(found)
+
+    def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
+        ids, values = reading(self.student, options)
+        # Short answers are often sampled twice; the same question is asked once.
+        distinct = list({sample.prompt: sample for sample in samples}.values())
+        outputs = self.ask(distinct, [values] * len(distinct))
+        found = {
+            sample.prompt: output if isinstance(output, Failed) else choice(options, ids, self.weighed(output))
+            for sample, output in zip(distinct, outputs, strict=True)
+        }
+        return [found[sample.prompt] for sample in samples]
 
 
 def export(student: Student, folder: Path) -> None:
@@ -80,6 +137,13 @@ def question(student: Student, sample: Sample, new_tokens: int, longest: int) ->
             f"{longest} that vLLM was started for; raise its max_length, or shorten prompt or answer"
         )
     return Question(sample, encoded, _one_per_image(student, encoded), pictures)
+
+
+def questions(
+    student: Student, samples: Sequence[Sample], values: Sequence[dict[str, Any]], longest: int
+) -> list[Question | Failed]:
+    """Each sample under its fields of SamplingParams."""
+    return [question(student, s, v["max_tokens"], longest) for s, v in zip(samples, values, strict=True)]
 
 
 def _one_per_image(student: Student, encoded: Encoded) -> tuple[int, ...]:

@@ -139,7 +139,7 @@ class _Decoding:
             cache = DynamicCache()
         elif self.n > 1:
             self._repeat(cache)
-        mask = mask.repeat_interleave(self.n, 0)
+        mask = None if prefix is not None else mask.repeat_interleave(self.n, 0)
         room = [max((student.encoder.limit or 2**62) - len(p.ids), 1) for p in prompts for _ in range(self.n)]
         for step in range(self.sampling.max_tokens):
             uniform = torch.tensor([streams[row].random() for row in alive], dtype=torch.float64, device=device)
@@ -163,9 +163,11 @@ class _Decoding:
                 prefix = prefix and prefix.select(still)
                 if cache.layers:  # nothing is held before the second token
                     cache.batch_select_indices(keep)
-                token, mask, position = token[keep], mask[keep], position[keep]
+                token, position = token[keep], position[keep]
+                mask = None if mask is None else mask[keep]
                 alive = [alive[place] for place in still]
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+            if mask is not None:
+                mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
             hidden = self._step(token, mask, position + step, cache, prefix)
         return [self._response(row, finished[row], cut.get(row)) for row in range(rows)]
 
@@ -225,11 +227,11 @@ class _Decoding:
         gains = self.n > 1 or self.student.base.dtype == torch.float32
         return Prefix.of(cache, mask, self.n) if attends and gains else None
 
-    def _step(self, token: Tensor, mask: Tensor, position: Tensor, cache: Any, prefix: Prefix | None) -> Tensor:
+    def _step(self, token: Tensor, mask: Tensor | None, position: Tensor, cache: Any, prefix: Prefix | None) -> Tensor:
         position_ids = position[:, None]
         more: dict[str, Any] = {"attention_mask": mask}
         if prefix is not None:  # a ready-made mask keeps transformers from building its own; layers go by the prefix
-            more = {"attention_mask": mask.new_ones(1, 1, 1, 1, dtype=torch.bool), "prefix": prefix}
+            more = {"attention_mask": token.new_ones(1, 1, 1, 1, dtype=torch.bool), "prefix": prefix}
         out = self.student.backbone(
             input_ids=token[:, None],
             position_ids=position_ids if self.axes == 1 else position_ids.expand(self.axes, -1, -1),

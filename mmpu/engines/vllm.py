@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
+from mmpu.core import Sample, UserError
 from mmpu.engines import _vllm
-from mmpu.engines._vllm import Question, StaleWeights
+from mmpu.engines._vllm import Mirrored, Question, Said, StaleWeights
 from mmpu.student import Student
 
 ENVIRONMENT = {
@@ -45,7 +45,7 @@ class _Copy:
 
 
 @dataclass(frozen=True)
-class VLLM(Engine):
+class VLLM(Mirrored):
     student: Student
     folder: Path
     """Where weights are handed over; emptied on close."""
@@ -63,43 +63,9 @@ class VLLM(Engine):
         if find_spec("vllm") is None:
             raise UserError("the engine vllm needs vLLM, which is not installed: pip install 'mmpu[vllm]'")
 
-    @property
-    def identity(self) -> str:
-        return f"vllm:{self.student.config.model}:live"
-
     # ------------------------------------------------------------------------------------------------------- answering
 
-    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        values = _vllm.drawing(self.student, samples, n, sampling)
-        if isinstance(values, Failed):
-            return [values] * len(samples)
-
-        def read(output: Any) -> tuple[Response, ...] | Failed:
-            responses: list[Response] = []
-            for answer in output.outputs:
-                logp = [entry[token].logprob for token, entry in zip(answer.token_ids, answer.logprobs, strict=True)]
-                found = _vllm.response(self.student, sampling, answer.token_ids, logp, answer.finish_reason)
-                if isinstance(found, Failed):
-                    return found
-                responses.append(found)
-            return tuple(responses)
-
-        outputs = self._ask(samples, values)
-        return [output if isinstance(output, Failed) else read(output) for output in outputs]
-
-    def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        ids, values = _vllm.reading(self.student, options)
-
-        def read(output: Any) -> Choice:
-            return _vllm.choice(options, ids, {t: entry.logprob for t, entry in output.outputs[0].logprobs[0].items()})
-
-        # Short answers are often sampled twice; the same question is asked once.
-        distinct = list({sample.prompt: sample for sample in samples}.values())
-        outputs = self._ask(distinct, [values] * len(distinct))
-        found = {s.prompt: o if isinstance(o, Failed) else read(o) for s, o in zip(distinct, outputs, strict=True)}
-        return [found[sample.prompt] for sample in samples]
-
-    def _ask(self, samples: Sequence[Sample], values: Sequence[dict[str, Any]]) -> list[Any]:
+    def ask(self, samples: Sequence[Sample], values: Sequence[dict[str, Any]]) -> list[Any]:
         """vLLM's output, or `Failed`, for each sample.
 
         Raises:
@@ -108,10 +74,7 @@ class VLLM(Engine):
         self.sync()
         llm, expected = self._copy.llm, str(self._copy.version)
         longest = int(llm.model_config.max_model_len)
-        asked = [
-            _vllm.question(self.student, sample, value["max_tokens"], longest)
-            for sample, value in zip(samples, values, strict=True)
-        ]
+        asked = _vllm.questions(self.student, samples, values, longest)
         live = [(i, q) for i, q in enumerate(asked) if isinstance(q, Question)]
         outputs = llm.generate(
             [_prompt(q) for _, q in live],
@@ -127,6 +90,14 @@ class VLLM(Engine):
             read = tuple(output.prompt_token_ids)
             results[i] = output if read == q.encoded.ids else _vllm.misread(q, read)
         return results
+
+    def said(self, output: Any) -> Iterator[Said]:
+        for answer in output.outputs:
+            logp = [entry[token].logprob for token, entry in zip(answer.token_ids, answer.logprobs, strict=True)]
+            yield answer.token_ids, logp, answer.finish_reason
+
+    def weighed(self, output: Any) -> dict[int, float]:
+        return {token: entry.logprob for token, entry in output.outputs[0].logprobs[0].items()}
 
     # ----------------------------------------------------------------------------------------------------- the copy
 

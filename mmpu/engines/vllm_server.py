@@ -16,16 +16,16 @@ import importlib
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
+from mmpu.core import Failed, Response, Sample, Sampling, UserError
 from mmpu.engines import _vllm
-from mmpu.engines._vllm import Question, StaleWeights
+from mmpu.engines._vllm import Mirrored, Question, Said, StaleWeights
 from mmpu.media import images as media
 from mmpu.student import Student, Tree, pack
 
@@ -48,7 +48,7 @@ class _Served:
 
 
 @dataclass(frozen=True)
-class VLLMServer(Engine):
+class VLLMServer(Mirrored):
     student: Student
     folder: Path
     """Where adapters are handed over; the server must be able to read it."""
@@ -64,61 +64,32 @@ class VLLMServer(Engine):
     start; above it, the server holds other weights."""
     _served: _Served = field(default_factory=_Served, init=False, repr=False)
 
-    @property
-    def identity(self) -> str:
-        return f"vllm:{self.student.config.model}:live"
-
     # ------------------------------------------------------------------------------------------------------- answering
 
-    def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        values = _vllm.drawing(self.student, samples, n, sampling)
-        if isinstance(values, Failed):
-            return [values] * len(samples)
-        questions = self._questions(samples, sampling.max_tokens)
-        replies = self._ask(questions, values)
-        return [r if isinstance(r, Failed) else self._responses(r, sampling) for r in replies]
-
-    def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        ids, values = _vllm.reading(self.student, options)
-        # The reply lists the sampled token first and then as many as were asked for, less one if that token was not
-        # among them. So one is asked for twice.
-        wanted = [*values["logprob_token_ids"], *values["logprob_token_ids"][:1]]
-        values |= {"logprob_token_ids": wanted, "logprobs": len(wanted)}
-        replies = self._ask(self._questions(samples, 1), [values] * len(samples))
-
-        def read(reply: Any) -> Choice:
-            entries = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-            return _vllm.choice(options, ids, {entry["token_id"]: entry["logprob"] for entry in entries})
-
-        return [r if isinstance(r, Failed) else read(r) for r in replies]
-
-    def _responses(self, reply: Any, sampling: Sampling) -> tuple[Response, ...] | Failed:
-        responses: list[Response] = []
-        for answer in sorted(reply["choices"], key=lambda answer: answer["index"]):
-            logp = [entry["logprob"] for entry in answer["logprobs"]["content"]]
-            found = _vllm.response(self.student, sampling, answer["token_ids"], logp, answer["finish_reason"])
-            if isinstance(found, Failed):
-                return found
-            responses.append(found)
-        return tuple(responses)
-
-    def _questions(self, samples: Sequence[Sample], new_tokens: int) -> list[Question | Failed]:
-        self.sync()
-        return [_vllm.question(self.student, sample, new_tokens, self._served.longest) for sample in samples]
-
-    def _ask(self, questions: Sequence[Question | Failed], values: Sequence[dict[str, Any]]) -> list[Any]:
+    def ask(self, samples: Sequence[Sample], values: Sequence[dict[str, Any]]) -> list[Any]:
         """The reply, or `Failed`, to each question.
 
         Raises:
             StaleWeights: a reply names other weights than the student's.
             UserError: the server does not compute what the student computes.
         """
+        self.sync()
+        questions = _vllm.questions(self.student, samples, values, self._served.longest)
         stage = self.student.stage_version
         first = next((q for q in questions if isinstance(q, Question)), None)
         if first is not None and self._served.checked != stage:
             self._check(first)
             self._served.checked = stage
-        return asyncio.run(self._post_all(questions, values))
+        return asyncio.run(self._post_all(questions, [_asking(value) for value in values]))
+
+    def said(self, output: Any) -> Iterator[Said]:
+        for answer in sorted(output["choices"], key=lambda answer: answer["index"]):
+            logp = [entry["logprob"] for entry in answer["logprobs"]["content"]]
+            yield answer["token_ids"], logp, answer["finish_reason"]
+
+    def weighed(self, output: Any) -> dict[int, float]:
+        entries = output["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        return {entry["token_id"]: entry["logprob"] for entry in entries}
 
     def _check(self, question: Question) -> None:
         """Compares the server with the student on one prompt, before anything is learned from its answers."""
@@ -126,7 +97,7 @@ class VLLMServer(Engine):
         # One candidate is certain under the sampling distribution, and seldom so under the model's.
         certain = _vllm.sampling_values(self.student, replace(PROBE, top_k=1), 1, question.sample.id)
         found = asyncio.run(self._post_all([question, question], [plain, certain]))
-        answers = [f if isinstance(f, Failed) else self._responses(f, PROBE) for f in found]
+        answers = [self.responses(output, PROBE) for output in found]
         failed = [a.reason for a in answers if isinstance(a, Failed)]
         if failed:
             raise UserError(f"{self.url} does not answer as `vllm serve` does: {failed[0]}")
@@ -252,6 +223,16 @@ class VLLMServer(Engine):
                 asyncio.run(unload())
             shutil.rmtree(self.folder / self._served.adapter, ignore_errors=True)
             self._served.adapter, self._served.version, self._served.checked = "", -1, -1
+
+
+def _asking(values: dict[str, Any]) -> dict[str, Any]:
+    """The reply lists the sampled token first and then as many as were asked for, less one if that token was not among
+    them. So one is asked for twice."""
+    tokens = values.get("logprob_token_ids")
+    if tokens is None:
+        return values
+    wanted = [*tokens, *tokens[:1]]
+    return {**values, "logprob_token_ids": wanted, "logprobs": len(wanted)}
 
 
 def _openai() -> Any:

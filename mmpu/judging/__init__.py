@@ -4,7 +4,7 @@ from mmpu.judging.alpaca import write_annotations
 from mmpu.judging.archive import export_verdicts, import_verdicts, recompute
 from mmpu.judging.audit import adversarial, audit_with_traps
 from mmpu.judging.compare import comparisons
-from mmpu.judging.economy import Estimate, Prices, affordable, estimate
+from mmpu.judging.economy import Estimate, Prices, estimate
 from mmpu.judging.glm import Calibration, read_calibration
 from mmpu.judging.match import Item, Match, Probe, asked_of, counts_of, equal_duel, equalised, item_of, match_of
 from mmpu.judging.measure import MAX_UNREAD, measure_all
@@ -24,7 +24,6 @@ __all__ = [
     "Question",
     "Verdicts",
     "adversarial",
-    "affordable",
     "ask",
     "asked_of",
     "audit_with_traps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Prices:
 class Estimate:
     """Of the readings that an evaluation still lacks."""
 
+    judge: str
     readings: int
     stored: int
     """Readings that the store has already."""
@@ -43,13 +45,30 @@ class Estimate:
     prompt_tokens: int
     output_tokens: int
     images: int
-    cost: float | None
-    """None where there are calls and no price list."""
+    costs: tuple[float, ...] | None
+    """Of each reading, in the order in which they are asked for; None where there are calls and no price list."""
     currency: str
     counted_by: str
     """How tokens were counted."""
     n: int
     """Prompts per system, of the system with the fewest."""
+
+    @property
+    def cost(self) -> float | None:
+        """Of all; None where there are calls and no price list."""
+        return None if self.costs is None else math.fsum(self.costs)
+
+    def affordable(self, max_cost: float) -> int:
+        """How many readings, from the first, cost at most `max_cost` together.
+
+        Raises:
+            UserError: the judge is a model's and has no price list.
+        """
+        if self.costs is None:
+            raise UserError(
+                f"judge {self.judge} has no `prices`, so --max-cost cannot be kept; add them or use --max-calls"
+            )
+        return sum(spent <= max_cost for spent in accumulate(self.costs))
 
     def lines(self) -> list[str]:
         """For people."""
@@ -77,39 +96,28 @@ class Estimate:
 def estimate(judge: Judge, pending: Sequence[Question], stored: int, n: int, prices: Prices | None = None) -> Estimate:
     """The cost of `pending`, if every call succeeds at once and nothing comes from a server's cache."""
     count, how = token_counter(judge)
-    asked = judge.prompts([(q.duel, q.order) for q in pending])
-    pixels_per_token = (prices or Prices(0, 0)).pixels_per_token
-    tokens = sum(tokens_of(prompt, count, pixels_per_token) for prompt in asked)
-    replies = len(asked) * judge.reply_tokens
-    cost = 0.0 if not asked else None
-    if prices is not None:
-        cost = (tokens * prices.input + replies * prices.output) / 1e6
-    currency = (prices or Prices(0, 0)).currency
-    images = sum(len(prompt.images) for prompt in asked)
-    return Estimate(len(pending), stored, len(asked), tokens, replies, images, cost, currency, how, n)
-
-
-def affordable(judge: Judge, pending: Sequence[Question], prices: Prices | None, max_cost: float) -> int:
-    """How many of `pending`, from the first, cost at most `max_cost` together.
-
-    Raises:
-        UserError: the judge is a model's and has no price list.
-    """
-    if not judge.prompts([(q.duel, q.order) for q in pending[:1]]):
-        return len(pending)
-    if prices is None:
-        raise UserError(
-            f"judge {judge.name} has no `prices`, so --max-cost cannot be kept; add them or use --max-calls"
-        )
-    count, _ = token_counter(judge)
-    spent = 0.0
-    for number, question in enumerate(pending):
-        for prompt in judge.prompts([(question.duel, question.order)]):
-            tokens = tokens_of(prompt, count, prices.pixels_per_token)
-            spent += (tokens * prices.input + judge.reply_tokens * prices.output) / 1e6
-        if spent > max_cost:
-            return number
-    return len(pending)
+    free = Prices(0, 0)
+    calls = tokens = images = 0
+    costs: list[float] = []
+    for question in pending:
+        asked = judge.prompts([(question.duel, question.order)])
+        read = sum(tokens_of(prompt, count, (prices or free).pixels_per_token) for prompt in asked)
+        costs.append((read * (prices or free).input + len(asked) * judge.reply_tokens * (prices or free).output) / 1e6)
+        calls, tokens = calls + len(asked), tokens + read
+        images += sum(len(prompt.images) for prompt in asked)
+    return Estimate(
+        judge.name,
+        len(pending),
+        stored,
+        calls,
+        tokens,
+        calls * judge.reply_tokens,
+        images,
+        tuple(costs) if prices is not None or not calls else None,
+        (prices or free).currency,
+        how,
+        n,
+    )
 
 
 def tokens_of(prompt: Sample, count: Callable[[str], int], pixels_per_token: int) -> int:

@@ -11,14 +11,18 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from mmpu.config import load_yaml, override, replaced
 from mmpu.core import Answer, Failed, Response, Sample, Sampling, UserError
 from mmpu.engines.cached import Cached
 from mmpu.engines.replay import read_answers
 from mmpu.media import images as media
-from mmpu.store import write_atomically
+from mmpu.recipes import wiring
+from mmpu.store import Ledger, Store, write_atomically
+from mmpu.task import load_local
 
 CHARACTERS_PER_TOKEN = 4
 PIXELS_PER_TOKEN = 28 * 28
@@ -53,6 +57,44 @@ class Collection:
             cost = (tokens_in * price.input + tokens_out * price.output) / 1e6
             lines.append(f"cost              {cost:.2f} at most")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What `mmpu generate` was asked for."""
+
+    task: str
+    engine: str
+    """An engine's name, or a YAML file with its keys."""
+    settings: tuple[str, ...]
+    """Keys of the engine, such as `model=Qwen/Qwen3-32B`."""
+    out: Path
+    split: str = "train"
+    limit: int | None = None
+    n: int = 1
+    sampling: dict[str, Any] = field(default_factory=dict[str, Any])
+    store: Path | None = None
+    data: str | Sequence[str] = ()
+    """As for `EvalOptions`, and `trust` too."""
+    trust: bool = False
+    allow_urls: bool = False
+    dry_run: bool = False
+
+
+def collection(options: GenerateOptions) -> Collection:
+    """What `mmpu generate` is to collect; a dry run leaves no file behind."""
+    task = load_local(options.task, options.data, trust=options.trust, allow_urls=options.allow_urls)
+    samples = task.samples(options.split)[: options.limit]
+    sampling = replaced(task.config.sampling, options.sampling, "sampling")
+    file = Path(options.engine)
+    spec = load_yaml(file) if file.suffix in (".yaml", ".yml") else {"name": options.engine}
+    engine, weights = wiring.opened(wiring.Source.read(override(spec, options.settings), "engine"), task)
+    store = options.store or options.out.parent / "store.sqlite"
+    if options.dry_run and not store.exists():
+        store = Path(":memory:")
+    ledger = Ledger(options.out.with_suffix(".ledger.json"))
+    kept = Cached(engine, Store(store), ledger, "engine", weights)
+    return Collection(samples, options.n, sampling, kept, options.out)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpu import plugins
-from mmpu.config import Values, build, component, load_yaml, to_values
-from mmpu.core import Failed, Sampling, UserError
+from mmpu.config import replaced
+from mmpu.core import Failed, UserError
 from mmpu.duel import Judge
-from mmpu.recipes import wiring
+from mmpu.recipes.judges import read_judge
 from mmpu.recipes.runs import contender, named
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask, load_local
@@ -21,17 +20,7 @@ from mmpu.task import YamlTask, load_local
 if TYPE_CHECKING:
     from mmpu.boards import Audit, Board
     from mmpu.evaluation import Contender, Prepared, Settings
-    from mmpu.judging import Estimate, Prices, Progress, Question
-
-
-@dataclass(frozen=True)
-class JudgeConfig:
-    """The keys of a judge YAML besides those of its class."""
-
-    about: str
-    kind: str
-    prices: dict[str, Any] | None = None
-    """A price list: see `judging.economy.Prices`."""
+    from mmpu.judging import Estimate, Prices, Progress
 
 
 @dataclass(frozen=True)
@@ -100,14 +89,13 @@ def evaluate(
         announce: Called before the first call with what is to be paid.
     """
     from mmpu.evaluation import publish
-    from mmpu.judging import affordable
 
     one = _prepare(options)
-    estimate, pending = _estimate(one, options)
+    estimate = _estimate(one, options)
     announce(estimate)
     limits = one.settings.limits
     if options.judging.max_cost is not None:
-        calls = affordable(one.judge, pending, one.prices, options.judging.max_cost)
+        calls = estimate.affordable(options.judging.max_cost)
         calls = calls if limits.max_calls is None else min(calls, limits.max_calls)
         limits = dataclasses.replace(limits, max_calls=calls)
     settings = dataclasses.replace(one.settings, limits=limits)
@@ -116,7 +104,7 @@ def evaluate(
 
 def estimate(options: EvalOptions) -> Estimate:
     """What an evaluation would ask of the judge, without asking."""
-    return _estimate(_prepare(dataclasses.replace(options, lm_eval=())), options)[0]
+    return _estimate(_prepare(dataclasses.replace(options, lm_eval=())), options)
 
 
 def _prepare(options: EvalOptions) -> _Evaluation:
@@ -127,13 +115,13 @@ def _prepare(options: EvalOptions) -> _Evaluation:
         options.task, options.data, trust=options.trust, allow_urls=options.allow_urls, others=options.lm_eval
     )
     judging = options.judging
-    judge_name = _default("judge", options.judge, task)
-    judge = load_judge(judge_name, task, options.judge_url, judging.concurrency)
+    read = read_judge(_default("judge", options.judge, task))
+    judge = read.make(task, options.judge_url, judging.concurrency)
     baseline = _default("baseline", options.baseline, task)
     split = options.split or task.config.evaluate
     split = f"{split}[:{options.limit}]" if options.limit else split
     task.ready(split)
-    sampling = build(Sampling, {**to_values(task.config.sampling), **options.sampling}, "sampling")
+    sampling = replaced(task.config.sampling, options.sampling, "sampling")
     targets: dict[str, str] = {}
     for text in (*options.systems, baseline):
         label, target = named(text)
@@ -152,10 +140,10 @@ def _prepare(options: EvalOptions) -> _Evaluation:
     )
     label, folder = named(baseline)[0], Path(options.folder)
     prepared = evaluation.prepare(contenders, label, task, judge, split, sampling, folder, settings)
-    return _Evaluation(task, judge, load_prices(judge_name), settings, prepared)
+    return _Evaluation(task, judge, read.prices, settings, prepared)
 
 
-def _estimate(one: _Evaluation, options: EvalOptions) -> tuple[Estimate, list[Question]]:
+def _estimate(one: _Evaluation, options: EvalOptions) -> Estimate:
     from mmpu.evaluation import STORE, asked
     from mmpu.judging import Verdicts, estimate, missing
 
@@ -164,7 +152,7 @@ def _estimate(one: _Evaluation, options: EvalOptions) -> tuple[Estimate, list[Qu
     pending = missing(everything, Verdicts(path), options.judging.rejudge) if path.exists() else everything
     systems = [p.match for p in one.prepared if p.match.system != p.match.baseline]
     n = min(len(match.items) for match in systems or [p.match for p in one.prepared])
-    return estimate(one.judge, pending, len(everything) - len(pending), n, one.prices), pending
+    return estimate(one.judge, pending, len(everything) - len(pending), n, one.prices)
 
 
 def audit_judge(
@@ -185,7 +173,7 @@ def audit_judge(
     from mmpu.judging import Verdicts, audit_with_traps
 
     task = load_local(task_name, data, trust=trust)
-    judge = load_judge(judge_name, task, url)
+    judge = read_judge(judge_name).make(task, url)
     engine = contender("baseline", baseline).engine if baseline else Reference()
     samples = task.samples(f"{split}[:{limit}]")
     answers = engine.generate(samples, 1, task.config.sampling)
@@ -250,51 +238,6 @@ def export_alpaca_eval(
         unread = write_annotations(match, verdicts.get(match.keys), samples, ours, theirs, folder)
         written.append((folder, unread))
     return written
-
-
-def load_judge(name: str, task: YamlTask, url: str | None = None, concurrency: int | None = None) -> Judge:
-    """A judge from its YAML, with the task's own prompt for that kind of judge if it has one; `url` and `concurrency`
-    replace its engine's, whose endpoint must be known before anything runs."""
-    path, own, values = _judge_values(name)
-    cls = plugins.find_class("judges", own.kind, Judge)
-    provided: dict[str, object] = {"task": task}
-    if "engine" in values:
-        spec: Any = values.pop("engine")
-        engine_name, engine_values = component(spec, f"{path}: engine")
-        given = {"url": url, "concurrency": concurrency}
-        engine_values.update({key: value for key, value in given.items() if value})
-        provided["engine"] = wiring.engine({"name": engine_name, **engine_values}, task, f"{path}: engine")
-    if "prompt" in values:
-        values["prompt"] = str(_judge_prompt(own.kind, task) or plugins.beside(path, str(values["prompt"])))
-    return build(cls, {"name": path.stem, **values}, str(path), provided)
-
-
-def _judge_prompt(kind: str, task: YamlTask) -> Path | None:
-    """The prompt that a task has for judges of a kind."""
-    for known in task.config.judge_prompts:
-        plugins.find_class("judges", known, Judge)
-    if kind not in task.config.judge_prompts:
-        return None
-    folder = task.path.parent.resolve()
-    prompt = (folder / task.config.judge_prompts[kind]).resolve()
-    if not prompt.is_relative_to(folder):
-        raise UserError(f"{task.path}: `judge_prompts.{kind}` leaves the task's folder; put {prompt.name} beside it")
-    return prompt
-
-
-def load_prices(name: str) -> Prices | None:
-    """The price list of a judge's YAML."""
-    from mmpu.judging import Prices
-
-    path, own, _ = _judge_values(name)
-    return build(Prices, own.prices, f"{path}: prices") if own.prices else None
-
-
-def _judge_values(name: str) -> tuple[Path, JudgeConfig, Values]:
-    path = plugins.find_data("judges", name)
-    values = load_yaml(path)
-    keys = ("about", "kind", "prices")
-    return path, build(JudgeConfig, {k: values.pop(k) for k in keys if k in values}, str(path)), values
 
 
 def _default(key: str, given: str | None, task: YamlTask) -> str:

@@ -3,16 +3,58 @@ nothing, is refused before anything is trained."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from mmpu.core import Group, Sampling, UserError
 from mmpu.learning import Method
 from mmpu.recipes import wiring
+from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
-from mmpu.task import parse_split
+from mmpu.task import YamlTask, parse_split
+from mmpu.train import shadow as shadows
+from mmpu.train.stage import StageConfig
 
-if TYPE_CHECKING:
-    from mmpu.train.stage import StageConfig
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage that fits."""
+
+    config: StageConfig
+    method: Method
+    sampling: Sampling
+
+
+def plan(run: RunConfig, wired: Wired) -> list[Planned]:
+    """The stages of a run; every mistake shows before anything is trained.
+
+    Raises:
+        UserError: the reason, and the way out.
+    """
+    if run.student.lora is None and run.student.dtype != "float32":
+        raise UserError(
+            f"student.dtype: weights in {run.student.dtype} would lose most updates to rounding; train all of them "
+            "with `dtype: float32` and `autocast: bfloat16`, or set student.lora"
+        )
+    stages = [Planned(stage, stage.method.make({}), _sampling(stage, wired.task)) for stage in run.stages]
+    for stage in stages:
+        check(stage.config, stage.method, wired, stage.sampling)
+        teacher = stage.method.shadow
+        if teacher is not None and teacher.kind == "external":
+            shadows.check_tokenizers(run.student.model, teacher.model)
+    if run.rollout.name != "hf" and any(s.method.offline or "teacher_responses" in s.method.needs for s in stages):
+        raise UserError(
+            f"rollout: a method here samples from a second set of weights, which {run.rollout.name} does not hold; "
+            "use hf"
+        )
+    wiring.sampler(run.rollout, wired.task, None, run.folder / ".rollout")
+    return stages
+
+
+def _sampling(stage: StageConfig, task: YamlTask) -> Sampling:
+    """Likelihoods are compared at temperature 1, so candidates come from the plain distribution unless the stage says
+    otherwise."""
+    own = task.config.sampling
+    return stage.sampling or Sampling(max_tokens=own.max_tokens, stop=own.stop)
 
 
 def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) -> None:
@@ -28,7 +70,7 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
         raise UserError(f"{where}: its method needs scores; set `scorer:`, for example `scorer: self_eval`")
     if not scored and stage.scorer is not None:
         raise UserError(f"{where}: its method uses no scores; remove `scorer:`")
-    scorer = wiring.scorer(stage.scorer, wired, f"stages.{stage.name}.scorer") if stage.scorer is not None else None
+    scorer = wiring.scorer(stage.scorer, wired) if stage.scorer is not None else None
     if (method.listwise or (scorer is not None and scorer.listwise)) and stage.k < 2:
         raise UserError(
             f"{where}: k={stage.k}, and a listwise {'method' if method.listwise else 'scorer'} learns from differences "

@@ -16,15 +16,16 @@ import ast
 import inspect
 import itertools
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
 from mmpu import plugins
-from mmpu.config import Values, build, component, load_yaml
+from mmpu.config import Values, build, load_yaml, override
 from mmpu.core import Scorer, UserError
 from mmpu.learning import Method
+from mmpu.specs import Spec, split
 
 FOLDER = "methods/"
 
@@ -36,13 +37,13 @@ class Preset:
     about: str
     source: str
     not_given: str
-    method: str | dict[str, Any]
-    scorer: str | dict[str, Any] | None = None
+    method: Spec[Method]
+    scorer: Spec[Scorer] | None = None
     stage: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def values(self) -> Values:
         """As keys of a stage."""
-        own = {"method": self.method} | ({"scorer": self.scorer} if self.scorer is not None else {})
+        own = {"method": self.method.written} | ({"scorer": self.scorer.written} if self.scorer else {})
         return {**own, **self.stage}
 
 
@@ -75,6 +76,15 @@ def expand(stage: Mapping[str, Any]) -> Values:
     return {**taken, **values}
 
 
+def resolved(config: str, assignments: Sequence[str]) -> tuple[Values, str]:
+    """A training config's values from its name or path, presets taken over and overrides applied, and its path."""
+    path = plugins.find_data("configs", config)
+    values = load_yaml(path)
+    if isinstance(values.get("stages"), list):
+        values["stages"] = [expand(stage) if isinstance(stage, dict) else stage for stage in values["stages"]]
+    return override(values, assignments), str(path)
+
+
 # ------------------------------------------------------------------------------------------------------------------
 # what a method is, for people
 
@@ -85,26 +95,22 @@ def explain(name: str) -> str:
     lines: list[str] = []
     if preset:
         lines += [f"{name}: {preset.about}", f"source: {preset.source}", f"not given there: {preset.not_given}", ""]
-    method, values = component(preset.method if preset else name, f"preset {name}: method")
     if preset is None and name not in plugins.code("methods"):
         raise UserError(f"no preset or method {name!r}; {plugins.suggest(name, [*names(), *plugins.code('methods')])}")
-    lines += _component("method", method, Method, values)
-    if preset and preset.scorer is not None:
-        scorer, knobs = component(preset.scorer, f"preset {name}: scorer")
-        lines += ["", *_component("scorer", scorer, Scorer, knobs)]
+    method = preset.method if preset else Spec[Method].read(name, f"method {name}", Method)
+    lines += [*_component("method", method, f"    needs: {', '.join(sorted(method.make({}).needs))}")]
+    if preset and preset.scorer:
+        lines += ["", *_component("scorer", preset.scorer)]
     if preset and preset.stage:
         lines += ["", "stage: " + ", ".join(f"{key} {value}" for key, value in preset.stage.items())]
     return "\n".join(lines)
 
 
-def _component(kind: str, name: str, base: type[Any], values: Values) -> list[str]:
-    cls = plugins.find_class(f"{kind}s", name, base)
-    lines = [f"{kind} {name}", ""]
+def _component(kind: str, spec: Spec[Any], *more: str) -> list[str]:
+    cls, values = spec.cls, split(spec.written, spec.where)[1]
+    lines = [f"{kind} {spec.name}", ""]
     module = inspect.getmodule(cls)
-    lines += [textwrap.indent((inspect.getdoc(module) or "").strip(), "    "), ""]
-    if kind == "method":
-        instance: Method = build(cls, values, f"method {name}")
-        lines.append(f"    needs: {', '.join(sorted(instance.needs))}")
+    lines += [textwrap.indent((inspect.getdoc(module) or "").strip(), "    "), "", *more]
     about = _field_docs(cls)
     wired = {"engine", "live", "task", "teacher"} if kind == "scorer" else set[str]()
     for knob in fields(cls):

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpu.config import Values, build, component, load_yaml
+from mmpu.config import Values, build, load_yaml
 from mmpu.core import UserError, digest
+from mmpu.specs import Named
 
 if TYPE_CHECKING:
     from mmpu.evaluation import Contender
@@ -60,7 +61,7 @@ def contender(name: str, target: str) -> Contender:
         config = as_trained(values, stage)
         target = str(values["student"]["model"])
         trained = {
-            "method": component(values["stages"][index]["method"], "method")[0],
+            "method": Named.read(values["stages"][index]["method"], "method").name,
             "config": digest({k: v for k, v in values.items() if k not in ("run", "store")}),
             "seed": values["seed"],
         }

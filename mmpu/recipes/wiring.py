@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
-from mmpu import plugins
-from mmpu.config import build, component
+from mmpu.config import Readable
 from mmpu.core import Engine, Scorer, Task, UserError
+from mmpu.engines.cached import Cached
+from mmpu.engines.counted import Counted
+from mmpu.recipes.runs import contender
+from mmpu.specs import Named, Spec, split
 from mmpu.store import Ledger, Store
-from mmpu.task import YamlTask
+from mmpu.task import YamlTask, load_task
+
+
+@dataclass(frozen=True)
+class Source(Readable):
+    """Whose answers are kept: an engine's, or with `{name: hf, model: …}` those of a run, a stage or a model."""
+
+    written: object
+    engine: Spec[Engine] | None
+    model: str = ""
+
+    @classmethod
+    def read(cls, written: object, where: str, *arguments: Any) -> Self:
+        if written != "hf" and not (isinstance(written, Mapping) and cast(Any, written).get("name") == "hf"):
+            return cls(written, Spec[Engine].read(written, where, Engine))
+        _, values = split(written, where)
+        if set(values) != {"model"}:
+            raise UserError(
+                f"{where} hf: takes one key, `model`, a run, a stage or a model; got {', '.join(values) or 'none'}"
+            )
+        return cls(written, None, str(values["model"]))
 
 
 @dataclass(frozen=True)
@@ -29,8 +51,6 @@ class Wired:
     live: Engine | None = None
 
     def given(self) -> dict[str, object]:
-        from mmpu.engines.counted import Counted
-
         def local(engine: Engine | None) -> Engine:
             return Counted(cast(Engine, engine), self.ledger, "local_eval")
 
@@ -38,60 +58,59 @@ class Wired:
         return {"task": task, "teacher": self.teacher, "engine": local(self.frozen), "live": local(self.live)}
 
 
-def engine(spec: str | Mapping[str, Any], task: YamlTask, where: str, **wired: object) -> Engine:
-    """An engine from its spec; a relative `path` that is not there is looked for beside the task.
+def wired(task: Named, allow_urls: bool, teacher: Source | None, store: Path, ledger: Ledger) -> Wired:
+    """What all stages of a run share."""
+    loaded = load_task(task.name, allow_urls=allow_urls, **task.values)
+    found = None if teacher is None else opened(teacher, loaded)
+    answers = Store(store)  # a mistake above leaves no file behind
+    return Wired(loaded, ledger, answers, found and Cached(found[0], answers, ledger, "teacher", found[1]))
 
-    Args:
-        wired: Further objects that engines are given by the name of their field.
+
+def opened(source: Source, task: YamlTask) -> tuple[Engine, str]:
+    """Who answers, and what the answers depend on besides its identity: the weights of a run or a model."""
+    if source.engine is not None:
+        return engine(source.engine, task), ""
+    found = contender("hf", source.model)
+    return found.engine, found.weights
+
+
+def sampler(spec: Spec[Engine], task: YamlTask, student: object, folder: Path) -> Engine:
+    """The engine of rollouts.
 
     Raises:
-        UserError: a mistake in the spec, or an endpoint that is not configured.
+        UserError: it does not sample the student.
     """
-    if isinstance(spec, Mapping) and "engine" in spec and "name" not in spec:  # `teacher: {engine: openai, …}`
-        spec = {"name": spec["engine"], **{k: v for k, v in spec.items() if k != "engine"}}
-    name, values = component(spec, where)
-    path = values.get("path")
+    if "student" not in {field.name for field in dataclasses.fields(cast(Any, spec.cls))}:
+        raise UserError(f"rollout: {spec.name} does not sample the student's own tokens; use hf, vllm or vllm_server")
+    return engine(spec, task, student=student, folder=folder)
+
+
+def engine(spec: Spec[Engine], task: YamlTask, **given: object) -> Engine:
+    """An engine; a relative `path` that is not there is looked for beside the task.
+
+    Raises:
+        UserError: a key is missing, or an endpoint is not configured.
+    """
+    parts = {name: engine(cast(Spec[Engine], part), task) for name, part in spec.parts.items()}
+    path = spec.values.get("path")
     if isinstance(path, str) and not Path(path).exists():
         beside = [folder / path for folder in (task.folder, task.path.parent) if (folder / path).exists()]
-        values["path"] = str(beside[0]) if beside else path
-    provided: dict[str, object] = {"task": task, **wired}
-    if "fallback" in values:
-        provided["fallback"] = engine(values.pop("fallback"), task, f"{where} {name}.fallback")
-    found = build(plugins.find_class("engines", name, Engine), values, f"{where} {name}", provided)
+        spec = dataclasses.replace(spec, values={**spec.values, "path": str(beside[0]) if beside else path})
+    found = spec.make({"task": task, **given, **parts})
     getattr(found, "endpoints", None)  # raises now if there is none
     return found
 
 
-def scorer(spec: object, wired: Wired, where: str) -> Scorer:
-    """A scorer from its spec. Fields that are engines take an engine's spec, a field of scorers a list of theirs.
+def scorer(spec: Spec[Scorer], wired: Wired) -> Scorer:
+    """A scorer; the engines that it names itself are judges other than the student: what they say is kept and counted.
 
     Raises:
-        UserError: a mistake in the spec, or an endpoint that is not configured.
+        UserError: a key is missing, or an endpoint is not configured.
     """
-    name, values = component(spec, where)
-    cls = plugins.find_class("scorers", name, Scorer)
-    hints = typing.get_type_hints(cls)
     given = wired.given()
-    for field in dataclasses.fields(cast(Any, cls)):
-        if field.name not in values:
-            continue
-        kinds = {hints[field.name], *typing.get_args(hints[field.name])}
-        here, value = f"{where}.{field.name}", values[field.name]
-        if Engine in kinds:
-            given[field.name] = _external(value, wired, here)
-        elif Scorer in kinds:
-            if not isinstance(value, list):
-                raise UserError(f"{here} must be a list of scorers, got {value!r}")
-            items = cast(list[object], value)
-            given[field.name] = tuple(scorer(item, wired, f"{here}.{i}") for i, item in enumerate(items))
+    for name, part in spec.parts.items():
+        if isinstance(part, tuple):
+            given[name] = tuple(scorer(each, wired) for each in part)
         else:
-            continue
-        del values[field.name]
-    return build(cls, values, where, given)
-
-
-def _external(spec: Any, wired: Wired, where: str) -> Engine:
-    """A judge other than the student: its answers are kept, and what it was asked is counted."""
-    from mmpu.engines.cached import Cached
-
-    return Cached(engine(spec, wired.task, where), wired.store, wired.ledger, "external_judge")
+            given[name] = Cached(engine(part, wired.task), wired.store, wired.ledger, "external_judge")
+    return spec.make(given)

@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from mmpu import plugins
-from mmpu.config import Values, build, load_yaml, override, to_values
+from mmpu.config import Values, build, override, to_values
 from mmpu.core import Failed, Sample, Sampling, UserError
 from mmpu.duel import Duel, Judge
-from mmpu.recipes import evaluation as assess
-from mmpu.recipes import presets
+from mmpu.recipes import presets, run_config
 from mmpu.recipes import training as recipe
+from mmpu.recipes.judges import read_judge
 from mmpu.recipes.runs import trained_student
+from mmpu.specs import Named
 from mmpu.store import write_atomically
 from mmpu.studies.comparison import START, Comparison, Result, markdown, read_lines, tabulate
-from mmpu.task import YamlTask, load_task
+from mmpu.task import load_task
 from mmpu.thinking import answer_of, thinks_on
 
 STAGE = "stage2"
@@ -64,18 +64,19 @@ def compare(options: Options, say: Callable[[str], None]) -> Comparison:
     }
     for name, plan in plans[options.seeds[0]].items():
         try:
-            recipe.check_run(recipe.run_config({**plan, "student": values["student"]}, f"preset {name}"))
+            recipe.check_run(run_config.read({**plan, "student": values["student"]}, f"preset {name}"))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     results: dict[str, list[Result]] = {name: [] for name in (START, *options.methods)}
     for seed, runs in plans.items():
         say(f"seed {seed}: {START}")
-        begin = recipe.train_run(recipe.run_config(_begin(values, folder, seed), options.config))
+        start = run_config.read(_begin(values, folder, seed), options.config)
+        recipe.train_run(start)
         for name, plan in runs.items():
             say(f"seed {seed}: {name}")
-            recipe.train_run(recipe.run_config(plan, f"preset {name}"))
+            recipe.train_run(run_config.read(plan, f"preset {name}"))
         for name in (START, *options.methods):
-            results[name].append(_evaluated(options, values, begin.parent, name))
+            results[name].append(_evaluated(options, start.task, start.folder.parent, name))
     runs = {name: [folder / f"seed-{seed}" / name for seed in options.seeds] for name in results}
     comparison = tabulate(folder, options.seeds, results, runs)
     write_atomically(folder / "comparison.json", json.dumps(to_values(comparison), indent=2, default=str) + "\n")
@@ -85,14 +86,12 @@ def compare(options: Options, say: Callable[[str], None]) -> Comparison:
 
 def _base(options: Options) -> Values:
     """The config's values, with the overrides that are not for one method."""
-    path = plugins.find_data("configs", options.config)
-    values = load_yaml(path)
+    values, path = presets.resolved(options.config, ())
     stages = values.get("stages")
     if not isinstance(stages, list) or len(cast(list[object], stages)) < 2:
         raise UserError(
             f"{path}: compare needs a stage I and a last stage whose method it replaces, at least two stages"
         )
-    values["stages"] = [presets.expand(stage) for stage in cast(list[Values], stages)]
     return override(values, [a for a in options.overrides if a.split(".")[0] not in options.methods])
 
 
@@ -107,9 +106,9 @@ def _plan(options: Options, values: Values, folder: Path, seed: int, name: str) 
     begin = _begin(values, folder, seed)
     student = values["student"] if isinstance(values["student"], dict) else {"model": values["student"]}
     last: Values = {k: v for k, v in values["stages"][-1].items() if k not in ("method", "scorer")}
-    stage = {**last, "name": STAGE, "method": preset.method}
+    stage = {**last, "name": STAGE, "method": preset.method.written}
     if preset.scorer is not None:
-        stage["scorer"] = preset.scorer
+        stage["scorer"] = preset.scorer.written
     if "k" in preset.stage and preset.stage["k"] == 1:
         stage["k"] = 1
     if "updates" in preset.stage.get("optim", {}):
@@ -128,16 +127,16 @@ def _shared(values: Values, folder: Path, seed: int, name: str) -> Values:
 # evaluation
 
 
-def _evaluated(options: Options, values: Values, seed_folder: Path, name: str) -> Result:
+def _evaluated(options: Options, named: Named, seed_folder: Path, name: str) -> Result:
     """The system's result, from its file if it is there."""
     run = seed_folder / name
     split = f"{options.split}[:{options.limit}]" if options.limit else options.split
     path = run / f"eval.{Path(options.judge).stem}.{options.split}.{options.limit or 'all'}.json"
     if path.exists():
         return build(Result, json.loads(path.read_text()), str(path))
-    task = _task(values)
+    task = load_task(named.name, **named.values)
     samples = task.samples(split)
-    judge = assess.load_judge(options.judge, task, options.judge_url)
+    judge = read_judge(options.judge).make(task, options.judge_url)
     ours, truncated = _answers(run, samples, task.config.sampling)
     start = seed_folder / START / "answers.jsonl"
     theirs = ours if name == START else [answer_of(row["output"]) for row in read_lines(start)]
@@ -172,11 +171,3 @@ def _wins(judge: Judge, samples: Sequence[Sample], ours: Sequence[str], theirs: 
         read = [v.win for v in orders if v.win is not None]
         wins.append(sum(read) / len(read) if read else None)
     return wins
-
-
-def _task(values: Values) -> YamlTask:
-    spec = values["task"]
-    if isinstance(spec, str):
-        return load_task(spec)
-    named = dict(cast(Values, spec))
-    return load_task(str(named.pop("name")), **named)

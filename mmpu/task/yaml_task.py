@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from mmpu import plugins
-from mmpu.config import Values, build, component, load_yaml
+from mmpu.config import Values, build, load_yaml
 from mmpu.core import Grader, Sample, Sampling, Task, UserError
+from mmpu.specs import Spec
 from mmpu.task import templates
 from mmpu.task.lookup import find_task, on_the_path, place_of
 from mmpu.task.sample import Maker, SampleTemplates
@@ -72,7 +72,7 @@ class TaskConfig(SampleTemplates):
     """Names for the columns of rows that are lists."""
     unique: str | None = None
     """A template; of rows with the same text the first is kept."""
-    grader: str | dict[str, Any] | None = None
+    grader: Spec[Grader] | None = None
     attempts: int = 1
     """Answers per prompt in an evaluation; more than one gives Avg@k, maj@k and pass@k."""
     splits: dict[str, Split] = field(default_factory=lambda: {"train": Split(), "test": Split()})
@@ -122,7 +122,7 @@ class YamlTask(Task):
         """Fields that some row read so far has, derived ones included."""
         self._trusted = trusted
         self._allow_urls = allow_urls
-        self._grader = _grader(config, path)
+        self._grader = config.grader.make({}) if config.grader else None
         self._samples: dict[str, tuple[Sample, ...]] = {}
         self._grades: dict[tuple[str, str | None, str, str], float | None] = {}
 
@@ -309,10 +309,3 @@ def parse_split(spec: str, where: str) -> tuple[str, int, int | None]:
         raise UserError(f"{where}: cannot read the split {spec!r}; write `test` or `train[400:1400]`")
     name, start, stop = match.groups()
     return name, int(start or 0), int(stop) if stop else None
-
-
-def _grader(config: TaskConfig, path: Path) -> Grader | None:
-    if config.grader is None:
-        return None
-    name, values = component(config.grader, f"{path}: grader")
-    return build(plugins.find_class("graders", name, Grader), values, f"{path}: grader")

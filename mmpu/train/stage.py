@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
-from mmpu.core import Sample, Sampling, Task, digest
+from mmpu.core import Sample, Sampling, Scorer, Task, digest
 from mmpu.learning import Method
+from mmpu.specs import Spec
 from mmpu.student import Student
 from mmpu.train.optim import Optim
 from mmpu.train.preflight import Preflight
@@ -23,10 +23,10 @@ class StageConfig:
     """One stage of a run. `method` and `scorer` are components: a name, or a mapping with `name` and their own keys."""
 
     name: str
-    method: str | dict[str, Any]
+    method: Spec[Method]
     split: str
     """Prompts to train on, such as `train[400:1400]`."""
-    scorer: str | dict[str, Any] | None = None
+    scorer: Spec[Scorer] | None = None
     k: int = 8
     """Candidates sampled per prompt."""
     sampling: Sampling | None = None

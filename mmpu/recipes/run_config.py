@@ -1,0 +1,62 @@
+"""The keys of a training config, and reading them: all that is below works with what is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmpu.config import Values, build
+from mmpu.core import Engine, UserError
+from mmpu.recipes import presets
+from mmpu.recipes.wiring import Source
+from mmpu.specs import Named, Spec
+from mmpu.student import StudentConfig
+from mmpu.train.stage import StageConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The keys of a training config."""
+
+    run: str
+    """The run's folder."""
+    student: StudentConfig
+    task: Named
+    """A task's name, or a mapping with `name` and keys of the task to replace, such as `data`."""
+    stages: tuple[StageConfig, ...]
+    """In order; each starts from the weights of the one before."""
+    rollout: Spec[Engine] = field(default_factory=lambda: Spec[Engine].read("hf", "rollout", Engine))
+    """The engine that samples the student's candidates: `hf`, in process, `vllm` or `vllm_server`."""
+    teacher: Source | None = None
+    """The engine that gives anchors, asked once per prompt."""
+    allow_urls: bool = False
+    """Fetch images that the task's rows name by URL."""
+    seed: int = 0
+    store: str | None = None
+    """The file of answers paid for; None is `store.sqlite` beside the run's folder, shared by the runs there."""
+    trackers: tuple[str, ...] = ()
+    """accelerate's trackers, such as `tensorboard`, `wandb`."""
+    about: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run).expanduser()
+
+    @property
+    def store_file(self) -> Path:
+        return Path(self.store).expanduser() if self.store else self.folder.parent / "store.sqlite"
+
+
+def load(config: str, assignments: Sequence[str] = ()) -> RunConfig:
+    """A training config from its name or path, with overrides."""
+    return read(*presets.resolved(config, assignments))
+
+
+def read(values: Values, where: str) -> RunConfig:
+    """A training config from its values."""
+    run = build(RunConfig, values, where)
+    names = [stage.name for stage in run.stages]
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"{where}: `stages` needs at least one stage, each with a name of its own; got {names}")
+    return run

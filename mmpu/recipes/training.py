@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 # train
 
 
+@dataclass(frozen=True, slots=True)
+class TeacherSampling(Sampling):
+    """As `sampling`, with a teacher's defaults: its likeliest answer, and room for it."""
+
+    temperature: float = 0.0
+    max_tokens: int = 2048
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """The keys of a training config."""
@@ -45,6 +53,8 @@ class RunConfig:
     """The engine that samples the student's candidates: `hf`, in process, `vllm` or `vllm_server`."""
     teacher: str | dict[str, Any] | None = None
     """The engine that gives anchors, asked once per prompt."""
+    teacher_sampling: TeacherSampling = field(default_factory=TeacherSampling)
+    """How the teacher is asked for anchors. What is kept in the store is kept for this sampling."""
     allow_urls: bool = False
     """Fetch images that the task's rows name by URL."""
     seed: int = 0
@@ -154,6 +164,7 @@ def _train_stage(
 ) -> None:
     from mmpu.engines.hf import HF
     from mmpu.train import loop
+    from mmpu.train.fitting import Fitting
     from mmpu.train.record import Record
     from mmpu.train.rollout import Rollout
     from mmpu.train.stage import Stage, keeps_reference
@@ -165,7 +176,11 @@ def _train_stage(
     if stage.scorer is not None:
         wired = wiring.Wired(task, ledger, store, teacher, HF(student, "frozen"), HF(student))
         scorer = wiring.scorer(stage.scorer, wired, f"stages.{stage.name}.scorer")
-    rollout = Rollout(method, scorer, sampler, teacher, stage.k, _sampling(stage, task), ledger, shadow)
+    sampling = _sampling(stage, task)
+    reader = shadow.other if shadow is not None and shadow.other is not None else student
+    fitting = Fitting(student, reader, method, sampling.max_tokens)
+    asking, low = run.teacher_sampling, stage.low_anchor
+    rollout = Rollout(method, scorer, sampler, teacher, stage.k, sampling, ledger, shadow, asking, low, fitting)
     record = Record(place.parent, accelerator, ledger, task)
     loop.run(Stage(stage, place, task.samples(stage.split), task, rollout, student, accelerator, run.seed), record)
 

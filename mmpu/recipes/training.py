@@ -205,6 +205,11 @@ def _checked(run: RunConfig, wired: wiring.Wired) -> list[Method]:
             f"student.dtype: weights in {run.student.dtype} would lose most updates to rounding; train all of them "
             "with `dtype: float32` and `autocast: bfloat16`, or set student.lora"
         )
+    if run.student.lora is not None and run.student.lora.dropout:
+        raise UserError(
+            f"student.lora.dropout={run.student.lora.dropout}: with dropped units the update's log-probabilities "
+            "differ from the sampler's before anything is learned, and gradients depend on tokens_per_pass; leave it 0"
+        )
     plan = [_method(stage) for stage in run.stages]
     for stage, method in zip(run.stages, plan, strict=True):
         fit.check(stage, method, wired, _sampling(stage, wired.task))

@@ -15,6 +15,7 @@ from mmpu.config import Values, build, component, dump_yaml, load_yaml, override
 from mmpu.core import Engine, Sampling, UserError
 from mmpu.learning import Method
 from mmpu.recipes import fit, presets, wiring
+from mmpu.recipes.resolved import resolved
 from mmpu.recipes.runs import contender
 from mmpu.store import Ledger, Store, write_atomically
 from mmpu.task import YamlTask, load_local, load_task
@@ -122,7 +123,7 @@ def train_run(run: RunConfig) -> Path:
     plan = _checked(run, wiring.Wired(tasks, ledger, store, teacher))
     _sampler(run, plan, tasks, cast("Student", None), folder)
     if accelerator.is_main_process:
-        _claim(folder, run)
+        _claim(folder, run, tasks)
     accelerator.wait_for_everyone()
     if run.trackers:
         accelerator.init_trackers("mmpu", {"run": run.run, "seed": run.seed})
@@ -259,16 +260,21 @@ def _shadow(run: RunConfig, method: Method, student: Student) -> Shadow | None:
     return Shadow(method.shadow, student, other)
 
 
-def _claim(folder: Path, run: RunConfig) -> None:
+def _claim(folder: Path, run: RunConfig, task: YamlTask) -> None:
     """Writes the resolved config into the run's folder, or makes sure that the run there is this one. The folder may
-    have been moved, or be named in another way."""
-    values = dump_yaml(to_values(run))
+    have been moved, or be named in another way, and its config may leave to defaults what this one says."""
+
+    def whole(config: RunConfig) -> Values:
+        return resolved(config, {stage.name: _sampling(stage, task) for stage in config.stages})
+
+    new = whole(run)
+    values = dump_yaml(new)
     path = folder / "config.yaml"
     if not path.exists():
         write_atomically(path, values)
     elif path.read_text(encoding="utf-8") != values:
-        old, new = load_yaml(path), to_values(run)
-        changed = [key for key in {**old, **new} if old.get(key) != json.loads(json.dumps(new.get(key)))]
+        old = whole(run_config(load_yaml(path), str(path)))
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if set(changed) - {"run"}:
             raise UserError(
                 f"{folder} holds a run with other settings ({', '.join(changed)}); choose another `run=…`, or remove "

@@ -1,0 +1,78 @@
+"""A run's config with every default spelled out: what it would take to run it again under other defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from mmpu import plugins
+from mmpu.config import Values, component, to_values
+from mmpu.core import Engine, Scorer, Task
+from mmpu.learning import Method
+
+if TYPE_CHECKING:
+    from mmpu.core import Sampling
+    from mmpu.recipes.training import RunConfig
+
+BASES: dict[str, type[Any]] = {"methods": Method, "scorers": Scorer, "engines": Engine}
+
+
+def resolved(run: RunConfig, samplings: Mapping[str, Sampling]) -> Values:
+    """The values of a run, those of its methods, scorers and engines with their defaults.
+
+    Args:
+        samplings: How each stage samples, by its name.
+    """
+    values = to_values(run)
+    values["rollout"] = _spelled_out("engines", run.rollout)
+    if run.teacher is not None:
+        values["teacher"] = _spelled_out("engines", run.teacher)
+    for stage in cast(list[Values], values["stages"]):
+        stage["method"] = _spelled_out("methods", stage["method"])
+        if stage["scorer"] is not None:
+            stage["scorer"] = _spelled_out("scorers", stage["scorer"])
+        stage["sampling"] = to_values(samplings[str(stage["name"])])
+    return values
+
+
+def _spelled_out(kind: str, spec: object) -> Values:
+    """A component's spec with the defaults of its class; what mmpu gives it at run time is left out."""
+    if isinstance(spec, Mapping) and "engine" in spec and "name" not in spec:
+        spec = {"name": spec["engine"], **{k: v for k, v in cast(Values, spec).items() if k != "engine"}}
+    name, given = component(spec, kind)
+    if kind == "engines" and "model" in given and name == "hf":  # another run or model, which is no field of the class
+        return {"name": name, **given}
+    cls = plugins.find_class(kind, name, BASES[kind])
+    hints = typing.get_type_hints(cls)
+    values: Values = {"name": name}
+    for field in dataclasses.fields(cast(Any, cls)):
+        kinds = {hints[field.name], *typing.get_args(hints[field.name])}
+        value = given.get(field.name)
+        if field.name in given:
+            values[field.name] = _nested(kinds, value)
+        elif field.init and field.repr and not kinds & {Engine, Scorer, Task} and _has_default(field):
+            values[field.name] = to_values(_Default(_default(field)))["value"]
+    return values
+
+
+def _nested(kinds: set[Any], value: Any) -> Any:
+    if Engine in kinds and value is not None:
+        return _spelled_out("engines", value)
+    if Scorer in kinds:
+        return [_spelled_out("scorers", item) for item in value]
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Default:
+    value: object
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

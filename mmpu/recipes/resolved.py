@@ -47,7 +47,7 @@ def _spelled_out(kind: str, spec: object) -> Values:
     cls = plugins.find_class(kind, name, BASES[kind])
     hints = typing.get_type_hints(cls)
     values: Values = {"name": name}
-    for field in dataclasses.fields(cast(Any, cls)):
+    for field in dataclasses.fields(cls):
         kinds = {hints[field.name], *typing.get_args(hints[field.name])}
         value = given.get(field.name)
         if field.name in given:
@@ -57,11 +57,11 @@ def _spelled_out(kind: str, spec: object) -> Values:
     return values
 
 
-def _nested(kinds: set[Any], value: Any) -> Any:
+def _nested(kinds: set[Any], value: object) -> object:
     if Engine in kinds and value is not None:
         return _spelled_out("engines", value)
     if Scorer in kinds:
-        return [_spelled_out("scorers", item) for item in value]
+        return [_spelled_out("scorers", item) for item in cast(list[object], value)]
     return value
 
 

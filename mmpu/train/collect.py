@@ -124,6 +124,8 @@ def _batch(stage: Stage, step: int, batch: int, position: int, found: _Step) -> 
     groups = rollout.scored(groups)
     found.generate += sampled - began
     found.score += time.perf_counter() - sampled
+    if rollout.fitting is not None:
+        groups = [rollout.fitting.masked(group) for group in groups]
     if "scores" in rollout.method.needs:
         _refuse_silence(stage, groups)
     made: list[tuple[Group, list[Row]]] = []
@@ -219,10 +221,12 @@ def _refuse_silence(stage: Stage, groups: Sequence[Group]) -> None:
     scores = [score for group in groups for score in group.scores]
     asked = _total(stage.accelerator, len(scores))
     if asked and _total(stage.accelerator, sum(map(math.isnan, scores))) == asked:
+        noted = [group.notes["masked_candidates"] for group in groups if "masked_candidates" in group.notes]
+        example = f" (for example, {noted[0]})" if noted else ""
         raise UserError(
-            f"stage {stage.config.name}: the scorer abstained on all {asked} candidates, so nothing can be learned "
-            "from them; `rule` needs a task with a grader and answers, a model's replies must be readable. The weights "
-            "are as they were"
+            f"stage {stage.config.name}: the scorer abstained on all {asked} candidates{example}, so nothing can be "
+            "learned from them; `rule` needs a task with a grader and answers, a model's replies must be readable. The "
+            "weights are as they were"
         )
 
 

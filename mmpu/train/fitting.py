@@ -3,6 +3,7 @@ does not fit is left out of its step, counted and named."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,6 +58,19 @@ class Fitting:
         if context is None or limit is None:
             return 0
         return self.teacher.encoder.length(context) + self.answer - limit
+
+    def masked(self, group: Group) -> Group:
+        """The group, with a note of its candidates without a score, and how long what they are scored by is."""
+        unread = [r for r, score in zip(group.responses, group.scores, strict=False) if math.isnan(score)]
+        if not unread:
+            return group
+        anchor = f", an anchor of {len(self.student.response_ids(group.taught))}" if group.anchor is not None else ""
+        note = (
+            f"sample {group.sample.id!r}: {len(unread)} of {len(group.responses)} candidates have no score, with a "
+            f"prompt of {self.student.encoder.length(group.sample)} tokens{anchor} and candidates of up to "
+            f"{max(len(r.tokens or ()) for r in unread)}"
+        )
+        return replace(group, notes={**group.notes, "masked_candidates": note})
 
     def overlong(self, rows: Sequence[Row]) -> str | None:
         """Why the rows of a group do not fit, in tokens; None if they do."""

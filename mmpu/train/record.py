@@ -166,7 +166,7 @@ class Record:
                 "grade": self.task.grade(group.sample, response.text),
             }
 
-        result = {
+        result: dict[str, Any] = {
             "id": group.sample.id,
             "prompt": question(group.sample.prompt),
             "anchor": group.anchor,

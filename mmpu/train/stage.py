@@ -68,6 +68,7 @@ class StageConfig:
             "infinite_scores": 0.0,
             "cut_contexts": 0.0,
             "overlong_groups": 0.0,
+            "masked_candidates": 0.1,
             "kl_ref": 5.0,
         }
     )

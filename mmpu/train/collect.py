@@ -112,6 +112,7 @@ def _batch(stage: Stage, step: int, batch: int, position: int, found: _Step) -> 
     left_out: list[str] = []
     for group, repeat in zip(anchored, _repeats(prompts)[mine], strict=True):
         if isinstance(group, Failed):
+            found.examples.setdefault("unanchored_groups", group.reason)
             continue
         if "cut" in config.leave_out and not group.anchor_finished:
             found.note(group.notes)

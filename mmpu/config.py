@@ -160,17 +160,18 @@ def _convert(hint: Any, value: object, where: str) -> object:
 def to_values(instance: object) -> Values:
     """The plain values of a config dataclass, defaults included, as they would stand in YAML."""
     return {
-        field.name: _plain(getattr(instance, field.name))
+        field.name: plain(getattr(instance, field.name))
         for field in dataclasses.fields(cast(Any, instance))
         if field.init
     }
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value as it would stand in YAML."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_values(value)
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in cast(Mapping[str, object], value).items()}
+        return {k: plain(v) for k, v in cast(Mapping[str, object], value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in cast(Sequence[object], value)]
+        return [plain(v) for v in cast(Sequence[object], value)]
     return value

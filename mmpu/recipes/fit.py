@@ -43,6 +43,13 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
             f"first {lacking[0]!r}; complete its file, name a `fallback:` engine, or set `partial: true` to leave "
             "those out"
         )
+    if ("cut" in stage.leave_out and "anchor" not in needs) or (
+        "low" in stage.leave_out and "anchor_score" not in method.needs
+    ):
+        raise UserError(
+            f"{where}: `leave_out: {list(stage.leave_out)}` goes by the anchor, `low` by its own score s*, which this "
+            "method does not ask for; remove it"
+        )
     if min(stage.prompts_per_step, stage.k, stage.optim.updates) < 1:
         raise UserError(f"{where}: prompts_per_step, k and optim.updates must be positive")
     if (stage.steps is not None and stage.steps < 1) or stage.epochs <= 0:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from mmpu import plugins
-from mmpu.config import Values, component, to_values
+from mmpu.config import Values, component, plain, to_values
 from mmpu.core import Engine, Scorer, Task
 from mmpu.learning import Method
 
@@ -53,7 +53,7 @@ def _spelled_out(kind: str, spec: object) -> Values:
         if field.name in given:
             values[field.name] = _nested(kinds, value)
         elif field.init and field.repr and not kinds & {Engine, Scorer, Task} and _has_default(field):
-            values[field.name] = to_values(_Default(_default(field)))["value"]
+            values[field.name] = plain(_default(field))
     return values
 
 
@@ -63,11 +63,6 @@ def _nested(kinds: set[Any], value: object) -> object:
     if Scorer in kinds:
         return [_spelled_out("scorers", item) for item in cast(list[object], value)]
     return value
-
-
-@dataclasses.dataclass(frozen=True)
-class _Default:
-    value: object
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:

@@ -57,7 +57,11 @@ class Fitting:
         limit = self.teacher.encoder.limit
         if context is None or limit is None:
             return 0
-        return self.teacher.encoder.length(context) + self.answer - limit
+        try:
+            length = len(self.teacher.encode(context).ids)  # which remembers it
+        except TooLong:
+            length = self.teacher.encoder.length(context)
+        return length + self.answer - limit
 
     def masked(self, group: Group) -> Group:
         """The group, with a note of its candidates without a score, and how long what they are scored by is."""

@@ -33,7 +33,7 @@ USES = {
     "task": "config core graders media plugins",
     "student": "core families learning media plugins",
     "engines": "client core media store student",
-    "train": "core learning losses statistics store student",
+    "train": "core learning losses prompts statistics store student",
     "boards": "core duel media prompts statistics store task",
     "judging": "boards core duel media prompts statistics store",
     "evaluation": "boards config core duel judging media statistics store student task",
@@ -47,7 +47,7 @@ LIGHT = {
     *("core", "duel", "learning", "statistics", "plugins", "prompts", "config", "client", "media", "store"),
     *("graders", "judges", "task", "boards", "judging", "evaluation", "studies", "cli"),
     *("recipes.training", "recipes.evaluation", "recipes.collecting", "recipes.wiring", "recipes.fit"),
-    *("recipes.presets", "recipes.runs"),
+    *("recipes.presets", "recipes.resolved", "recipes.runs"),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),
 }
 """What can be imported where there is no torch."""

@@ -5,36 +5,31 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from mmpu import plugins
 from mmpu.config import Values, component, plain, to_values
-from mmpu.core import Engine, Scorer, Task
+from mmpu.core import Engine, Sampling, Scorer, Task
 from mmpu.learning import Method
-
-if TYPE_CHECKING:
-    from mmpu.core import Sampling
-    from mmpu.recipes.training import RunConfig
 
 BASES: dict[str, type[Any]] = {"methods": Method, "scorers": Scorer, "engines": Engine}
 
 
-def resolved(run: RunConfig, samplings: Mapping[str, Sampling]) -> Values:
+def resolved(run: Values, samplings: Mapping[str, Sampling]) -> Values:
     """The values of a run, those of its methods, scorers and engines with their defaults.
 
     Args:
         samplings: How each stage samples, by its name.
     """
-    values = to_values(run)
-    values["rollout"] = _spelled_out("engines", run.rollout)
-    if run.teacher is not None:
-        values["teacher"] = _spelled_out("engines", run.teacher)
-    for stage in cast(list[Values], values["stages"]):
-        stage["method"] = _spelled_out("methods", stage["method"])
-        if stage["scorer"] is not None:
-            stage["scorer"] = _spelled_out("scorers", stage["scorer"])
-        stage["sampling"] = to_values(samplings[str(stage["name"])])
-    return values
+    stages = [
+        stage
+        | {"method": _spelled_out("methods", stage["method"])}
+        | {"scorer": stage["scorer"] and _spelled_out("scorers", stage["scorer"])}
+        | {"sampling": to_values(samplings[str(stage["name"])])}
+        for stage in cast(list[Values], run["stages"])
+    ]
+    engines = {key: run[key] and _spelled_out("engines", run[key]) for key in ("rollout", "teacher")}
+    return run | engines | {"stages": stages}
 
 
 def _spelled_out(kind: str, spec: object) -> Values:

@@ -265,7 +265,7 @@ def _claim(folder: Path, run: RunConfig, task: YamlTask) -> None:
     have been moved, or be named in another way, and its config may leave to defaults what this one says."""
 
     def whole(config: RunConfig) -> Values:
-        return resolved(config, {stage.name: _sampling(stage, task) for stage in config.stages})
+        return resolved(to_values(config), {stage.name: _sampling(stage, task) for stage in config.stages})
 
     new = whole(run)
     values = dump_yaml(new)

@@ -101,26 +101,10 @@ def collect(stage: Stage, step: int, position: int) -> Collected:
 
 def _batch(stage: Stage, step: int, batch: int, position: int, found: _Step) -> list[tuple[Group, list[Row]]]:
     """The groups of one generation batch that may be trained on, with their rows."""
-    rollout, accelerator, config = stage.rollout, stage.accelerator, stage.config
+    rollout = stage.rollout
     began = time.perf_counter()
-    prompts = stage.prompts(position)
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)
-    anchored = rollout.anchored(prompts[mine])
-    found.counts["unanchored_groups"] += _unanswered(stage, anchored)
-    fit: list[Group] = []
-    repeats: list[int] = []
-    left_out: list[str] = []
-    for group, repeat in zip(anchored, _repeats(prompts)[mine], strict=True):
-        if isinstance(group, Failed):
-            found.examples.setdefault("unanchored_groups", group.reason)
-            continue
-        if "cut" in config.leave_out and not group.anchor_finished:
-            found.note(group.notes)
-            left_out.append(group.notes["cut_anchors"])
-        else:
-            fit.append(group)
-            repeats.append(repeat)
-    groups = _sampled(stage, fit, repeats, step, batch)
+    anchored, left_out = _anchored(stage, stage.prompts(position), found)
+    groups = _sampled(stage, anchored, step, batch)
     sampled = time.perf_counter()
     groups = rollout.scored(groups)
     found.generate += sampled - began
@@ -138,8 +122,31 @@ def _batch(stage: Stage, step: int, batch: int, position: int, found: _Step) -> 
         else:
             left_out.append(reason)
             found.dropped.append(group)
-    _refuse_too_few(stage, left_out)
+    way_out = "ask the teacher for whole answers (`teacher_sampling`), shorten prompts or answers, change `leave_out`"
+    _left_out(stage, left_out, "{} are left out of a step", way_out)
     return made
+
+
+def _anchored(stage: Stage, prompts: Sequence[Sample], found: _Step) -> tuple[list[tuple[Group, int]], list[str]]:
+    """This process's groups with an anchor to train on, each with how often its prompt stands earlier in the batch; and
+    why others are left out by the stage's wish."""
+    mine = slice(stage.accelerator.process_index, None, stage.accelerator.num_processes)
+    anchored = stage.rollout.anchored(prompts[mine])
+    fit: list[tuple[Group, int]] = []
+    unanswered: list[str] = []
+    left_out: list[str] = []
+    for group, repeat in zip(anchored, _repeats(prompts)[mine], strict=True):
+        if isinstance(group, Failed):
+            unanswered.append(group.reason)
+            found.examples.setdefault("unanchored_groups", group.reason)
+        elif "cut" in stage.config.leave_out and not group.anchor_finished:
+            left_out.append(group.notes["cut_anchors"])
+            found.note(group.notes)
+        else:
+            fit.append((group, repeat))
+    way_out = "complete its answers, train on a smaller split"
+    found.counts["unanchored_groups"] += _left_out(stage, unanswered, "the teacher left {} unanswered", way_out)
+    return fit, left_out
 
 
 def _supervised(stage: Stage, group: Group) -> tuple[Group, list[Row], str | None]:
@@ -164,13 +171,13 @@ def _repeats(prompts: Sequence[Sample]) -> list[int]:
     return result
 
 
-def _sampled(stage: Stage, groups: Sequence[Group], repeats: Sequence[int], step: int, batch: int) -> list[Group]:
+def _sampled(stage: Stage, anchored: Sequence[tuple[Group, int]], step: int, batch: int) -> list[Group]:
     """The groups with candidates, in order, those of a repeated prompt from another stream."""
-    result = list(groups)
-    for repeat in sorted(set(repeats)):
-        places = [i for i, each in enumerate(repeats) if each == repeat]
+    result = [group for group, _ in anchored]
+    for repeat in sorted({repeat for _, repeat in anchored}):
+        places = [i for i, (_, each) in enumerate(anchored) if each == repeat]
         seed = stage.sample_seed(step, batch, repeat)
-        for i, group in zip(places, stage.rollout.sampled([groups[i] for i in places], seed), strict=True):
+        for i, group in zip(places, stage.rollout.sampled([result[i] for i in places], seed), strict=True):
             result[i] = group
     return result
 
@@ -190,32 +197,23 @@ def _shares(stage: Stage, counts: Mapping[str, int], batches: int) -> dict[str, 
     return {name: share for name, share in shares.items() if share or name in expected}
 
 
-def _unanswered(stage: Stage, anchored: Sequence[Group | Failed]) -> int:
-    """How many prompts the teacher has no answer to, over all processes; such a prompt is left out of the step.
+def _left_out(stage: Stage, reasons: Sequence[str], what: str, way_out: str) -> int:
+    """How many prompts are left out of a batch for these reasons, over all processes.
+
+    Args:
+        what: What happened to «n of m prompts».
 
     Raises:
         UserError: they are too many.
     """
-    reasons = [failed.reason for failed in anchored if isinstance(failed, Failed)]
     count = _total(stage.accelerator, len(reasons))
     if count > stage.config.max_skipped * stage.size:
         example = f", for example: {reasons[0]}" if reasons else ""
+        prompts = f"{count} of {stage.size} prompts"
         raise UserError(
-            f"stage {stage.config.name}: the teacher left {count} of {stage.size} prompts unanswered{example}; "
-            "complete its answers, train on a smaller split, or raise `max_skipped`"
+            f"stage {stage.config.name}: {what.format(prompts)}{example}; {way_out}, or raise `max_skipped`"
         )
     return count
-
-
-def _refuse_too_few(stage: Stage, left_out: Sequence[str]) -> None:
-    count = _total(stage.accelerator, len(left_out))
-    if count > stage.config.max_skipped * stage.size:
-        example = f", for example: {left_out[0]}" if left_out else ""
-        raise UserError(
-            f"stage {stage.config.name}: {count} of {stage.size} prompts are left out of a step{example}; ask the "
-            "teacher for whole answers (`teacher_sampling`), shorten prompts or answers, change `leave_out`, or raise "
-            "`max_skipped`"
-        )
 
 
 def _refuse_silence(stage: Stage, groups: Sequence[Group]) -> None:

@@ -187,19 +187,20 @@ def _label(element: Any, item: object, index: int) -> str:
 def to_values(instance: object) -> Values:
     """The plain values of a config dataclass, defaults included, as they would stand in YAML."""
     return {
-        field.name: _plain(getattr(instance, field.name))
+        field.name: plain(getattr(instance, field.name))
         for field in dataclasses.fields(cast(Any, instance))
         if field.init
     }
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value as it would stand in YAML."""
     if isinstance(value, Readable):
         return value.written
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_values(value)
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in cast(Mapping[str, object], value).items()}
+        return {k: plain(v) for k, v in cast(Mapping[str, object], value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in cast(Sequence[object], value)]
+        return [plain(v) for v in cast(Sequence[object], value)]
     return value

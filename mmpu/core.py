@@ -18,7 +18,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from mmpu.thinking import answer_of
@@ -188,6 +188,17 @@ class Group:
     """The prompt as the privileged teacher sees it."""
     teacher_responses: tuple[Response, ...] = ()
     """What the privileged teacher sampled under `context`."""
+    anchor_finished: bool = True
+    """False if the length limit cut the teacher's answer."""
+    notes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What was out of the ordinary, by the metric that counts it, with what was done about it."""
+
+    @property
+    def taught(self) -> Response:
+        """The anchor as a response to train on or to score; a cut one is trained on without an end of sequence."""
+        if self.anchor is None:
+            raise UserError(f"sample {self.sample.id!r} has no anchor; set `teacher:` in the config")
+        return Response(self.anchor, finished=self.anchor_finished)
 
 
 # -----------------------------------------------------------------------------------------------------------------
@@ -300,6 +311,18 @@ class Scorer(ABC):
     @abstractmethod
     def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """One float per response of each group."""
+
+    def with_anchors(self, groups: Sequence[Group]) -> list[tuple[tuple[float, ...], float]]:
+        """The scores of each group, and s*, the anchor's own.
+
+        An anchor is scored in a group of its own: among the candidates it would vote, be ranked and be compared. It
+        comes before them, so that what its prompt shares with theirs can be encoded once.
+        """
+        alone = [replace(group, responses=(group.taught,), scores=()) for group in groups]
+        found = self.score([each for pair in zip(alone, groups, strict=True) for each in pair])
+        if len(found) != 2 * len(groups):
+            raise UserError(f"{type(self).__name__}.score returned {len(found)} tuples for {2 * len(groups)} groups")
+        return [(scores, s[0] if s else NAN) for s, scores in zip(found[::2], found[1::2], strict=True)]
 
 
 class Task(ABC):

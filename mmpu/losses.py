@@ -140,8 +140,9 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, discount: float, l
 
 
 def overlong_penalty(length: int, longest: int, buffer: int, factor: float = 1.0) -> float:
-    """DAPO's soft punishment, 0 up to longest − buffer tokens, −factor at longest, linear between."""
-    return min(0.0, -(length - (longest - buffer)) / buffer) * factor
+    """DAPO's soft punishment, 0 up to longest − buffer tokens, −factor at longest and beyond, linear between."""
+    beyond = (length - (longest - buffer)) / buffer
+    return -factor * min(max(beyond, 0.0), 1.0)
 
 
 def aggregate(loss_BT: Tensor, mask_BT: Tensor, how: Aggregation, batch: Batch, max_length: int = 0) -> Tensor:

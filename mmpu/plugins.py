@@ -178,4 +178,9 @@ def find_class(kind: str, name: str, base: type[T]) -> type[T]:
     ]
     if len(classes) != 1:
         raise UserError(f"{path} must define exactly one public subclass of {base.__name__}, it defines {len(classes)}")
+    missing = sorted(getattr(classes[0], "__abstractmethods__", ()))
+    if missing:
+        raise UserError(
+            f"{path}: {classes[0].__name__} lacks {', '.join(missing)}, which every {base.__name__} defines"
+        )
     return classes[0]

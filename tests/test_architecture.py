@@ -36,7 +36,7 @@ USES = {
     "task": "config core graders media plugins specs thinking",
     "student": "core families learning media plugins thinking",
     "engines": "client core media store student thinking",
-    "train": "core learning losses specs statistics store student",
+    "train": "core learning losses prompts specs statistics store student",
     "boards": "core duel media prompts statistics store task",
     "judging": "boards core duel media prompts statistics store",
     "evaluation": "boards config core duel judging media statistics store student task thinking",

@@ -80,6 +80,8 @@ BLACK_BOX = {"name": "openai", "model": "gpt", "url": "http://127.0.0.1:9/v1"}
         ({"method": {"name": "lopd", "model": "LLAMA"}}, {}, r"tokenizers of .*qwen2 and its teacher .*llama differ"),
         ({"method": {"name": "lopd", "model": "nowhere/at-all"}}, {}, "cannot load the tokenizer of 'nowhere/at-all'"),
         ({"method": "opsd"}, {"task": "open"}, "'r0' has no reference to show the teacher"),
+        ({"method": "sft", "leave_out": ["low"]}, {}, r"`leave_out: \['low'\]` goes by the anchor"),
+        ({"method": "grpo", "scorer": "rule", "leave_out": ["cut"]}, {}, "goes by the anchor"),
         ({"method": "pbsd"}, {"rollout": "vllm_server"}, "second set of weights, which vllm_server does not hold"),
     ],
 )

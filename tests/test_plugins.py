@@ -158,6 +158,12 @@ def test_a_file_of_code_defines_exactly_one_class(folder: Path, text: str, count
         plugins.find_class("scorers", "odd", Scorer)
 
 
+def test_a_class_that_lacks_what_its_kind_defines_is_named(folder: Path) -> None:
+    (folder / "scorers/lazy.py").write_text(SCORER.replace("def score(", "def scores(").replace("Brief", "Lazy"))
+    with pytest.raises(UserError, match=r"scorers/lazy\.py: Lazy lacks score, which every Scorer defines"):
+        plugins.find_class("scorers", "lazy", Scorer)
+
+
 def test_a_class_may_derive_from_one_of_another_file(folder: Path) -> None:
     child = "from mmpu.scorers.rule import Rule\nclass Half(Rule):\n    pass\n"
     lay_out(folder, {"scorers/half.py": child})

@@ -411,6 +411,10 @@ def test_both_families_parse_to_the_same_items() -> None:
         rubric(1, 2, 3, 4).replace('"weight": 2', '"weight": 1.5'),
         "[]",
         "{",
+        '{"rubrics": 4}',
+        '{"rubrics": {"c1": "x", "c2": "x", "c3": "x", "c4": "x"}}',
+        '{"rubrics": [[], [], [], []]}',
+        rubric(1, 2, 3, 4).replace('"c1"', "null"),
     ],
 )
 def test_malformed_rubrics_are_refused(reply: str) -> None:
@@ -425,6 +429,17 @@ def test_malformed_rubrics_are_refused(reply: str) -> None:
         '{"answers": [{"answer_index": 1, "judgement": [true]}]}',
         '{"answers": [{"answer_index": 2, "judgement": [true, false]}]}',
         '{"answers": []}',
+        '{"answers": 3}',
+        '{"answers": null}',
+        '{"answers": {"answer_index": 1, "judgement": [true, false]}}',
+        '{"answers": [{"answer_index": true, "judgement": [true, false]}]}',
+        '{"answers": [{"answer_index": 1, "judgement": 7}]}',
+        '{"answers": [{"answer_index": 1, "judgement": null}]}',
+        '{"answers": [{"answer_index": 1, "judgement": {"c1": true, "c2": false}}]}',
+        '{"judgements": true}',
+        '{"judgements": [{"judgement": {}}, []]}',
+        "[" * 20_000,
+        '{"answers": ' + "9" * 5000 + "}",
         '{"judgements": [1, 0]}',
     ],
 )
@@ -451,6 +466,66 @@ def test_who_grades() -> None:
 def test_no_mass_on_the_options_is_no_reading(mode: str) -> None:
     evaluator = SelfEval(Scripted(reply=lambda *_: "who knows"), mode=mode, min_mass=0.0)
     assert math.isnan(evaluator.score([group("a", "red")])[0][0])
+
+
+def by_candidate(digit: dict[str, str], number: dict[str, str]) -> Scripted:
+    """Digits with all the mass, or none of it, and numbers where numbers are asked for, by the candidate."""
+
+    def candidate(text: str) -> str:
+        return text.split("<candidate>")[1].split("</candidate>")[0].strip()
+
+    return Scripted(
+        lambda text, _seed: number.get(candidate(text), "who knows"),
+        lambda text: {digit[candidate(text)]: 1.0} if candidate(text) in digit else {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "digit", "number", "scores", "own"),
+    [
+        ("expected", {"a": "9", "b": "3", "s": "6"}, {}, (1.0, 1 / 3), 2 / 3),
+        ("expected", {"a": "9", "s": "6"}, {"a": "0.5", "b": "0.23", "s": "0.9"}, (0.5, 0.23), 0.9),
+        ("expected", {"a": "9", "b": "3"}, {"a": "0.5", "b": "0.23", "s": "0.9"}, (0.5, 0.23), 0.9),
+        ("expected", {"a": "9", "s": "6"}, {"a": "0.5", "s": "0.9"}, (0.5, None), 0.9),
+        ("generate", {"a": "9", "b": "3", "s": "6"}, {"a": "0.5", "b": "0.23", "s": "0.9"}, (0.5, 0.23), 0.9),
+        ("generate", {"a": "9", "b": "3", "s": "6"}, {"a": "0.5", "b": "0.23"}, (1.0, 1 / 3), 2 / 3),
+        ("generate", {"a": "9", "b": "3", "s": "6"}, {"a": "0.5", "s": "0.9"}, (0.5, None), 0.9),
+        ("generate", {"a": "9", "b": "3"}, {"a": "0.5", "b": "0.23"}, (1.0, 1 / 3), None),
+    ],
+)
+def test_a_group_is_read_in_one_mode(
+    mode: str, digit: dict[str, str], number: dict[str, str], scores: tuple[float | None, ...], own: float | None
+) -> None:
+    """«b» at 0.23 of `generate` beside an s* of `expected` would be another scale; None abstains."""
+    evaluator = SelfEval(by_candidate(digit, number), mode=mode)
+    ((found, star),) = evaluator.with_anchors([group("a", "a", "b", anchor="s")])
+    assert found == pytest.approx([math.nan if s is None else s for s in scores], nan_ok=True)
+    assert star == pytest.approx(math.nan if own is None else own, nan_ok=True)
+
+
+def test_other_groups_keep_their_mode() -> None:
+    evaluator = SelfEval(by_candidate({"a": "9", "c": "3"}, {"a": "0.5", "b": "0.2", "c": "0.9"}))
+    assert evaluator.score([group("x", "a", "b"), group("y", "c", "")]) == [(0.5, 0.2), (pytest.approx(1 / 3), 0.0)]
+
+
+def test_the_anchor_gets_its_own_verification_under_the_group_s_rubric() -> None:
+    alone = scorer(lambda *_: rubric(*WEIGHTS))
+    expected = alone.score([POOL])[0]
+    each = scorer(lambda *_: rubric(*WEIGHTS))
+    ((found, star),) = each.with_anchors([replace(POOL, anchor="0 4")])
+    assert found == expected
+    assert star == pytest.approx(8 / 22)
+    assert len(each.rubricator.asked) == 1
+    counts = [text.count("<candidate>") for text in each.verifier.asked]
+    assert counts == [3, 1], "the teacher's answer in the pool, as ever, and the anchor apart"
+
+
+def test_a_mix_mixes_the_anchor_s_scores_too() -> None:
+    task, engine = Graded(), Scripted(weigh=half_sure)
+    mixed_groups = mixed((1.0, 3.0), task, engine, labelled="labelled").with_anchors(GROUPS)
+    assert mixed_groups[0][1] == pytest.approx(0.25 + 0.75 * 0.6), "the anchor is right"
+    assert mixed_groups[1][1] == pytest.approx(0.6)
+    assert [scores for scores, _ in mixed_groups] == mixed((1.0, 3.0), task, engine, labelled="labelled").score(GROUPS)
 
 
 def test_scorers_are_scorers() -> None:

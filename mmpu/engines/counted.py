@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
 from mmpu.store import Ledger
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -14,19 +17,19 @@ class Counted(Engine):
     engine: Engine
     ledger: Ledger
     role: str
-    """Prefix of the counter: `local_eval` counts local_eval_calls, one for each prompt."""
+    """Prefix of the counters: `local_eval` counts local_eval_calls, one for each prompt, and local_eval_failures."""
 
     @property
     def identity(self) -> str:
         return self.engine.identity
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        self._count(samples)
-        return self.engine.generate(samples, n, sampling)
+        return self._counted(self.engine.generate(samples, n, sampling))
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        self._count(samples)
-        return self.engine.choose(samples, options)
+        return self._counted(self.engine.choose(samples, options))
 
-    def _count(self, samples: Sequence[Sample]) -> None:
-        self.ledger.add(**{f"{self.role}_calls": len(samples)})
+    def _counted(self, answers: list[T]) -> list[T]:
+        failed = sum(isinstance(answer, Failed) for answer in answers)
+        self.ledger.add(**{f"{self.role}_calls": len(answers)} | ({f"{self.role}_failures": failed} if failed else {}))
+        return answers

@@ -1,7 +1,7 @@
 """DAPO (arXiv 2503.14476): GRPO with a higher upper clip, the mean over all tokens of the step, no KL, groups that
 teach, and a soft punishment of overlong answers.
 
-    r_i = score_i + min(0, −(len_i − (L_max − B)) / B)
+    r_i = score_i − min(1, max(0, (len_i − (L_max − B)) / B))
 
 Groups whose scores are all equal are replaced: by scores, not by rewards, since length penalties make every group
 differ. What is thrown away has been generated and stays in the ledger.

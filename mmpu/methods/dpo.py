@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from mmpu.core import Group, Response, UserError
+from mmpu.core import Group, UserError
 from mmpu.learning import Batch, Method, Quantities, Row, Shadow
 from mmpu.losses import pair_weights, seq_sum, sigmoid_pair_loss
 
@@ -63,14 +63,14 @@ class DPO(Method):
         """One row per response that stands in a pair, however many it stands in."""
         responses = list(group.responses)
         if self.pairs == "anchor_vs_sample":
-            assert group.anchor is not None
-            responses = [Response(group.anchor), *responses]
-            found = [(0, i, 1.0) for i, r in enumerate(responses) if i and r.raw.strip() != group.anchor.strip()]
+            anchor = group.taught
+            responses = [anchor, *responses]
+            found = [(0, i, 1.0) for i, r in enumerate(responses) if i and r.raw.strip() != anchor.raw.strip()]
         else:
             found = self._ranked(group.scores)
             if self.include_anchor and group.anchor is not None:
                 anchor = len(responses)
-                responses.append(Response(group.anchor))
+                responses.append(group.taught)
                 margins = [(i, group.anchor_score - score) for i, score in enumerate(group.scores)]
                 found += [(anchor, i, margin) for i, margin in margins if margin > self.delta]
         found = sorted(found, key=lambda pair: -pair[2])[: self.max_pairs]

@@ -1,5 +1,5 @@
 """Supervised fine-tuning on the teacher's answer: −log p(a | x), completion tokens only unless told otherwise, end of
-sequence included."""
+sequence included where the teacher came to one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from mmpu.core import Group, Response
+from mmpu.core import Group
 from mmpu.learning import Batch, Method, Quantities, Row
 
 
@@ -25,8 +25,7 @@ class SFT(Method):
         return frozenset({"anchor"})
 
     def supervise(self, group: Group) -> list[Row]:
-        assert group.anchor is not None
-        return [Row(group.sample, Response(group.anchor), whole=self.style == "opsd_compat")]
+        return [Row(group.sample, group.taught, whole=self.style == "opsd_compat")]
 
     def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         nll = -(quantities.logp_BT * batch.mask_BT).sum()

@@ -35,6 +35,11 @@ def plan(run: RunConfig, wired: Wired) -> list[Planned]:
             f"student.dtype: weights in {run.student.dtype} would lose most updates to rounding; train all of them "
             "with `dtype: float32` and `autocast: bfloat16`, or set student.lora"
         )
+    if run.student.lora is not None and run.student.lora.dropout:
+        raise UserError(
+            f"student.lora.dropout={run.student.lora.dropout}: with dropped units the update's log-probabilities "
+            "differ from the sampler's before anything is learned, and gradients depend on tokens_per_pass; leave it 0"
+        )
     stages = [Planned(stage, stage.method.make({}), _sampling(stage, wired.task)) for stage in run.stages]
     for stage in stages:
         check(stage.config, stage.method, wired, stage.sampling)
@@ -84,6 +89,13 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
             f"{where}: the teacher has no answer for {len(lacking)} of the {len(samples)} prompts of {stage.split}, "
             f"first {lacking[0]!r}; complete its file, name a `fallback:` engine, or set `partial: true` to leave "
             "those out"
+        )
+    if ("cut" in stage.leave_out and "anchor" not in needs) or (
+        "low" in stage.leave_out and "anchor_score" not in method.needs
+    ):
+        raise UserError(
+            f"{where}: `leave_out: {list(stage.leave_out)}` goes by the anchor, `low` by its own score s*, which this "
+            "method does not ask for; remove it"
         )
     if min(stage.prompts_per_step, stage.k, stage.optim.updates) < 1:
         raise UserError(f"{where}: prompts_per_step, k and optim.updates must be positive")

@@ -3,6 +3,7 @@
     about: one line
     source: paper or code
     not_given: what the source leaves open, and what stands here instead
+    warning: what is known to be wrong with it as published, if anything
     method: {name: …}
     scorer: {name: …}
     stage: {k: 8, optim: {…}}      further keys of a stage, as the source ran it
@@ -39,6 +40,7 @@ class Preset:
     not_given: str
     method: Spec[Method]
     scorer: Spec[Scorer] | None = None
+    warning: str = ""
     stage: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def values(self) -> Values:
@@ -94,7 +96,8 @@ def explain(name: str) -> str:
     preset = load(name) if name in names() else None
     lines: list[str] = []
     if preset:
-        lines += [f"{name}: {preset.about}", f"source: {preset.source}", f"not given there: {preset.not_given}", ""]
+        lines += [f"{name}: {preset.about}", f"source: {preset.source}", f"not given there: {preset.not_given}"]
+        lines += [f"warning: {preset.warning}", ""] if preset.warning else [""]
     if preset is None and name not in plugins.code("methods"):
         raise UserError(f"no preset or method {name!r}; {plugins.suggest(name, [*names(), *plugins.code('methods')])}")
     method = preset.method if preset else Spec[Method].read(name, f"method {name}", Method)

@@ -7,12 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmpu.config import Values, build
-from mmpu.core import Engine, UserError
+from mmpu.core import Engine, Sampling, UserError
 from mmpu.recipes import presets
 from mmpu.recipes.wiring import Source
 from mmpu.specs import Named, Spec
 from mmpu.student import StudentConfig
 from mmpu.train.stage import StageConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherSampling(Sampling):
+    """As `sampling`, with a teacher's defaults: its likeliest answer, and room for it."""
+
+    temperature: float = 0.0
+    max_tokens: int = 2048
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,8 @@ class RunConfig:
     """The engine that samples the student's candidates: `hf`, in process, `vllm` or `vllm_server`."""
     teacher: Source | None = None
     """The engine that gives anchors, asked once per prompt."""
+    teacher_sampling: TeacherSampling = field(default_factory=TeacherSampling)
+    """How the teacher is asked for anchors. What is kept in the store is kept for this sampling."""
     allow_urls: bool = False
     """Fetch images that the task's rows name by URL."""
     seed: int = 0

@@ -13,18 +13,20 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from mmpu.config import dump_yaml, load_yaml, to_values
+from mmpu.config import dump_yaml, load_yaml
 from mmpu.core import Engine, UserError
 from mmpu.engines.hf import HF
 from mmpu.learning import Method
 from mmpu.recipes import fit, run_config, wiring
 from mmpu.recipes.fit import Planned
+from mmpu.recipes.resolved import resolved
 from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
 from mmpu.store import Ledger, write_atomically
 from mmpu.student import Student, load_student
 from mmpu.train import loop, sharding
 from mmpu.train.checkpoint import WRITE_ERRORS
+from mmpu.train.fitting import Fitting
 from mmpu.train.record import Record
 from mmpu.train.rollout import Rollout
 from mmpu.train.shadow import Shadow
@@ -51,7 +53,7 @@ def train_run(run: RunConfig) -> Path:
     wired = wiring.wired(run.task, run.allow_urls, run.teacher, run.store_file, ledger)
     plan = fit.plan(run, wired)
     if accelerator.is_main_process:
-        _claim(run.folder, run)
+        _claim(run, plan)
     accelerator.wait_for_everyone()
     if run.trackers:
         accelerator.init_trackers("mmpu", {"run": run.run, "seed": run.seed})
@@ -71,20 +73,22 @@ def check_run(run: RunConfig) -> None:
     fit.plan(run, wiring.wired(run.task, run.allow_urls, run.teacher, run.store_file, ledger))
 
 
-def _claim(folder: Path, run: RunConfig) -> None:
+def _claim(run: RunConfig, plan: Sequence[Planned]) -> None:
     """Writes the resolved config into the run's folder, or makes sure that the run there is this one. The folder may
-    have been moved, or be named in another way."""
-    values = dump_yaml(to_values(run))
-    path = folder / "config.yaml"
+    have been moved, or be named in another way, and its config may leave to defaults what this one says."""
+    samplings = [stage.sampling for stage in plan]
+    new = resolved(run, samplings)
+    values = dump_yaml(new)
+    path = run.folder / "config.yaml"
     if not path.exists():
         write_atomically(path, values)
     elif path.read_text(encoding="utf-8") != values:
-        old, new = load_yaml(path), to_values(run)
-        changed = [key for key in {**old, **new} if old.get(key) != json.loads(json.dumps(new.get(key)))]
+        old = resolved(run_config.read(load_yaml(path), str(path)), samplings)
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if set(changed) - {"run"}:
             raise UserError(
-                f"{folder} holds a run with other settings ({', '.join(changed)}); choose another `run=…`, or remove "
-                "the folder"
+                f"{run.folder} holds a run with other settings ({', '.join(changed)}); choose another `run=…`, or "
+                "remove the folder"
             )
         write_atomically(path, values)
 
@@ -129,7 +133,20 @@ class _Training:
         if config.scorer is not None:
             wired = dataclasses.replace(self.wired, frozen=HF(student, "frozen"), live=HF(student))
             scorer = wiring.scorer(config.scorer, wired)
-        rollout = Rollout(method, scorer, sampler, self.wired.teacher, config.k, stage.sampling, ledger, shadow)
+        reader = shadow.other if shadow is not None and shadow.other is not None else student
+        rollout = Rollout(
+            method,
+            scorer,
+            sampler,
+            self.wired.teacher,
+            config.k,
+            stage.sampling,
+            ledger,
+            shadow,
+            self.run.teacher_sampling,
+            config.low_anchor,
+            Fitting(student, reader, method, stage.sampling.max_tokens),
+        )
         samples = task.samples(config.split)
         record = Record(place.parent, self.accelerator, ledger, task)
         loop.run(Stage(config, place, samples, task, rollout, student, self.accelerator, self.run.seed), record)

@@ -34,10 +34,10 @@ def parse_rubric(reply: str) -> tuple[Item, ...]:
     Raises:
         ValueError: it is not one, with what is wrong.
     """
-    entries = _field(_mapping(_load(reply)), "rubrics", "items")
-    if not isinstance(entries, list) or not LEAST <= len(cast(list[object], entries)) <= MOST:
-        raise ValueError(f"a rubric has {LEAST} to {MOST} items in a list")
-    items = tuple(_item(_mapping(entry)) for entry in cast(list[object], entries))
+    entries = _list(_field(_mapping(_load(reply)), "rubrics", "items"))
+    if not LEAST <= len(entries) <= MOST:
+        raise ValueError(f"a rubric has {LEAST} to {MOST} items, got {len(entries)}")
+    items = tuple(_item(_mapping(entry)) for entry in entries)
     if len({item.id for item in items}) < len(items):
         raise ValueError("two items have the same id")
     return items
@@ -52,8 +52,9 @@ def parse_verdicts(reply: str, items: int, answers: int) -> list[tuple[bool, ...
     values = _mapping(_load(reply))
     if "answers" not in values and answers == 1:
         return [_booleans(_field(values, "judgements", "judgement"), items)]
-    entries = [_mapping(entry) for entry in cast(list[object], _field(values, "answers"))]
-    if [entry.get("answer_index") for entry in entries] != list(range(1, answers + 1)):
+    entries = [_mapping(entry) for entry in _list(_field(values, "answers"))]
+    indices = [entry.get("answer_index") for entry in entries]
+    if indices != list(range(1, answers + 1)) or any(isinstance(index, bool) for index in indices):
         raise ValueError(f"answer_index must run from 1 to {answers}, in order")
     return [_booleans(_field(entry, "judgement", "judgements"), items) for entry in entries]
 
@@ -69,7 +70,7 @@ def _load(reply: str) -> object:
     fenced = _FENCE.match(text)
     try:
         return json.loads(fenced[1] if fenced else text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
 
 
@@ -87,9 +88,7 @@ def _item(entry: dict[str, Any]) -> Item:
 
 
 def _booleans(value: object, items: int) -> tuple[bool, ...]:
-    found = [
-        cast(dict[str, object], v).get("judgement") if isinstance(v, dict) else v for v in cast(list[object], value)
-    ]
+    found = [cast(dict[str, object], v).get("judgement") if isinstance(v, dict) else v for v in _list(value)]
     if len(found) != items or not all(isinstance(v, bool) for v in found):
         raise ValueError(f"a judgement is {items} JSON booleans, got {found!r}")
     return tuple(cast(list[bool], found))
@@ -99,6 +98,12 @@ def _mapping(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {type(value).__name__}")
     return cast(dict[str, Any], value)
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, got {type(value).__name__}")
+    return cast(list[object], value)
 
 
 def _field(values: dict[str, Any], *names: str) -> object:

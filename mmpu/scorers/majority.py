@@ -8,7 +8,7 @@ score 0; ties go to the answer that came first; a group without any answer absta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmpu.core import NAN, Group, Scorer
 from mmpu.graders._answer import key
@@ -23,6 +23,17 @@ class Majority(Scorer):
 
     def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         return [agreement([response.text for response in group.responses]) for group in groups]
+
+    def with_anchors(self, groups: Sequence[Group]) -> list[tuple[tuple[float, ...], float]]:
+        """s* is whether the anchor agrees with the candidates' vote, in which it has none."""
+        return [(scores, self._agrees(group, scores)) for group, scores in zip(groups, self.score(groups), strict=True)]
+
+    def _agrees(self, group: Group, scores: Sequence[float]) -> float:
+        winner = next((r for r, score in zip(group.responses, scores, strict=True) if score == 1), None)
+        if winner is None:
+            return NAN
+        ((_, agrees),) = self.score([replace(group, responses=(winner, group.taught), scores=())])  # a tie: the first
+        return agrees
 
 
 def agreement(texts: Sequence[str]) -> tuple[float, ...]:

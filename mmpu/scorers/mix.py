@@ -10,7 +10,7 @@ source says that rewards are combined, notes on it write a sum of losses; both a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -80,11 +80,25 @@ class Mix(Scorer):
 
     def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """The weighted mean of the scores that a prompt may be given; one that abstains makes the mean abstain."""
-        sums = [[0.0] * len(group.responses) for group in groups]
+        return self._mixed(groups, lambda scorer, asked: scorer.score(asked), 0)
+
+    def with_anchors(self, groups: Sequence[Group]) -> list[tuple[tuple[float, ...], float]]:
+        """s* is mixed as scores are."""
+
+        def flat(scorer: Scorer, asked: Sequence[Group]) -> list[tuple[float, ...]]:
+            return [(*scores, own) for scores, own in scorer.with_anchors(asked)]
+
+        return [(values[:-1], values[-1]) for values in self._mixed(groups, flat, 1)]
+
+    def _mixed(
+        self, groups: Sequence[Group], ask: Callable[[Scorer, Sequence[Group]], list[tuple[float, ...]]], more: int
+    ) -> list[tuple[float, ...]]:
+        """Means of what `ask` gets of each scorer: per group as many numbers as responses, and `more`."""
+        sums = [[0.0] * (len(group.responses) + more) for group in groups]
         total = [0.0] * len(groups)
         for scorer, weight, reads in zip(self.scorers, self.weights, self._readers, strict=True):
             asked = [i for i, g in enumerate(groups) if weight > 0 and self._may(reads, self._is_labelled(g.sample))]
-            for i, scores in zip(asked, scorer.score([groups[i] for i in asked]) if asked else [], strict=True):
+            for i, scores in zip(asked, ask(scorer, [groups[i] for i in asked]) if asked else [], strict=True):
                 sums[i] = [sum_ + weight * score for sum_, score in zip(sums[i], scores, strict=True)]
                 total[i] += weight
         return [

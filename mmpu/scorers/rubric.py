@@ -22,6 +22,8 @@ from mmpu.thinking import answer_of
 T = TypeVar("T")
 RUBRICATOR = Path(__file__).with_name("rubricator.txt")
 VERIFIER = Path(__file__).with_name("verifier.txt")
+ANCHOR = "Anchor"
+"""Label of the anchor where it is verified alone, for s*."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,14 @@ class Rubric(Scorer):
         Raises:
             UserError: too many groups could not be scored.
         """
+        return [scores for scores, _ in self._scored(groups, anchored=False)]
+
+    def with_anchors(self, groups: Sequence[Group]) -> list[tuple[tuple[float, ...], float]]:
+        """s* is the anchor's reward under its group's rubric, verified in a call of its own; the mean over rubrics
+        where each answer has one."""
+        return self._scored(groups, anchored=True)
+
+    def _scored(self, groups: Sequence[Group], anchored: bool) -> list[tuple[tuple[float, ...], float]]:
         result = [[NAN if response.text.strip() else 0.0 for response in group.responses] for group in groups]
         units: list[tuple[int, list[Answer]]] = []  # what gets a rubric: a group, or one student answer of it
         for g, (group, teachers) in enumerate(zip(groups, self._teachers(groups), strict=True)):
@@ -95,18 +105,23 @@ class Rubric(Scorer):
                 order = self._shuffled(groups[g].sample, pool)
                 size = self.chunk or len(order)
                 checks += [(g, items, order[at : at + size]) for at in range(0, len(order), size)]
+                if anchored:
+                    checks.append((g, items, [Answer(groups[g].taught.text, ANCHOR, None)]))
         verdicts = self._ask(
             self.verifier or self.rubricator,
             [self._verify_prompt(groups[g].sample, items, answers) for g, items, answers in checks],
             0.0,
             [_verdict_parser(len(items), len(answers)) for _, items, answers in checks],
         )
+        own: list[list[float]] = [[] for _ in groups]
         for (g, items, answers), found in zip(checks, verdicts, strict=True):
             for answer, verdict in zip(answers, found or [], strict=False):
                 if answer.student is not None:
                     result[g][answer.student] = reward(items, verdict)
+                elif answer.label == ANCHOR:
+                    own[g].append(reward(items, verdict))
         self._stop_if_failing(result)
-        return [tuple(scores) for scores in result]
+        return [(tuple(s), sum(a) / len(a) if a else NAN) for s, a in zip(result, own, strict=True)]
 
     def _stop_if_failing(self, result: Sequence[Sequence[float]]) -> None:
         failed = sum(any(score != score for score in scores) for scores in result)

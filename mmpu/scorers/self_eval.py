@@ -8,14 +8,15 @@ deterministic.
 * `generate`: the paper's literal way, greedy decoding of a reply that is a number and nothing else.
 * `yes_no`: P(yes) / (P(yes) + P(no)).
 
-Below `min_mass` on the options, `expected` falls back to `generate`; what stays unreadable abstains.
+Below `min_mass` on the options, `expected` falls back to `generate`, and `generate` to `expected` where s* has no
+number; what stays unreadable abstains. Readings of two modes are on two scales, so a group falls back as a whole.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -63,20 +64,33 @@ class SelfEval(Scorer):
 
     def score(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """An empty response is worth 0 without a call; one that cannot be read abstains."""
-        asked = [(group, r) for group in groups for r in group.responses if r.text.strip()]
-        read = {"expected": self._expected, "generate": self._generate, "yes_no": self._yes_no}[self.mode]
-        values = read(asked)
-        if self.mode == "generate":  # s* steers the whole group, so it gets a second way to be read
-            unread = [
-                i for i, (g, r) in enumerate(asked) if math.isnan(values[i]) and r.tokens is None and r.raw == g.anchor
-            ]
-            for i, value in zip(unread, self._digits([asked[i] for i in unread]), strict=True):
-                values[i] = value
-        found = iter(values)
-        return [tuple(next(found) if r.text.strip() else 0.0 for r in group.responses) for group in groups]
+        return self._scored(groups, anchored=False)
 
-    def _expected(self, asked: list[tuple[Group, Response]]) -> list[float]:
-        return self._fill(self._digits(asked), asked, self._generate)
+    def with_anchors(self, groups: Sequence[Group]) -> list[tuple[tuple[float, ...], float]]:
+        """s* is read in the mode of its group. Readings do not know of each other, so all are asked for at once."""
+        extended = [replace(group, responses=(group.taught, *group.responses)) for group in groups]
+        return [(found[1:], found[0]) for found in self._scored(extended, anchored=True)]
+
+    def _scored(self, groups: Sequence[Group], anchored: bool) -> list[tuple[float, ...]]:
+        """Args:
+        anchored: The first response of each group is its anchor.
+        """
+        scores = self._in_mode(self.mode, groups)
+        if self.mode == "yes_no":
+            return scores
+        # s* steers the whole group; a candidate of which no number can be parsed abstains alone.
+        steering = 1 if self.mode == "generate" and anchored else 0 if self.mode == "generate" else None
+        unread = [i for i, found in enumerate(scores) if any(map(math.isnan, found[:steering]))]
+        other = "generate" if self.mode == "expected" else "expected"
+        for i, found in zip(unread, self._in_mode(other, [groups[i] for i in unread]), strict=True):
+            scores[i] = found
+        return scores
+
+    def _in_mode(self, mode: str, groups: Sequence[Group]) -> list[tuple[float, ...]]:
+        asked = [(group, r) for group in groups for r in group.responses if r.text.strip()]
+        read = {"expected": self._digits, "generate": self._generate, "yes_no": self._yes_no}[mode]
+        found = iter(read(asked) if asked else [])
+        return [tuple(next(found) if r.text.strip() else 0.0 for r in group.responses) for group in groups]
 
     def _digits(self, asked: list[tuple[Group, Response]]) -> list[float]:
         def value(probs: dict[str, float]) -> float:
@@ -112,18 +126,10 @@ class SelfEval(Scorer):
             answers = self._grader.generate(prompts, 1, Sampling(temperature=temperature, max_tokens=8))
             return [score_of(a[0]) if isinstance(a, tuple) else NAN for a in answers]
 
-        return self._fill(read(asked, 0.0), asked, lambda missing: read(missing, 1.0))
-
-    @staticmethod
-    def _fill(
-        values: list[float],
-        asked: list[tuple[Group, Response]],
-        again: Callable[[list[tuple[Group, Response]]], list[float]],
-    ) -> list[float]:
-        """Asks once more where there is no value."""
+        values = read(asked, 0.0)
         missing = [i for i, v in enumerate(values) if math.isnan(v)]
         if missing:
-            for i, value in zip(missing, again([asked[i] for i in missing]), strict=True):
+            for i, value in zip(missing, read([asked[i] for i in missing], 1.0), strict=True):
                 values[i] = value
         return values
 

@@ -77,11 +77,7 @@ class Encoder:
         fingerprints = tuple(fingerprint for fingerprint, _ in images)
         features = tuple(features for _, features in images)
         counts = tuple(self.family.image_length(self.shape, f) for f in features)
-        text = self._placed(self.render(sample), counts, sample.id)
-        if self.config.template == "completion":
-            ids = tuple(cast(list[int], self.tokenizer(text)["input_ids"]))
-        else:
-            ids = self.tokens(text)
+        ids = self._ids(self._placed(self.render(sample), counts, sample.id))
         if not ids:
             raise UserError(f"sample {sample.id!r}: the prompt has no token")
         if self.limit and len(ids) >= self.limit:
@@ -94,6 +90,16 @@ class Encoder:
             end = len(ids) - ids[::-1].index(self.tokenizer.convert_tokens_to_ids(self.family.image_token))
         positions, blocks = self._laid_out(ids, end, features, fingerprints)
         return Encoded(ids, positions, features, fingerprints, end, counts, blocks)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        if self.config.template == "completion":
+            return tuple(cast(list[int], self.tokenizer(text)["input_ids"]))
+        return self.tokens(text)
+
+    def length(self, sample: Sample) -> int:
+        """Tokens of a prompt, whether it fits the model or not."""
+        counts = tuple(self.family.image_length(self.shape, self.image(i, sample.id)[1]) for i in sample.images)
+        return len(self._ids(self._placed(self.render(sample), counts, sample.id)))
 
     def _placed(self, text: str, counts: Sequence[int], sample_id: str) -> str:
         """The text with every image marker replaced by as many placeholders as its image has features."""
@@ -173,9 +179,12 @@ class Encoder:
         """The tokens of a response: as sampled, or, for a text no student sampled, its encoding and `end`."""
         if response.tokens is not None:
             return response.tokens
-        text = response.raw.removeprefix(self.opening) if self.opening else response.raw
-        ids = cast(list[int], self.tokenizer(self._defuse(text), add_special_tokens=False)["input_ids"])
-        return (*ids, end) if response.finished else tuple(ids)
+        ids = self.text_ids(response.raw.removeprefix(self.opening) if self.opening else response.raw)
+        return (*ids, end) if response.finished else ids
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """The tokens of a text that no student sampled."""
+        return tuple(cast(list[int], self.tokenizer(self._defuse(text), add_special_tokens=False)["input_ids"]))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

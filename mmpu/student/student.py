@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmpu.core import Response, Sample, UserError
 from mmpu.families import Family
-from mmpu.student import attention, last_layer, rms_norm, tied, vector_math
+from mmpu.student import attention, dropout, last_layer, rms_norm, tied, vector_math
 from mmpu.student.encoding import Encoder
 from mmpu.student.head import Ask, Head, Measured, measure
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
@@ -54,6 +54,7 @@ class Student(nn.Module):
         if config.attention == "sdpa":
             attention.install(model)
             last_layer.install(model)
+        dropout.switch_off(model)
         tied.install(model)
         rms_norm.install(model)
         self.version = 0
@@ -134,6 +135,7 @@ class Student(nn.Module):
                 )
             peft_config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
             self.model = get_peft_model(self.model, peft_config)
+            dropout.switch_off(self.model)
         else:
             if reference:
                 self._frozen.append(copy.deepcopy(self.model).eval())

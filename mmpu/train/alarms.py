@@ -4,7 +4,8 @@ task's own grades fall."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mmpu.core import UserError
@@ -34,8 +35,17 @@ def drift(state: dict[str, Any], metrics: dict[str, float]) -> dict[str, float]:
     return {"length_drift": metrics["length"] / max(first, 1e-9) - 1}
 
 
-def watch(config: StageConfig, state: dict[str, Any], metrics: dict[str, float], record: Record) -> dict[str, Any]:
+def watch(
+    config: StageConfig,
+    state: dict[str, Any],
+    metrics: dict[str, float],
+    record: Record,
+    examples: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The state after a step with these metrics; warns, once about each thing.
+
+    Args:
+        examples: A case of what a metric counts, by the metric.
 
     Raises:
         UserError: too many updates were refused, or too many groups had no usable scores.
@@ -62,7 +72,8 @@ def watch(config: StageConfig, state: dict[str, Any], metrics: dict[str, float],
         )
     for name, limit in config.alarms.items():
         if metrics.get(name, 0.0) > limit:
-            warn_once(name, f"{name} is {metrics[name]:.3f}, above {limit}")
+            example = f"; {examples[name]}" if name in examples else ""
+            warn_once(name, f"{name} is {metrics[name]:.3f}, above {limit}{example}")
     if "length" in metrics and state["first_length"] is None:
         state["first_length"] = metrics["length"]
     if abs(metrics.get("length_drift", 0.0)) > config.length_alarm:
@@ -87,7 +98,8 @@ def _windows(windows: Sequence[Sequence[float]], metrics: dict[str, float], size
         return kept
     if not kept or kept[-1][2] >= size:
         kept.append([0.0, 0.0, 0])
-    for place, value in enumerate((metrics["score"], metrics["accuracy"], 1)):
+    accuracy = metrics.get("accuracy_trained", metrics["accuracy"])  # of the same candidates as the score
+    for place, value in enumerate((metrics["score"], accuracy, 1)):
         kept[-1][place] += value
     return kept[-(rises + 1) :]
 

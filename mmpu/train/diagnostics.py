@@ -13,8 +13,13 @@ from mmpu.statistics import auc
 from mmpu.train.rollout import flat
 
 
-def describe(groups: Sequence[Group], rows: Sequence[Sequence[Row]], task: Task) -> dict[str, float]:
+def describe(
+    groups: Sequence[Group], rows: Sequence[Sequence[Row]], task: Task, dropped: Sequence[Group] = ()
+) -> dict[str, float]:
     """Means over this step's groups: lengths, scores, grades, and everything that was left out.
+
+    `accuracy` is over every candidate that was sampled for the step and that the task can grade, a share `graded` of
+    them. Where groups were dropped, `accuracy_trained` is over the candidates of the others, as all other means are.
 
     `entropy` is −log p of the sampled tokens, an unbiased estimate of the sampler's mean entropy per token in nats.
     `score_auc` is how well the scores tell the task's right answers from wrong ones, where the task can grade.
@@ -38,9 +43,7 @@ def describe(groups: Sequence[Group], rows: Sequence[Sequence[Row]], task: Task)
             "unsampled_groups": _mean([not g.responses for g in groups]),
             "entropy": -sum(sum(r.logp) for _, r in responses) / max(1, sum(lengths)),
         }
-        known = [grade for grade in _grades(groups, task) if grade is not None]
-        if known:
-            result["accuracy"] = _mean(known)
+        result |= _accuracy(groups, dropped, task)
     if any(group.scores for group in groups):
         result |= _scores(groups, task)
     return result
@@ -64,6 +67,15 @@ def _scores(groups: Sequence[Group], task: Task) -> dict[str, float]:
     graded = [(s, g) for s, g in zip(scores, _grades(groups, task), strict=True) if g is not None and not math.isnan(s)]
     agreement = auc([s for s, g in graded if g >= 0.5], [s for s, g in graded if g < 0.5])
     return result if math.isnan(agreement) else {**result, "score_auc": agreement}
+
+
+def _accuracy(groups: Sequence[Group], dropped: Sequence[Group], task: Task) -> dict[str, float]:
+    trained, others = _grades(groups, task), _grades(dropped, task)
+    known = [[grade for grade in grades if grade is not None] for grades in (trained, [*trained, *others])]
+    if not known[1]:
+        return {}
+    result = {"accuracy": _mean(known[1]), "graded": len(known[1]) / len([*trained, *others])}
+    return result | ({"accuracy_trained": _mean(known[0])} if others and known[0] else {})
 
 
 def _grades(groups: Sequence[Group], task: Task) -> list[float | None]:

@@ -34,6 +34,11 @@ def run(stage: Stage, record: Record) -> None:
     )
     state = checkpoint.restore(stage.folder, stage.student, optimizer, shadow, wrapped) or alarms.START
     record.rewind(config.name, state["step"])
+    if stage.size < config.prompts_per_step:
+        record.say(
+            f"stage {config.name}: its split holds {len(stage.samples)} prompts, so a step takes {stage.size}, not "
+            f"prompts_per_step={config.prompts_per_step}"
+        )
 
     with record.progress(config.name, state["step"], stage.steps) as progress:
         for step in range(state["step"], stage.steps):
@@ -48,11 +53,12 @@ def run(stage: Stage, record: Record) -> None:
             if shadow is not None:
                 shadow.follow(step + 1)
 
-            seen = describe(step_of.groups, step_of.rows, stage.task)
+            seen = describe(step_of.groups, step_of.rows, stage.task, step_of.dropped)
             seen |= step_of.metrics | {"seconds_update": time.perf_counter() - began} | alarms.drift(state, seen)
-            metrics = record.step(config.name, step, losses, seen, step_of.groups, step_of.rows)
+            metrics = record.step(config.name, step, losses, seen, step_of.groups, step_of.rows, step_of.dropped)
             progress(step + 1, metrics)
-            state = alarms.watch(config, state, metrics, record) | {"step": step + 1, "position": step_of.position}
+            state = alarms.watch(config, state, metrics, record, step_of.examples)
+            state |= {"step": step + 1, "position": step_of.position}
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < stage.steps:
                 moments = sharding.whole_state(optimizer, keep=accelerator.is_main_process)
                 if accelerator.is_main_process:

@@ -19,6 +19,8 @@ class Optim:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = 0.03
     """Share of the stage's steps."""
+    warmup_steps: int | None = None
+    """The same as a number of steps, which then counts."""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
@@ -30,7 +32,7 @@ class Optim:
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, a pure function, so that resuming needs no scheduler state."""
-        warm = max(1, round(self.warmup * steps))
+        warm = max(1, round(self.warmup * steps) if self.warmup_steps is None else self.warmup_steps)
         if step < warm:
             return self.lr * (step + 1) / warm
         done = (step - warm) / max(1, steps - warm)

@@ -32,16 +32,18 @@ class Preflight:
         """AUCs of the scorer: `anchor_auc` (own anchor against another's) and, where the task grades, `score_auc`.
 
         Raises:
-            UserError: the evaluator cannot tell a prompt's anchor from another's.
+            UserError: the evaluator cannot tell a prompt's anchor from another's, or there is no other.
         """
         groups = [group for group in rollout.anchored(samples[: self.prompts]) if isinstance(group, Group)]
+        if rollout.scorer is None:
+            return {}
         pairs = [
             replace(group, responses=(Response(group.anchor), Response(other)))
             for i, group in enumerate(groups)
             if group.anchor is not None and (other := _another(i, [g.anchor for g in groups])) is not None
         ]
-        if not pairs or rollout.scorer is None:
-            return {}
+        if not pairs:
+            raise UserError(_uniform(groups))
         scores = [s for s in rollout.scorer.score(pairs) if not any(map(math.isnan, s))]
         result = {"anchor_auc": auc([s[0] for s in scores], [s[1] for s in scores])}
         candidates = rollout.scored(rollout.sampled(groups, seed))
@@ -58,10 +60,26 @@ class Preflight:
         return result
 
 
+def _uniform(groups: Sequence[Group]) -> str:
+    """Why there is nothing to check with."""
+    way_out = "set `preflight: {prompts: 0}` if you know better"
+    if len(groups) < 2:
+        return f"pre-flight: {len(groups)} prompts with an anchor are too few to check the evaluator with; {way_out}"
+    return (
+        f"pre-flight: the teacher says the same to all of the first {len(groups)} prompts, {groups[0].anchor!r:.80}. "
+        "Whether the evaluator can tell a prompt's own anchor from another's cannot be checked, and such anchors teach "
+        f"one answer to everything. Look at the teacher's answers; {way_out}"
+    )
+
+
 def _another(i: int, anchors: Sequence[str | None]) -> str | None:
     """The next anchor that differs from the i-th, in order."""
     for step in range(1, len(anchors)):
         other = anchors[(i + step) % len(anchors)]
-        if other is not None and other.strip() != (anchors[i] or "").strip():
+        if other is not None and _plain(other) != _plain(anchors[i] or ""):
             return other
     return None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -14,8 +15,9 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmpu.core import Group, Task
+from mmpu.core import Group, Response, Task
 from mmpu.learning import Row
+from mmpu.prompts import question
 from mmpu.store import Ledger, write_atomically
 
 SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
@@ -57,8 +59,12 @@ class Record:
         means: Mapping[str, float],
         groups: Sequence[Group],
         rows: Sequence[Sequence[Row]],
+        dropped: Sequence[Group] = (),
     ) -> dict[str, float]:
         """Writes a step down. `sums` add up over processes, `means` are averaged.
+
+        Args:
+            dropped: Groups that were sampled and not trained on.
 
         Returns:
             The metrics over all processes.
@@ -66,9 +72,12 @@ class Record:
         metrics = self._gather(sums, means)
         self._add_up_ledgers()
         with self.groups_file.open("a", encoding="utf-8") as file:
-            for group, trained in zip(groups, rows, strict=True):
-                if group.responses:
-                    file.write(json.dumps(self._group(stage, step, group, trained), ensure_ascii=False) + "\n")
+            trained = [(group, self._group(group, made)) for group, made in zip(groups, rows, strict=True)]
+            others = [(group, {**self._group(group, []), "dropped": True}) for group in dropped]
+            for group, written in [*trained, *others]:
+                if group.responses or group.teacher_responses:
+                    line = {"stage": stage, "step": step, **written}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
         if self.accelerator.is_main_process:
             self._write({"stage": stage, "step": step, **metrics})
             self.ledger.save()
@@ -143,30 +152,45 @@ class Record:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def _group(self, stage: str, step: int, group: Group, rows: Sequence[Row]) -> dict[str, Any]:
+    def _group(self, group: Group, rows: Sequence[Row]) -> dict[str, Any]:
         weights = {id(row.response): row.weight for row in rows}
-        return {
-            "stage": stage,
-            "step": step,
+        scores: Sequence[float] = group.scores or (math.nan,) * len(group.responses)
+
+        def written(response: Response, score: float) -> dict[str, Any]:
+            return {
+                "text": response.raw,
+                "tokens": len(response.tokens or ()),
+                "finished": response.finished,
+                "score": _number(score),
+                "weight": weights.get(id(response)),
+                "grade": self.task.grade(group.sample, response.text),
+            }
+
+        result: dict[str, Any] = {
             "id": group.sample.id,
+            "prompt": question(group.sample.prompt),
             "anchor": group.anchor,
             "anchor_score": _number(group.anchor_score),
-            "responses": [
-                {
-                    "text": r.raw,
-                    "tokens": len(r.tokens or ()),
-                    "finished": r.finished,
-                    "score": _number(group.scores[i]) if group.scores else None,
-                    "weight": weights.get(id(r)),
-                    "grade": self.task.grade(group.sample, r.text),
-                }
-                for i, r in enumerate(group.responses)
-            ],
+            "responses": [written(r, s) for r, s in zip(group.responses, scores, strict=True)],
         }
+        if group.anchor is not None:
+            result["anchor_finished"] = group.anchor_finished
+        if group.sample.images:
+            result["images"] = [_short(image) for image in group.sample.images]
+        if group.context is not None:
+            result["context"] = question(group.context.prompt)
+        if group.teacher_responses:
+            result["teacher_responses"] = [written(r, math.nan) for r in group.teacher_responses]
+        return result | ({"notes": dict(group.notes)} if group.notes else {})
 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _short(image: str) -> str:
+    """An image's name; a picture that is itself the name, by its content."""
+    return f"sha256:{hashlib.sha256(image.encode()).hexdigest()[:16]}" if image.startswith("data:") else image
 
 
 def _complete(line: str) -> bool:

@@ -7,10 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mmpu.core import Engine, Failed, Group, Response, Sample, Sampling, Scorer, UserError
+from mmpu.core import NAN, Engine, Failed, Group, Response, Sample, Sampling, Scorer, UserError
 from mmpu.learning import Method
 from mmpu.store import Ledger
+from mmpu.train.fitting import Fitting
 from mmpu.train.shadow import Shadow
+
+TEACHER = Sampling(temperature=0.0, max_tokens=2048)
+"""How a teacher answers unless the config says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class Rollout:
         k: Candidates per prompt.
         student: Samples candidates, and what the privileged teacher says, with the shadow's weights in place.
         teacher: Answers each prompt once; a store in front of it remembers.
+        asking: How the teacher answers.
+        low_anchor: An s* below this is noted.
+        fitting: Keeps contexts within the model's; None leaves them as the method makes them.
     """
 
     method: Method
@@ -31,13 +38,16 @@ class Rollout:
     sampling: Sampling
     ledger: Ledger
     shadow: Shadow | None = None
+    asking: Sampling = TEACHER
+    low_anchor: float = 0.5
+    fitting: Fitting | None = None
 
     @property
     def needs(self) -> frozenset[str]:
         return self.method.needs | (self.scorer.needs if self.scorer else frozenset())
 
     def anchored(self, samples: Sequence[Sample]) -> list[Group | Failed]:
-        """Groups with the teacher's answer, one question per prompt; where it has none, why.
+        """Groups with the teacher's answer, one question per prompt; where it has none, or an empty one, why.
 
         Raises:
             UserError: there is no teacher.
@@ -46,8 +56,8 @@ class Rollout:
             return [Group(sample) for sample in samples]
         if self.teacher is None:
             raise UserError("this stage needs anchors; set `teacher:` in the config")
-        answers = self.teacher.generate(samples, 1, Sampling(temperature=0.0, max_tokens=2048))
-        return [_anchored(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+        answers = self.teacher.generate(samples, 1, self.asking)
+        return [_with_anchor(s, a) for s, a in zip(samples, answers, strict=True)]
 
     def sampled(self, groups: Sequence[Group], seed: int) -> list[Group]:
         """Groups with K candidates of the student and, where the method asks, as many of its privileged teacher;
@@ -59,7 +69,8 @@ class Rollout:
             UserError: the engine could serve none of them.
         """
         if "context" in self.needs:
-            groups = [replace(group, context=self.method.context(group)) for group in groups]
+            fitting = self.fitting
+            groups = [fitting.context(g) if fitting else replace(g, context=self.method.context(g)) for g in groups]
         if "responses" not in self.needs:
             return list(groups)
         drawn = self._draw([group.sample for group in groups], seed, self.method.offline)
@@ -88,35 +99,58 @@ class Rollout:
         return [() if isinstance(responses, Failed) else responses for responses in drawn]
 
     def scored(self, groups: Sequence[Group]) -> list[Group]:
-        """Groups with a score per candidate and, where the method asks, s*: the anchor scored like a candidate.
+        """Groups with a score per candidate and, where the method asks, s*, the anchor's own.
 
-        The anchor goes first, so candidates and anchor share one encoding of question, images and anchor.
+        Raises:
+            UserError: the scorer returned something else than a number per response.
         """
         if "scores" not in self.needs:
             return list(groups)
         assert self.scorer is not None
-        with_anchor = "anchor_score" in self.method.needs
-
-        def extended(group: Group) -> Group:
-            if not with_anchor:
-                return group
-            assert group.anchor is not None
-            return replace(group, responses=(Response(group.anchor), *group.responses))
-
-        asked = [extended(group) for group in groups]
-        scores = self.scorer.score(asked)
+        name = type(self.scorer).__name__
+        if "anchor_score" in self.method.needs:
+            found = self.scorer.with_anchors(groups)
+        else:
+            found = [(scores, NAN) for scores in self.scorer.score(groups)]
+        if len(found) != len(groups):
+            raise UserError(f"scorer {name} returned the scores of {len(found)} groups, it was asked for {len(groups)}")
         return [
-            replace(group, scores=s[1:], anchor_score=s[0]) if with_anchor else replace(group, scores=s)
-            for group, s in zip(groups, scores, strict=True)
+            _with_scores(group, scores, own, name, self.low_anchor)
+            for group, (scores, own) in zip(groups, found, strict=True)
         ]
 
 
-def _anchored(sample: Sample, answer: tuple[Response, ...] | Failed) -> Group | Failed:
+def _with_anchor(sample: Sample, answer: tuple[Response, ...] | Failed) -> Group | Failed:
     if isinstance(answer, Failed):
         return answer
-    if not answer[0].finished and not answer[0].text.strip():
-        return Failed(f"the teacher came to no answer to {sample.id!r} before its limit")
-    return Group(sample, anchor=answer[0].raw)
+    said, finished = answer[0], answer[0].finished
+    if not said.text.strip():
+        return Failed(f"the teacher came to no answer to sample {sample.id!r}")
+    note = f"the teacher's answer to sample {sample.id!r} was cut by its length limit"
+    notes = {} if finished else {"cut_anchors": note}
+    return Group(sample, anchor=said.raw, anchor_finished=finished, notes=notes)
+
+
+def _with_scores(group: Group, scores: Sequence[float], own: float, scorer: str, low: float) -> Group:
+    """The group with sound scores: an infinite one abstains, since no mean survives it."""
+    where = f"sample {group.sample.id!r}"
+    if len(scores) != len(group.responses):
+        raise UserError(
+            f"scorer {scorer} returned {len(scores)} scores for the {len(group.responses)} responses of {where}; "
+            "`score` returns one float per response of each group, NaN where it abstains"
+        )
+    try:
+        numbers = [float(score) for score in (*scores, own)]
+    except (TypeError, ValueError):
+        raise UserError(f"scorer {scorer} returned {scores!r} for {where}; a score is a number") from None
+    notes = dict(group.notes)
+    infinite = sum(map(math.isinf, numbers))
+    if infinite:
+        notes["infinite_scores"] = f"{where}: {infinite} of {scorer}'s scores are infinite, and are masked"
+    *kept, own = (NAN if math.isinf(number) else number for number in numbers)
+    if own < low:
+        notes["low_anchors"] = f"{where}: the teacher's answer scores {own:.3g}"
+    return replace(group, scores=tuple(kept), anchor_score=own, notes=notes)
 
 
 def flat(group: Group) -> bool:

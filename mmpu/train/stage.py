@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from accelerate import Accelerator
 
@@ -41,8 +42,13 @@ class StageConfig:
     max_refused: int = 5
     """Updates with a non-finite gradient before the stage gives up."""
     max_skipped: float = 0.5
-    """Largest share of a step's groups that may be without an anchor, or without a usable score, before the stage gives
-    up."""
+    """Largest share of a step's groups that may be without an anchor, left out, or without a usable score, before the
+    stage gives up."""
+    leave_out: tuple[Literal["cut", "low"], ...] = ()
+    """Prompts to leave out of a step by their anchor: `cut` by the teacher's length limit, or with a `low` s*.
+    Otherwise a cut one is trained on without an end of sequence. Both are counted: `cut_anchors`, `low_anchors`."""
+    low_anchor: float = 0.5
+    """An s* below this is low: the evaluator does not think much of the teacher's answer."""
     length_alarm: float = 0.5
     """Warn when the mean response length has moved by more than this share since the stage's start."""
     kl_every: int = 10
@@ -58,6 +64,12 @@ class StageConfig:
             "truncated": 0.5,
             "skipped_groups": 0.1,
             "unanchored_groups": 0.0,
+            "cut_anchors": 0.0,
+            "low_anchors": 0.5,
+            "infinite_scores": 0.0,
+            "cut_contexts": 0.0,
+            "overlong_groups": 0.0,
+            "masked_candidates": 0.1,
             "kl_ref": 5.0,
         }
     )
@@ -78,11 +90,16 @@ class Stage:
     seed: int
 
     @property
+    def size(self) -> int:
+        """Prompts of a step, over all processes: no more than there are."""
+        return min(self.config.prompts_per_step, len(self.samples))
+
+    @property
     def steps(self) -> int:
         """Optimiser steps of the whole stage."""
         if self.config.steps is not None:
             return self.config.steps
-        return max(1, round(self.config.epochs * len(self.samples) / self.config.prompts_per_step))
+        return max(1, round(self.config.epochs * len(self.samples) / self.size))
 
     @property
     def has_reference(self) -> bool:
@@ -92,7 +109,7 @@ class Stage:
     def prompts(self, position: int) -> list[Sample]:
         """The next samples of the stage's order, as many as a step takes: epochs, each in an order of its own, end to
         end. A pure function of seed and position."""
-        size, n = self.config.prompts_per_step, len(self.samples)
+        size, n = self.size, len(self.samples)
         orders: dict[int, list[int]] = {}
         chosen: list[Sample] = []
         for each in range(position, position + size):
@@ -102,6 +119,19 @@ class Stage:
                 random.Random(self.step_seed("order", epoch)).shuffle(orders[epoch])
             chosen.append(self.samples[orders[epoch][place]])
         return chosen
+
+    def sample_seed(self, step: int, batch: int, repeat: int) -> int:
+        """The seed of a step's candidates.
+
+        Args:
+            batch: Generation batches of the step before this one.
+            repeat: How often the prompt stands earlier in the batch, as where an epoch ends within it: it gets other
+                candidates, not a copy. Candidates of the stage's start are drawn once, however often a prompt comes.
+        """
+        method = self.rollout.method
+        fixed = method.offline and method.shadow is not None and method.shadow.kind == "start"
+        purpose = f"sample{batch or ''}" + (f" again {repeat}" if repeat and not fixed else "")
+        return self.step_seed(purpose, 0 if fixed else step)
 
     def step_seed(self, purpose: str, step: int) -> int:
         return int(digest([self.seed, self.config.name, purpose, step]), 16) % 2**31

@@ -1,0 +1,57 @@
+"""A run's config with every default spelled out: what it would take to run it again under other defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from typing import Any, cast
+
+from mmpu.config import Values, plain, to_values
+from mmpu.core import Engine, Sampling, Scorer, Task
+from mmpu.recipes.run_config import RunConfig
+from mmpu.specs import Spec
+
+
+def resolved(run: RunConfig, samplings: Sequence[Sampling]) -> Values:
+    """The values of a run, those of its methods, scorers and engines with their defaults.
+
+    Args:
+        samplings: How each stage samples.
+    """
+    values = to_values(run)
+    stages = [
+        to_values(stage)
+        | {"method": _spelled_out(stage.method)}
+        | {"scorer": stage.scorer and _spelled_out(stage.scorer)}
+        | {"sampling": to_values(sampling)}
+        for stage, sampling in zip(run.stages, samplings, strict=True)
+    ]
+    engines: Values = {"rollout": _spelled_out(run.rollout)}
+    if run.teacher is not None and run.teacher.engine is not None:  # else another run or model, which has no class
+        engines["teacher"] = _spelled_out(run.teacher.engine)
+    return values | engines | {"stages": stages}
+
+
+def _spelled_out(spec: Spec[Any]) -> Values:
+    """A component with the defaults of its class; what it is given at run time is left out."""
+    hints = typing.get_type_hints(spec.cls)
+    values: Values = {"name": spec.name}
+    for field in dataclasses.fields(cast(Any, spec.cls)):
+        kinds = {hints[field.name], *typing.get_args(hints[field.name])}
+        if field.name in spec.values:
+            values[field.name] = plain(spec.values[field.name])
+        elif field.name in spec.parts:
+            part = spec.parts[field.name]
+            values[field.name] = list(map(_spelled_out, part)) if isinstance(part, tuple) else _spelled_out(part)
+        elif field.init and field.repr and not kinds & {Engine, Scorer, Task} and _has_default(field):
+            values[field.name] = plain(_default(field))
+    return values
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

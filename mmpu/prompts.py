@@ -41,7 +41,9 @@ def template_of(path: Path) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
-        return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(path.read_text(encoding="utf-8"))
+        return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(
+            path.read_text(encoding="utf-8-sig")
+        )
     except (OSError, UnicodeDecodeError, TemplateError) as error:
         raise UserError(f"cannot use the prompt {path}: {error}") from None
 

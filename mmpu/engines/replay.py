@@ -119,7 +119,7 @@ def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         UserError: it cannot be read, or a row is not a JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recorded answers {path}: {error}") from None
     if path.suffix == ".json":

@@ -41,7 +41,7 @@ def read_annotations(path: Path, created: str) -> list[Imported]:
         UserError: unreadable, not a list of annotations, or two different annotations of one item.
     """
     try:
-        rows: Any = json.loads(path.read_text(encoding="utf-8"))
+        rows: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read the annotations {path}: {error}; expected AlpacaEval's annotations.json, or the .jsonl that "
@@ -66,6 +66,8 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
         if not isinstance(values.get(key), str):
             raise UserError(f"{where}: needs `{key}`, a text")
     preference = values.get("preference")
+    if preference != preference:  # NaN is pandas' null
+        values["preference"] = preference = None
     if preference is not None and not (
         isinstance(preference, int | float) and (preference == 0 or 1 <= preference <= 2)
     ):

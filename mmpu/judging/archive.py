@@ -119,7 +119,7 @@ def _read_lines(file: Path) -> tuple[list[Reading], list[Match]]:
 
     adapter = TypeAdapter(Reading)
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
     readings: list[Reading] = []

@@ -98,7 +98,7 @@ def read_calibration(path: Path) -> Calibration:
         UserError: unreadable, or not of this form.
     """
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        values: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         raw = values["instruction_difficulty"]
         keyed = cast(dict[str, float], raw if isinstance(raw, dict) else {str(i): d for i, d in enumerate(raw)})
         difficulty = {str(k): float(v) for k, v in keyed.items()}

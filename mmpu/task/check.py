@@ -7,6 +7,7 @@ no origin (a story, a seed question), no picture by content; with those of other
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -81,7 +82,13 @@ def _templates(task: YamlTask, report: Report) -> None:
 
 def _pictures(task: YamlTask, found: Samples, report: Report) -> None:
     checked = 0
+    contents = [content for turn in task.config.prompt for content in turn.values() if isinstance(content, list)]
+    shown = any(isinstance(part, dict) for parts in contents for part in parts)
     for split, samples in found.items():
+        counts = Counter(len(sample.images) for sample in samples)
+        if shown and set(counts) != {1}:
+            told = ", ".join(f"{n} samples have {k or 'none'}" for k, n in sorted(counts.items()))
+            report.facts.append(f"{split}: of pictures, {told}")
         try:
             task.ready(split)
         except UserError as error:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import yaml
 
 from mmpu.core import Message, Part, UserError, user
 from mmpu.media.images import load_image
+from mmpu.recipes import training as recipe
+from mmpu.task.check import check
 from mmpu.task.yaml_task import YamlTask, load_task
 from sums import ROWS, SUMS, jsonl, png
 
@@ -177,6 +180,100 @@ def test_a_condition_that_cannot_be_evaluated(tmp_path: Path, where: str, messag
         task(tmp_path, jsonl(ROWS), splits={"all": {"where": where}}).samples("all")
     assert message in str(error.value)
     assert "sums.yaml" in str(error.value)
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# shares
+
+MANY = [{"n": i, "q": f"What is {i}+1?", "a": str(i + 1), "story": f"S{i // 10}"} for i in range(1000)]
+SHARES = {"train": "90%", "test": {"share": "10 %"}}
+
+
+def test_shares_part_the_rows(tmp_path: Path) -> None:
+    """Every row is in one split; which one depends on the row alone, not on its neighbours or its place."""
+    whole = task(tmp_path, jsonl(MANY), splits=SHARES)
+    train, test = ([s.answer for s in whole.samples(name)] for name in ("train", "test"))
+    assert sorted([*train, *test], key=str) == sorted((row["a"] for row in MANY), key=str)
+    assert 70 < len(test) < 130, "of a binomial with mean 100 and a standard deviation below 10"
+    assert whole.dropped["test"] == {"share": 1000 - len(test)}
+    part = task(tmp_path / "part", jsonl(MANY[:400:-1]), splits=SHARES)  # answers 402 to 1000, backwards
+    assert {s.answer for s in part.samples("test")} == {a for a in test if int(a) > 401}
+    assert check(whole).problems == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "apart"),
+    [
+        ({"origin": "{{ story }}"}, "story"),
+        ({"id": "{{ n }}"}, "n"),
+        ({"id": "{{ split }}-{{ n }}"}, "n"),
+        ({"prompt": [{"user": "{{ split }}: {{ story }}"}]}, "story"),
+    ],
+)
+def test_what_belongs_together_stays_together(tmp_path: Path, keys: dict[str, Any], apart: str) -> None:
+    """By origin, id or prompt; a template that names the split makes no row fall in both."""
+    halves = task(tmp_path, jsonl(MANY), splits={"train": "50%", "test": "50%"}, **keys)
+    answers = {row["a"]: row[apart] for row in MANY}
+    train, test = ([answers[str(s.answer)] for s in halves.samples(name)] for name in ("train", "test"))
+    assert len(train) + len(test) == len(MANY)
+    assert not set(train) & set(test)
+    assert train
+    assert test
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": "90%", "test": "20%"}, "sums.yaml: the shares of its splits are 110% together; they can be 100%"),
+        ({"train": "most", "test": "10%"}, "sums.yaml: the share of the split 'train' is 'most'; write it like 90%"),
+        ({"train": "0%"}, "the share of the split 'train' is '0%'"),
+    ],
+)
+def test_shares_that_cannot_be(tmp_path: Path, splits: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        task(tmp_path, jsonl(ROWS), splits=splits).samples("train")
+
+
+def test_a_source_that_knows_the_split_has_no_shares(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"takes a share of 'rows.py', which gives each split rows of its own"):
+        task(tmp_path, PYTHON, "rows.py", splits=SHARES).samples("train")
+
+
+@pytest.mark.parametrize(
+    ("splits", "same"),
+    [
+        (None, ["test"]),
+        ({"train": {}, "test": {}, "other": {}}, ["test"]),
+        ({"train": {"where": "n > 3"}, "test": {"where": "n > 3"}}, ["test"]),
+        ({"train": {}, "test": "10%"}, ["test"]),
+        ({"train": "90%", "test": {}}, ["test"]),
+        ({"train": "90%", "test": "10%"}, []),
+        ({"train": {}, "test": {"part_of": "train"}}, []),
+        ({"train": {"where": "n > 3"}, "test": {"where": "n <= 3"}}, []),
+        ({"train": {"where": "n > 3 and split"}, "test": {"where": "n > 3 and split"}}, []),
+        ({"train": {}, "test": {"source": "other.jsonl"}}, []),
+        ({"train": {}}, []),
+    ],
+)
+def test_splits_of_the_same_rows_are_known(tmp_path: Path, splits: dict[str, Any] | None, same: list[str]) -> None:
+    sums = task(tmp_path, jsonl(ROWS), splits=splits)
+    assert sums.same_rows("train") == same
+    hub = task(tmp_path, source="hf:some/sums", splits=splits)
+    assert hub.same_rows("train") == []
+
+
+def test_nothing_is_trained_on_the_rows_that_it_is_evaluated_on(tmp_path: Path) -> None:
+    sums = task(tmp_path, jsonl(ROWS), splits=None)
+    stage = {"name": "sft", "method": "sft", "split": "train[:5]"}
+    values = {"run": str(tmp_path / "run"), "student": "x", "task": str(sums.path), "teacher": "reference"}
+    run = recipe.run_config({**values, "student": {"model": "x"}, "stages": [stage]}, "here")
+    with pytest.raises(UserError) as error:
+        recipe.check_run(run)
+    assert "stage 'sft': sums would be trained and evaluated on the same rows, those of 'train' and 'test'; write " in (
+        str(error.value)
+    )
+    assert "`splits: {train: 90%, test: 10%}` in sums.yaml to part them by a hash of the prompt" in str(error.value)
+    assert "train and test hold the same rows" in check(sums).problems[0]
 
 
 # -----------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from itertools import combinations
 
 from mmpu.core import Sample, UserError
 from mmpu.media import fingerprint, load_image
+from mmpu.task.shares import plain
 from mmpu.task.yaml_task import YamlTask, load_local, load_task, templates
 
 Samples = Mapping[str, Sequence[Sample]]
@@ -59,7 +60,9 @@ def check(task: YamlTask, data: Sequence[str] = (), only: Sequence[str] = ()) ->
     _grades(task, found, report)
     for (one, these), (other, those) in combinations(found.items(), 2):
         splits = task.config.splits
-        if splits[one].part_of != other and splits[other].part_of != one:
+        if other in task.same_rows(one):
+            report.problems.append(f"{one} and {other} hold the same rows; {task.way_out}")
+        elif splits[one].part_of != other and splits[other].part_of != one:
             _disjoint(one, these, other, those, report)
     pools = {split: samples for split, samples in found.items() if not task.config.for_evaluation(split)}
     for name in task.config.held_out:
@@ -178,14 +181,14 @@ def _held_out(task: YamlTask, name: str, pools: Samples, data: Sequence[str], re
 
 def _prompts(samples: Iterable[Sample]) -> dict[object, str]:
     def key(sample: Sample) -> object:
-        texts = tuple(_plain(message.text) for message in sample.prompt)
+        texts = tuple(plain(message.text) for message in sample.prompt)
         return texts, tuple(_contents([sample]))
 
     return {key(sample): sample.id for sample in samples}
 
 
 def _origins(samples: Iterable[Sample]) -> dict[object, str]:
-    return {_plain(str(s.meta["origin"])): s.id for s in samples if "origin" in s.meta}
+    return {plain(str(s.meta["origin"])): s.id for s in samples if "origin" in s.meta}
 
 
 def _images(samples: Iterable[Sample]) -> dict[object, str]:
@@ -199,11 +202,6 @@ def _contents(samples: Iterable[Sample]) -> Iterator[str]:
             yield fingerprint(image)
         except UserError:
             yield image
-
-
-def _plain(text: str) -> str:
-    """A text without case and white space. Signs stay: cos(150) and cos(-150) are two problems."""
-    return "".join(text.casefold().split())
 
 
 def _some(items: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from mmpu.boards.board import (
     write,
 )
 from mmpu.boards.provenance import provenance_of
-from mmpu.boards.tables import cells, header, procedures, sentence
+from mmpu.boards.tables import cells, header, ranked, sentences
 
 __all__ = [
     "Adversarial",
@@ -32,9 +32,9 @@ __all__ = [
     "cells",
     "header",
     "merge",
-    "procedures",
     "provenance_of",
+    "ranked",
     "read",
-    "sentence",
+    "sentences",
     "write",
 ]

@@ -166,7 +166,7 @@ class Comparison:
     split: str
     judge_identity: str
     metric: str
-    """`raw`, or a procedure of length control."""
+    """`raw`, a procedure of length control, or what several answers are worth, such as `avg@12`."""
     difference: Difference
     """Of the rates, ours − theirs."""
     mcnemar: float | None

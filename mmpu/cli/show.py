@@ -30,13 +30,12 @@ def lines(found: Mapping[str, Path]) -> None:
 
 def show_board(board: Any) -> None:
     """Prints a board as a table."""
-    from mmpu.boards import cells, header, procedures, sentence
+    from mmpu.boards import cells, header, ranked, sentences
 
-    entries = sorted(board.entries, key=lambda e: e.win_rate.rate.value)
     title = f"{board.task}, judge {board.judge}: {board.decided_by}"
-    table(title, header(board), [cells(entry, procedures(board)) for entry in entries])
-    for comparison in board.comparisons:
-        click.echo(sentence(comparison))
+    table(title, header(board), [cells(entry, board) for entry in reversed(ranked(board))])
+    for line in sentences(board):
+        click.echo(line)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from mmpu.boards import System
 from mmpu.core import Engine, Failed, Response, Sample, Sampling, UserError, digest
-from mmpu.evaluation.metrics import over_attempts
-from mmpu.statistics import Interval
+from mmpu.evaluation.metrics import by_sample
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
 
@@ -38,8 +37,8 @@ class Answers:
     grades: tuple[float | None, ...]
     oddities: Mapping[str, int]
     """What was out of the ordinary, counted: `missing`, `strays`, `repeated`."""
-    metrics: Mapping[str, Interval]
-    """Of several answers to each sample; empty where one was asked for."""
+    metrics: Mapping[str, Mapping[str, float]]
+    """Of several answers to each sample, by name and sample; empty where one was asked for."""
 
 
 def answer(
@@ -83,9 +82,9 @@ def answer(
     grades = tuple(None if r is None else task.grade(s, r.text) for s, r in zip(samples, responses, strict=True))
     oddities = getattr(contender.engine, "oddities", None)
     counts = {"missing": len(failed), **(oddities(samples) if oddities else {})}
-    metrics: dict[str, Interval] = {}
+    metrics: dict[str, dict[str, float]] = {}
     if attempts > 1 and task.grader is not None and answered:
-        metrics = over_attempts(task.grader, [sample for sample, _ in answered], [each for _, each in answered])
+        metrics = by_sample(task.grader, [sample for sample, _ in answered], [each for _, each in answered])
     return Answers(system, responses, grades, {name: n for name, n in counts.items() if n}, metrics)
 
 

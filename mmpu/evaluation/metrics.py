@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmpu.core import Grader, Response, Sample
 from mmpu.statistics import Interval, bootstrap
@@ -18,26 +18,38 @@ from mmpu.statistics import Interval, bootstrap
 def over_attempts(
     grader: Grader, samples: Sequence[Sample], answers: Sequence[Sequence[Response]]
 ) -> dict[str, Interval]:
-    """The metrics of k answers to each sample, with 95% intervals over the samples that can be graded.
+    """The metrics of k answers to each sample, with 95% intervals over the samples that can be graded."""
+    return intervals(by_sample(grader, samples, answers))
+
+
+def intervals(found: Mapping[str, Mapping[str, float]]) -> dict[str, Interval]:
+    """Means of what `by_sample` found."""
+    return {name: bootstrap(list(values.values())) for name, values in found.items()}
+
+
+def by_sample(
+    grader: Grader, samples: Sequence[Sample], answers: Sequence[Sequence[Response]]
+) -> dict[str, dict[str, float]]:
+    """The metrics of k answers to each sample that can be graded, by metric and id.
 
     Returns:
         By name, such as `avg@12`. `maj@k` is missing where the grader cannot tell which answers are the same.
     """
     k = len(answers[0])
-    average: list[float] = []
-    majority: list[float] = []
-    passed: list[float] = []
+    average: dict[str, float] = {}
+    majority: dict[str, float] = {}
+    passed: dict[str, float] = {}
     for sample, responses in zip(samples, answers, strict=True):
         grades = [g for g in (grader.grade(sample, r.text) for r in responses) if g is not None]
         if len(grades) < k:
             continue
-        average.append(sum(grades) / k)
-        passed.append(pass_at(k, k, sum(grade >= 1 for grade in grades)))
-        majority.append(_majority([grader.key(sample, r.text) for r in responses], grades))
+        average[sample.id] = sum(grades) / k
+        passed[sample.id] = pass_at(k, k, sum(grade >= 1 for grade in grades))
+        majority[sample.id] = _majority([grader.key(sample, r.text) for r in responses], grades)
     named = {f"avg@{k}": average, f"pass@{k}": passed}
     if type(grader).key is not Grader.key:
         named[f"maj@{k}"] = majority
-    return {name: bootstrap(values) for name, values in named.items() if values}
+    return {name: values for name, values in named.items() if values}
 
 
 def pass_at(k: int, n: int, right: int) -> float:

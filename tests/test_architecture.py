@@ -38,7 +38,7 @@ USES = {
     "judging": "boards core duel media prompts statistics store",
     "evaluation": "boards config core duel judging media statistics store student task",
     "recipes": "boards config core duel engines evaluation judging learning media plugins store student task train",
-    "studies": "config core duel engines plugins recipes statistics store task",
+    "studies": "config core duel engines evaluation judging plugins recipes statistics store task",
     "cli": EVERYTHING,
 }
 """What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from mmpu.cli.main import main
 from mmpu.core import Message, Part, UserError, user
 from mmpu.media.images import load_image
-from mmpu.recipes import training as recipe
 from mmpu.task.check import check
 from mmpu.task.yaml_task import YamlTask, load_task
 from sums import ROWS, SUMS, jsonl, png
@@ -265,14 +266,15 @@ def test_splits_of_the_same_rows_are_known(tmp_path: Path, splits: dict[str, Any
 def test_nothing_is_trained_on_the_rows_that_it_is_evaluated_on(tmp_path: Path) -> None:
     sums = task(tmp_path, jsonl(ROWS), splits=None)
     stage = {"name": "sft", "method": "sft", "split": "train[:5]"}
-    values = {"run": str(tmp_path / "run"), "student": "x", "task": str(sums.path), "teacher": "reference"}
-    run = recipe.run_config({**values, "student": {"model": "x"}, "stages": [stage]}, "here")
-    with pytest.raises(UserError) as error:
-        recipe.check_run(run)
+    values = {"run": str(tmp_path / "run"), "student": {"model": "tiny-text", "device": "cpu"}, "stages": [stage]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**values, "task": str(sums.path), "teacher": "reference"}))
+    done = CliRunner().invoke(main, ["train", str(tmp_path / "config.yaml")])
+    assert done.exit_code == 2
     assert "stage 'sft': sums would be trained and evaluated on the same rows, those of 'train' and 'test'; write " in (
-        str(error.value)
+        done.stderr
     )
-    assert "`splits: {train: 90%, test: 10%}` in sums.yaml to part them by a hash of the prompt" in str(error.value)
+    assert "`splits: {train: 90%, test: 10%}` in sums.yaml to part them by a hash of the prompt" in done.stderr
+    assert not (tmp_path / "run/config.yaml").exists()
     assert "train and test hold the same rows" in check(sums).problems[0]
 
 

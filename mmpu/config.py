@@ -28,7 +28,7 @@ def load_yaml(path: Path) -> Values:
     try:
         # libyaml reads the same YAML some ten times faster, which a listing of all tasks notices.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        values: object = yaml.load(path.read_text(encoding="utf-8"), loader)
+        values: object = yaml.load(path.read_text(encoding="utf-8-sig"), loader)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:

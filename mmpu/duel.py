@@ -5,6 +5,7 @@ As `core.py`, this imports no torch: reading a verdict store costs no more than 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,17 @@ class Verdict:
     """What it was read from: probabilities of the letters, or the scores of `ours` and `theirs`."""
     said: str = ""
     """What the judge said before it, and around it."""
+
+    def __post_init__(self) -> None:
+        """Whatever made it: a number outside 0..1, or none, such as NaN, is no verdict."""
+        for name in ("win", "soft"):
+            value: float | None = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                object.__setattr__(self, name, None)
+                object.__setattr__(self, "reason", f"the judge gave {value}, which is not in 0..1")
+        if not all(map(math.isfinite, self.detail.values())):
+            finite = {key: value for key, value in self.detail.items() if math.isfinite(value)}
+            object.__setattr__(self, "detail", finite)
 
 
 class Judge(ABC):

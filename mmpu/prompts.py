@@ -41,7 +41,9 @@ def template_of(path: Path) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
-        return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(path.read_text(encoding="utf-8"))
+        return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(
+            path.read_text(encoding="utf-8-sig")
+        )
     except (OSError, UnicodeDecodeError, TemplateError) as error:
         raise UserError(f"cannot use the prompt {path}: {error}") from None
 
@@ -102,10 +104,13 @@ def shortened(text: str, longest: int | None) -> str:
 
 def conditions(texts: Iterable[str]) -> dict[str, int]:
     """How many answers are out of the ordinary, by what is done about it when they are shown to a judge."""
-    counts: Counter[str] = Counter(empty=0, control_characters=0, marks_of_prompts=0, longer_than_shown=0)
+    counts: Counter[str] = Counter(
+        empty=0, control_characters=0, replaced_characters=0, marks_of_prompts=0, longer_than_shown=0
+    )
     for text in texts:
         counts["empty"] += not text.strip()
         counts["control_characters"] += _CONTROL.search(text.replace("\r\n", "\n")) is not None
+        counts["replaced_characters"] += "\ufffd" in text
         counts["marks_of_prompts"] += inert(text) != text
         counts["longer_than_shown"] += len(text) > MAX_CHARACTERS
     return dict(counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
+from endpoint import Endpoint, Reply, question, said, weighed
 from mmpu.config import load_yaml
 from mmpu.core import Group, UserError
 from mmpu.methods.opsd import OPSD
@@ -63,7 +65,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "reference": "The answer is {{ a }}.",
         "answer": "{{ a }}",
         "grader": "spelling",
-        "splits": {"train": {}, "test": {}},
+        "splits": {"train": {}, "test": {"part_of": "train"}},
         "sampling": {"max_tokens": 8},
     }
     (folder / "words.yaml").write_text(yaml.safe_dump(task))
@@ -123,6 +125,50 @@ def test_methods_share_the_start_and_the_anchors(config: Path) -> None:
     assert again.lines == found.lines
     assert files == {p: p.stat().st_mtime_ns for p in files}
     assert "| anchorrank_dpo |" in (config.parent / "run/comparison.md").read_text()
+
+
+def test_a_model_that_judges_is_asked_once_and_what_cannot_be_read_is_counted(
+    config: Path, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    """Verdicts are kept as by `mmpu eval`; of several answers all are graded and the first is judged."""
+    judge = {
+        "about": "Somebody.",
+        "kind": "pairwise",
+        "prompt": str(ROOT / "judges/pairwise.txt"),
+        "engine": {"name": "openai", "model": "somebody", "url": endpoint.url},
+    }
+    (tmp_path / "somebody.yaml").write_text(yaml.safe_dump(judge))
+    overrides = (f"run={tmp_path / 'run'}",)
+    judged = Options(str(config), ("sft_sft",), (0,), str(tmp_path / "somebody.yaml"), None, "test", 10, 2, overrides)
+
+    def second(body: dict[str, Any]) -> bool:
+        return re.search(r"yes or no [5-9]\?", question(body)) is not None
+
+    def grumble(_: int, body: dict[str, Any]) -> Reply:
+        return weighed({"A": 0.9, "B": 0.1}) if second(body) else said("Hm, hard to say")
+
+    endpoint.answer = grumble
+    start, ours = compare.compare(judged, lambda _: None).lines
+    first = len(endpoint.bodies)
+    unread = ours.unread
+    assert 1 < unread <= 5
+    assert (ours.win_rate, start.win_rate) == (None, None)
+    assert set(ours.metrics) == {"avg@2", "pass@2"}
+    assert ours.accuracy is not None
+    assert set(ours.gains) == {"avg@2", "pass@2"}
+    assert start.gains == {}
+    table = (tmp_path / "run/comparison.md").read_text()
+    assert "| method | accuracy % | gain over start | avg@2 % | avg@2 gain | pass@2 % | pass@2 gain |" in table
+    assert f" | – | {unread} | " in table
+    assert "A win rate is withheld where more than 2% of its duels could not be read." in table
+
+    endpoint.answer = lambda _, body: weighed({"A": 0.9, "B": 0.1})
+    _, ours = compare.compare(judged, lambda _: None).lines
+    assert len(endpoint.bodies) == first + 2 * unread, "both orders of what could not be read"
+    assert (ours.unread, ours.win_rate.value if ours.win_rate else None) == (0, 0.5)
+    compare.compare(judged, lambda _: None)
+    assert len(endpoint.bodies) == first + 2 * unread
+    assert (tmp_path / "run/verdicts.sqlite").exists()
 
 
 def _metrics(path: Path) -> dict[str, Any]:

@@ -89,6 +89,13 @@ def test_a_broken_line_is_named(tmp_path: Path, rows: list[Any], message: str) -
     assert f"{tmp_path}/answers.jsonl, {message}" in str(error.value)
 
 
+def test_recorded_answers_with_a_byte_order_mark_and_half_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('\ufeff{"id": "a", "output": "cut \\ud83d"}\n{"id": "b", "outputs": ["\\ud83d\\ude00"]}\n')
+    found = Replay(str(path)).generate([Sample("a", user("q")), Sample("b", user("p"))], 1, GREEDY)
+    assert texts(found) == [["cut \ufffd"], ["\U0001f600"]]
+
+
 def test_what_replay_cannot_do_it_says(tmp_path: Path) -> None:
     engine = recorded(tmp_path, {"id": "a", "output": "x"}, {"id": "a", "output": "x"})
     (found,) = texts(engine.generate([Sample("a", user("q"))], 3, GREEDY))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -117,3 +118,8 @@ def test_lm_eval_reads_local_files_in_the_hub_s_place(task: Path, tmp_path: Path
     (found,) = [e["lm_eval"] for e in entries if e["system"]["name"] == "base"]
     assert found["n-samples"] == {"gsm8k": {"original": 6, "effective": 4}}
     assert {"exact_match,strict-match", "exact_match,flexible-extract"} <= found["results"]["gsm8k"].keys()
+
+
+def test_what_lm_eval_has_no_number_for_is_null() -> None:
+    report = {"results": {"sums": {"acc": 1.0, "acc_stderr": math.nan, "deep": [math.inf, "N/A", 3]}}}
+    assert harness.finite(report) == {"results": {"sums": {"acc": 1.0, "acc_stderr": None, "deep": [None, "N/A", 3]}}}

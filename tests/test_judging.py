@@ -258,6 +258,7 @@ def test_odd_answers_are_counted_and_judged(task: YamlTask) -> None:
     entry = entry_of(judged(task, contenders, Pairwise(Model(rule), PROMPT), Settings(probes=0)), "ours")
     assert entry.n == entry.win_rate.rate.n == N
     assert {name: entry.counts[name] for name in ODD.values()} == dict.fromkeys(ODD.values(), 1)
+    assert entry.counts["ours.replaced_characters"] == 1
     assert max(map(len, asked)) < MAX_CHARACTERS + 100
     assert not any("\x07" in text or "\u202e" in text or "<|" in text for text in asked)
     assert any("968000 characters are left out here" in text for text in asked)

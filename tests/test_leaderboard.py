@@ -207,6 +207,35 @@ def test_what_has_no_interval_or_tells_nothing_is_named(tmp_path: Path) -> None:
     assert "[–]" not in markdown(board(entry("a")))
 
 
+def test_a_row_says_whom_it_met_where_that_differs() -> None:
+    other = replace(BASE, name="other")
+    both = board(entry("a", 0.4), entry("a", 0.7, baseline=other), entry("other", baseline=other, system=other))
+    worse = comparison("a", "b", difference=Difference(-0.1, -0.2, 0.0, 4, 0.04))
+    lines = markdown(replace(both, comparisons=(worse, replace(worse, baseline="other")))).splitlines()
+    assert lines[2].startswith("| system | against | accuracy % |")
+    assert [line.split(" | ")[:2] for line in lines[4:7]] == [["| a", "base"], ["| a", "other"], ["| other", "–"]]
+    assert lines[8:] == [
+        "* b − a, raw: +10.0 points [0.0, 20.0], p = 0.04 (Holm 0.08), n = 4, both against base",
+        "* b − a, raw: +10.0 points [0.0, 20.0], p = 0.04 (Holm 0.08), n = 4, both against other",
+    ]
+
+
+def test_a_row_says_on_what_where_that_differs() -> None:
+    both = board(entry("a"), entry("a", split="test[:2]"))
+    lines = markdown(replace(both, comparisons=(comparison("a", "b", split="test[:2]"),))).splitlines()
+    assert lines[2].startswith("| system | split | accuracy % |")
+    assert [line.split(" | ")[1] for line in lines[4:6]] == ["test", "test[:2]"]
+    assert lines[-1].endswith("n = 4, on test[:2]")
+
+
+def test_what_several_answers_are_worth_has_columns() -> None:
+    metrics = {"pass@2": Interval(0.75, 0.5, 1.0, 4), "avg@2": HALF}
+    lines = markdown(board(entry("a", metrics=metrics), entry("b"))).splitlines()
+    assert lines[2].startswith("| system | accuracy % | avg@2 % | pass@2 % | win rate % |")
+    assert "| a | 50.0 [25.0, 75.0] | 50.0 [25.0, 75.0] | 75.0 [50.0, 100.0] | 50.0 [40.0, 60.0] |" in lines[4]
+    assert "| b | 50.0 [25.0, 75.0] | – | – | 50.0 [40.0, 60.0] |" in lines[5]
+
+
 # -----------------------------------------------------------------------------------------------------------------
 # from answers to a board
 

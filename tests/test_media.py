@@ -10,13 +10,14 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from mmpu.core import Message, Part, UserError, user
-from mmpu.media.images import MAX_PIXELS, data_uri, fingerprint, image_bytes, load_image, prompt_key
+from mmpu.media.images import MAX_PIXELS, data_uri, fingerprint, image_bytes, inline_uri, load_image, prompt_key
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -178,6 +179,71 @@ def test_a_damaged_file_gives_a_picture_or_a_user_error(raw: bytes, changes: lis
             return
     assert image.mode == "RGB"
     assert image.width * image.height <= MAX_PIXELS
+
+
+# -----------------------------------------------------------------------------------------------------------------
+# what is sent to an endpoint
+
+
+def ramp(mode: str, top: float, bottom: float = 0.0) -> Image.Image:
+    """A row of four values of a mode, the last of them `top`."""
+    kind = {"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]
+    return Image.fromarray(np.linspace(bottom, top, 4).astype(kind).reshape(1, 4).repeat(2, axis=0))
+
+
+MOVING = {"save_all": True, "append_images": [Image.new("RGB", (4, 4), "blue")], "duration": 100}
+
+
+@pytest.mark.parametrize(
+    ("raw", "colour"),
+    [
+        (encoded(Image.new("RGB", (4, 4), "red"), "GIF", **MOVING), (255, 0, 0)),
+        (encoded(Image.new("RGB", (4, 4), "red"), "PNG", **MOVING), (255, 0, 0)),
+        (encoded(Image.new("RGB", (4, 4), "red"), "WEBP", lossless=True, **MOVING), (255, 0, 0)),
+        (encoded(Image.new("CMYK", (4, 4), (0, 200, 200, 0)), "JPEG", quality=100), (255, 55, 55)),
+        (encoded(Image.new("L", (4, 4), 90), "TIFF"), (90, 90, 90)),
+        (encoded(ramp("I;16", 65535), "PNG"), (255, 255, 255)),
+        (encoded(ramp("I;16", 40000), "TIFF"), (156, 156, 156)),
+        (encoded(ramp("I", 60000), "TIFF"), (234, 234, 234)),
+        (encoded(ramp("I", 200), "TIFF"), (200, 200, 200)),
+        (encoded(ramp("I", 2**30), "TIFF"), (128, 128, 128)),
+        (encoded(ramp("I", 100, -100), "TIFF"), (200, 200, 200)),
+        (encoded(ramp("F", 0.5), "TIFF"), (127, 127, 127)),
+        (encoded(ramp("F", 1.0), "TIFF"), (255, 255, 255)),
+        (encoded(ramp("F", 2.0), "TIFF"), (2, 2, 2)),
+        (encoded(ramp("F", np.nan), "TIFF"), (0, 0, 0)),
+    ],
+)
+def test_what_readers_show_differently_is_sent_as_a_png(raw: bytes, colour: tuple[int, int, int]) -> None:
+    sent, lossy = inline_uri(uri(raw), 1 << 20)
+    assert (sent[:22], lossy) == ("data:image/png;base64,", False)
+    shown = load_image(sent)
+    assert shown.tobytes() == load_image(uri(raw)).tobytes(), "a student sees the same"
+    assert np.abs(np.subtract(shown.getpixel((3, 1)), colour)).max() <= 1, "JPEG rounds"
+
+
+def test_whole_numbers_without_a_sign_keep_their_upper_half() -> None:
+    signed = encoded(Image.fromarray(np.array([[0, 2**31, 2**32 - 1]], np.uint32).view(np.int32)), "TIFF")
+    entry = struct.pack("<HHI", 339, 3, 1)  # the tag SampleFormat, one short number
+    assert entry + b"\2" in signed
+    raw = signed.replace(entry + b"\2", entry + b"\1")
+    assert [load_image(uri(raw)).getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (128,) * 3, (255,) * 3]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_what_all_show_alike_is_sent_as_it_is(kind: str) -> None:
+    raw = encoded(gradient(), kind)
+    assert inline_uri(uri(raw), 1 << 20) == (
+        f"data:image/{kind.lower()};base64,{base64.b64encode(raw).decode()}",
+        False,
+    )
+
+
+def test_base64_may_be_broken_into_lines() -> None:
+    wrapped = "data:image/png;base64," + base64.encodebytes(encoded(gradient(60, 40))).decode().replace("\n", "\r\n")
+    assert "\r\n" in wrapped[22:].strip()
+    assert image_bytes(wrapped) == encoded(gradient(60, 40))
+    assert "\n" not in inline_uri(wrapped, 1 << 20)[0]
 
 
 # -----------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpu.boards.board import read
+from mmpu.boards.tables import markdown
 from mmpu.core import Grader, Response, Sample, user
 from mmpu.evaluation.answers import answers_of
-from mmpu.evaluation.metrics import by_sample, over_attempts, pass_at
+from mmpu.evaluation.clusters import clusters_of
+from mmpu.evaluation.metrics import by_sample, intervals, pass_at
 from mmpu.graders.final_answer import FinalAnswer
 from mmpu.graders.ifeval import IfEval
 from mmpu.graders.number import Number
 from mmpu.judging.archive import recompute
 from mmpu.recipes import evaluation as assess
-from mmpu.statistics import paired
+from mmpu.statistics import Interval, paired
+
+
+def over_attempts(
+    grader: Grader, samples: Sequence[Sample], answers: Sequence[Sequence[Response]]
+) -> dict[str, Interval]:
+    return intervals(by_sample(grader, samples, answers), clusters_of(samples))
 
 
 def values(grader: Grader, gold: list[str], answers: list[list[str]]) -> dict[str, float]:
@@ -107,6 +116,41 @@ def test_an_evaluation_of_several_attempts_publishes_them(tmp_path: Path, monkey
     assert again == {ours.system.name: ours.metrics, theirs.system.name: theirs.metrics}, "they stand in the store too"
     read_back = answers_of(ours.system, Path("leaderboards/sums.test"))
     assert read_back == {"test-1": "2", "test-2": "4"}, "those that were judged"
+
+
+def test_differences_of_several_answers_are_paired(tmp_path: Path) -> None:
+    """Prompt by prompt, with the baseline too; a store's matches give the same."""
+    rows = [{"q": f"{i}+1?", "a": str(i + 1)} for i in range(6)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "sums.yaml").write_text(
+        'prompt: [{user: "{{ q }}"}]\nanswer: "{{ a }}"\nsource: rows.json\ngrader: number\nattempts: 2\n'
+    )
+
+    def system(name: str, right: list[int]) -> str:
+        outputs = [[str(i + 1)] * n + ["no"] * (2 - n) for i, n in enumerate(right)]
+        lines = [json.dumps({"id": f"test-{i}", "output": o}) + "\n" for i, o in enumerate(outputs, 1)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+        return f"{name}={tmp_path / name}.jsonl"
+
+    some, more, base = (
+        system("some", [0, 1, 1, 1, 2, 0]),
+        system("more", [1, 2, 2, 1, 2, 1]),
+        system("base", [0] * 5 + [1]),
+    )
+    options = assess.EvalOptions(
+        (some, more), str(tmp_path / "sums.yaml"), "rule", base, folder=str(tmp_path / "boards")
+    )
+    board = assess.evaluate(options)
+    found = {(c.ours, c.theirs): c for c in board.comparisons if c.metric == "avg@2"}
+    assert {pair: c.difference.value for pair, c in found.items()} == pytest.approx(
+        {("some", "more"): -4 / 12, ("some", "base"): 4 / 12, ("more", "base"): 8 / 12}
+    )
+    assert {c.difference.n for c in found.values()} == {6}
+    assert {c.metric for c in board.comparisons} >= {"avg@2", "pass@2", "maj@2", "raw"}
+    assert all({c.ours, c.theirs} == {"some", "more"} for c in board.comparisons if c.metric == "raw")
+    assert "* more − some, avg@2: +33.3 points [" in markdown(board)
+    ((again, _),) = recompute(tmp_path / "boards/verdicts.sqlite", None, None, None, 0.02)
+    assert {c for c in again.comparisons if "@" in c.metric} == {c for c in board.comparisons if "@" in c.metric}
 
 
 def test_a_prompt_without_answers_counts_as_missing_not_as_wrong(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "answer": "{{ a }}",
         "reference": "The answer is {{ a }}.",
         "grader": "final_answer",
+        "splits": {"train": {}, "test": {"part_of": "train"}},
         "sampling": {"max_tokens": 6},
     }
     (folder / "graded.yaml").write_text(yaml.safe_dump(task))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from conftest import ROOT
 from hub import COMMIT, Hub
 from mmpu.core import UserError, user
 from mmpu.media.images import load_image
+from mmpu.task.check import check
 from mmpu.task.hub import HubSource
 from mmpu.task.yaml_task import YamlTask, load_task
 from sums import ROWS, jsonl, png
@@ -97,6 +98,55 @@ def test_pictures_in_columns_keep_their_bytes(tmp_path: Path) -> None:
     (sample,) = task(tmp_path, source="rows.parquet", prompt=prompt).samples("test")
     assert base64.b64decode(sample.images[0].partition(",")[2]) == png("red")
     assert load_image(sample.images[0]).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.usefixtures("_pyarrow")
+@pytest.mark.parametrize("column", ["images", "deep", "raw"])
+def test_pictures_inside_lists_and_structs_and_as_bytes(tmp_path: Path, column: str) -> None:
+    picture = {"bytes": png("red"), "path": None}
+    row = {"q": "?", "a": "red", "images": [picture, picture], "deep": {"list": [picture]}, "raw": png("red")}
+    write_parquet(tmp_path / "rows.parquet", [row])
+    source = {"images": "images[0]", "deep": "deep.list[0]", "raw": "raw"}[column]
+    prompt = [{"user": [{"image": f"{{{{ {source} }}}}"}, "{{ q }}"]}]
+    (sample,) = task(tmp_path, source="rows.parquet", prompt=prompt).samples("test")
+    assert base64.b64decode(sample.images[0].partition(",")[2]) == png("red")
+
+
+@pytest.mark.parametrize("wrap", [str.encode, lambda text: base64.encodebytes(base64.b64decode(text))])
+def test_pictures_in_json_are_base64(tmp_path: Path, wrap: Callable[[str], bytes]) -> None:
+    picture = {"bytes": wrap(base64.b64encode(png("red")).decode()).decode(), "path": "7.png"}
+    (tmp_path / "rows.jsonl").write_text(jsonl([{"q": "?", "a": "red", "images": [picture]}]))
+    prompt = [{"user": [{"image": "{{ images }}"}, "{{ q }}"]}]
+    (sample,) = task(tmp_path, source="rows.jsonl", prompt=prompt).samples("test")
+    assert load_image(sample.images[0]).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("image", ["{{ pictures }}", "{{ [first, second] }}", "{{ [first, second] | select }}"])
+def test_a_row_has_no_picture_or_one_or_several(tmp_path: Path, image: str) -> None:
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(png("red"))
+    shown: list[list[str]] = [[], ["1.png"], ["1.png", "2.png"]]
+    rows = [{"q": "?", "a": str(n), "pictures": names} for n, names in enumerate(shown)]
+    for row, names in zip(rows, shown, strict=True):
+        row["first"], row["second"] = [*names, None, None][:2]
+    (tmp_path / "rows.jsonl").write_text(jsonl(rows))
+    sums = task(tmp_path, source="rows.jsonl", prompt=[{"user": [{"image": image}, "{{ q }}"]}])
+    assert [[Path(i).name for i in s.images] for s in sums.samples("test")] == shown
+    facts = check(sums).facts
+    assert "test: of pictures, 1 samples have none, 1 samples have 1, 1 samples have 2" in facts
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("{{ first }}", "line 1: `prompt` of sums.yaml: a field is null .* write {{ field or '' }}"),
+        ("{{ odd }}", "line 1: `prompt` of sums.yaml: an image is a path, a URL, a data URI or a picture .*got 3"),
+    ],
+)
+def test_what_is_no_picture_is_named(tmp_path: Path, image: str, message: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(jsonl([{"q": "?", "a": "1", "first": None, "odd": [3]}]))
+    with pytest.raises(UserError, match=message):
+        task(tmp_path, source="rows.jsonl", prompt=[{"user": [{"image": image}, "{{ q }}"]}]).samples("test")
 
 
 # -----------------------------------------------------------------------------------------------------------------

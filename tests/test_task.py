@@ -6,24 +6,29 @@ import csv
 import gzip
 import io
 import json
+import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from mmpu.cli.main import main
 from mmpu.core import Message, Part, UserError, user
 from mmpu.media.images import load_image
+from mmpu.task.check import check
 from mmpu.task.yaml_task import YamlTask, load_task
 from sums import ROWS, SUMS, jsonl, png
 
 NUMBERS: dict[str, Any] = {**SUMS, "splits": {**SUMS["splits"], "all": {}}}
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
+def as_csv(rows: list[dict[str, Any]], delimiter: str = ",") -> str:
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(rows[0]))
+    writer = csv.DictWriter(buffer, list(rows[0]), delimiter=delimiter)
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
@@ -54,7 +59,12 @@ PYTHON = f"ROWS = {ROWS!r}\ndef rows(split):\n    yield from ROWS\n"
         ("rows.json", json.dumps(ROWS, indent=1), {}),
         ("rows.json.gz", gzip.compress(json.dumps(ROWS).encode()), {}),
         ("rows.csv", as_csv(ROWS), {}),
+        ("rows.csv", "\ufeff" + as_csv(ROWS), {}),
         ("rows.csv.gz", gzip.compress(as_csv(ROWS).encode()), {}),
+        ("rows.tsv", as_csv(ROWS, "\t"), {}),
+        ("rows.tsv.gz", gzip.compress(as_csv(ROWS, "\t").encode()), {}),
+        ("rows.tsv", as_csv(ROWS, "\t").encode("utf-16"), {}),
+        ("rows.jsonl", jsonl(ROWS[:4]) + "\ufeff" + jsonl(ROWS[4:]), {}),
         ("rows.py", PYTHON, {}),
         ("rows.jsonl", jsonl([list(row.values()) for row in ROWS]), {"fields": ["n", "q", "a"]}),
         ("rows.json", json.dumps([list(row.values()) for row in ROWS]), {"fields": ["n", "q", "a"]}),
@@ -69,6 +79,29 @@ def test_every_source_gives_the_same_samples(tmp_path: Path, name: str, content:
 def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     (sample,) = task(tmp_path, jsonl([{"q": "a\u2028b\x0cc\x85d", "a": "1"}])).samples("all")
     assert sample.prompt[0].text == "a\u2028b\x0cc\x85d"
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.csv.gz"])
+def test_a_cell_may_hold_a_picture(tmp_path: Path, name: str) -> None:
+    """140,000 characters, more than Python's csv reads unless it is told."""
+    long = "A" * 140_000
+    text = as_csv([{"q": long, "a": "1"}], "\t" if "tsv" in name else ",")
+    (sample,) = task(tmp_path, gzip.compress(text.encode()) if name.endswith("gz") else text, name).samples("all")
+    assert sample.prompt[0].text == long
+
+
+@pytest.mark.parametrize(
+    ("text", "questions"),
+    [
+        ('q\ta\n"one\ttwo ""three"""\t1\n', ['one\ttwo "three"']),
+        ('q\ta\n"two\nlines"\t1\n', ["two\nlines"]),
+        ('q\ta\n"Yes" he said\t1\nNo\t2\n', ['"Yes" he said', "No"]),
+        ('q\ta\n"unclosed\t1\nNo\t2\n', ['"unclosed', "No"]),
+        ('q\ta\n5" by 6"\t1\n', ['5" by 6"']),
+    ],
+)
+def test_tabs_with_quotes_that_mean_something_and_without(tmp_path: Path, text: str, questions: list[str]) -> None:
+    assert [s.prompt[0].text for s in task(tmp_path, text, "rows.tsv").samples("all")] == questions
 
 
 def test_a_split_may_have_a_file_of_its_own(tmp_path: Path) -> None:
@@ -151,6 +184,101 @@ def test_a_condition_that_cannot_be_evaluated(tmp_path: Path, where: str, messag
 
 
 # -----------------------------------------------------------------------------------------------------------------
+# shares
+
+MANY = [{"n": i, "q": f"What is {i}+1?", "a": str(i + 1), "story": f"S{i // 10}"} for i in range(1000)]
+SHARES = {"train": "90%", "test": {"share": "10 %"}}
+
+
+def test_shares_part_the_rows(tmp_path: Path) -> None:
+    """Every row is in one split; which one depends on the row alone, not on its neighbours or its place."""
+    whole = task(tmp_path, jsonl(MANY), splits=SHARES)
+    train, test = ([s.answer for s in whole.samples(name)] for name in ("train", "test"))
+    assert sorted([*train, *test], key=str) == sorted((row["a"] for row in MANY), key=str)
+    assert 70 < len(test) < 130, "of a binomial with mean 100 and a standard deviation below 10"
+    assert whole.dropped["test"] == {"share": 1000 - len(test)}
+    part = task(tmp_path / "part", jsonl(MANY[:400:-1]), splits=SHARES)  # answers 402 to 1000, backwards
+    assert {s.answer for s in part.samples("test")} == {a for a in test if int(a) > 401}
+    assert check(whole).problems == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "apart"),
+    [
+        ({"origin": "{{ story }}"}, "story"),
+        ({"id": "{{ n }}"}, "n"),
+        ({"id": "{{ split }}-{{ n }}"}, "n"),
+        ({"prompt": [{"user": "{{ split }}: {{ story }}"}]}, "story"),
+    ],
+)
+def test_what_belongs_together_stays_together(tmp_path: Path, keys: dict[str, Any], apart: str) -> None:
+    """By origin, id or prompt; a template that names the split makes no row fall in both."""
+    halves = task(tmp_path, jsonl(MANY), splits={"train": "50%", "test": "50%"}, **keys)
+    answers = {row["a"]: row[apart] for row in MANY}
+    train, test = ([answers[str(s.answer)] for s in halves.samples(name)] for name in ("train", "test"))
+    assert len(train) + len(test) == len(MANY)
+    assert not set(train) & set(test)
+    assert train
+    assert test
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": "90%", "test": "20%"}, "sums.yaml: the shares of its splits are 110% together; they can be 100%"),
+        ({"train": "most", "test": "10%"}, "sums.yaml: the share of the split 'train' is 'most'; write it like 90%"),
+        ({"train": "0%"}, "the share of the split 'train' is '0%'"),
+    ],
+)
+def test_shares_that_cannot_be(tmp_path: Path, splits: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        task(tmp_path, jsonl(ROWS), splits=splits).samples("train")
+
+
+def test_a_source_that_knows_the_split_has_no_shares(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"takes a share of 'rows.py', which gives each split rows of its own"):
+        task(tmp_path, PYTHON, "rows.py", splits=SHARES).samples("train")
+
+
+@pytest.mark.parametrize(
+    ("splits", "same"),
+    [
+        (None, ["test"]),
+        ({"train": {}, "test": {}, "other": {}}, ["test"]),
+        ({"train": {"where": "n > 3"}, "test": {"where": "n > 3"}}, ["test"]),
+        ({"train": {}, "test": "10%"}, ["test"]),
+        ({"train": "90%", "test": {}}, ["test"]),
+        ({"train": "90%", "test": "10%"}, []),
+        ({"train": {}, "test": {"part_of": "train"}}, []),
+        ({"train": {"where": "n > 3"}, "test": {"where": "n <= 3"}}, []),
+        ({"train": {"where": "n > 3 and split"}, "test": {"where": "n > 3 and split"}}, []),
+        ({"train": {}, "test": {"source": "other.jsonl"}}, []),
+        ({"train": {}}, []),
+    ],
+)
+def test_splits_of_the_same_rows_are_known(tmp_path: Path, splits: dict[str, Any] | None, same: list[str]) -> None:
+    sums = task(tmp_path, jsonl(ROWS), splits=splits)
+    assert sums.same_rows("train") == same
+    hub = task(tmp_path, source="hf:some/sums", splits=splits)
+    assert hub.same_rows("train") == []
+
+
+def test_nothing_is_trained_on_the_rows_that_it_is_evaluated_on(tmp_path: Path) -> None:
+    sums = task(tmp_path, jsonl(ROWS), splits=None)
+    stage = {"name": "sft", "method": "sft", "split": "train[:5]"}
+    values = {"run": str(tmp_path / "run"), "student": {"model": "tiny-text", "device": "cpu"}, "stages": [stage]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**values, "task": str(sums.path), "teacher": "reference"}))
+    done = CliRunner().invoke(main, ["train", str(tmp_path / "config.yaml")])
+    assert done.exit_code == 2
+    assert "stage 'sft': sums would be trained and evaluated on the same rows, those of 'train' and 'test'; write " in (
+        done.stderr
+    )
+    assert "`splits: {train: 90%, test: 10%}` in sums.yaml to part them by a hash of the prompt" in done.stderr
+    assert not (tmp_path / "run/config.yaml").exists()
+    assert "train and test hold the same rows" in check(sums).problems[0]
+
+
+# -----------------------------------------------------------------------------------------------------------------
 # what can be wrong with rows
 
 
@@ -169,8 +297,9 @@ def refusal(folder: Path, rows: str | bytes | None, name: str = "rows.jsonl", **
         ("rows.json", '{"q": 1}', "rows.json: must hold a list of rows"),
         ("rows.csv", "q,a\nx,1\ny\n", "rows.csv, row 2: has not as many columns as the header"),
         ("rows.csv", "q,a\nx,1,2\n", "rows.csv, row 1: has not as many columns as the header"),
-        ("rows.csv", f"q,a\n{'x' * 200_000},1\n", "cannot read rows.csv: field larger than field limit"),
-        ("rows.jsonl", b"\xff\xfe{", "cannot read rows.jsonl: 'utf-8' codec"),
+        ("rows.tsv", "q\ta\nx\t1\ny\n", "rows.tsv, row 2: has not as many columns as the header"),
+        ("rows.jsonl", b"\xff\xfd{", "cannot read rows.jsonl: 'utf-8' codec"),
+        ("rows.jsonl", b"\xff\xfe{", "cannot read rows.jsonl: 'utf-16"),
         ("rows.jsonl.gz", b"not gzip", "cannot read rows.jsonl.gz: Not a gzipped file"),
         ("rows.jsonl.gz", gzip.compress(b"{}", mtime=0)[:-6], "cannot read rows.jsonl.gz: "),
         ("rows.jsonl.gz", gzip.compress(b"{}", mtime=0)[:10] + b"\xff" * 20, "cannot read rows.jsonl.gz: "),
@@ -178,12 +307,25 @@ def refusal(folder: Path, rows: str | bytes | None, name: str = "rows.jsonl", **
         ("rows.py", None, "rows.py: no such file, or it does not define rows(split)"),
         ("rows.py", "row = 3\n", "rows.py: no such file, or it does not define rows(split)"),
         ("rows.py", "def rows(split):\n    yield 3\n", "rows.py, row 1: not a mapping"),
-        ("rows.txt", "", "rows.txt: a source is .jsonl, .json, .csv (or these with .gz), .parquet, "),
+        ("rows.txt", "", "rows.txt: a source is .jsonl, .json, .csv, .tsv (or these with .gz), .parquet, "),
         ("rows.jsonl", "", "task sums: 'all' holds no sample (from rows.jsonl)"),
     ],
 )
 def test_a_broken_source_is_named(tmp_path: Path, name: str, content: str | bytes | None, message: str) -> None:
     assert message in refusal(tmp_path, content, name)
+
+
+def test_what_is_meant_in_place_of_nan_is_written(tmp_path: Path) -> None:
+    (sample,) = task(tmp_path, jsonl([{"q": "x", "a": math.nan}]), answer="{{ a or 'none' }}").samples("all")
+    assert sample.answer == "none"
+
+
+@pytest.mark.parametrize("row", [{"q": "cut \ud83d", "a": "1"}, {"q": "x", "a": ["ok", {"deep": "\ude00 cut"}]}])
+def test_half_a_character_is_named_with_its_field(tmp_path: Path, row: dict[str, Any]) -> None:
+    whole = {"q": "whole \U0001f600", "a": "1"}
+    text = "".join(json.dumps(each) + "\n" for each in (whole, row))
+    field = "field 'q'" if row["a"] == "1" else "field 'a'.1.deep"
+    assert refusal(tmp_path, text).startswith(f"rows.jsonl, line 2, {field}: half a surrogate pair ('\\ud")
 
 
 def test_list_rows_need_as_many_names_as_columns(tmp_path: Path) -> None:
@@ -205,11 +347,18 @@ def test_list_rows_need_as_many_names_as_columns(tmp_path: Path) -> None:
         ({"answer": "{{ a"}, "`answer` of sums.yaml: unexpected end of template"),
         ({"prompt": [{"user": "{{ maybe }}"}]}, "rows.jsonl, line 2: `prompt` of sums.yaml: a field is null"),
         ({"prompt": [{"user": " {{ blank }}"}]}, "rows.jsonl, line 2: the prompt is empty"),
+        ({"answer": "{{ nan }}"}, "rows.jsonl, line 2: `answer` of sums.yaml: a field is null (or NaN)"),
+        ({"answer": "{{ deep.nan[0] }}"}, "`answer` of sums.yaml: a field is null (or NaN)"),
+        ({"meta": {"n": "{{ nan }}"}}, "`meta.n` of sums.yaml: a field is null (or NaN)"),
+        ({"answer": "{{ inf }}"}, "`answer` of sums.yaml: a field is -inf, which is no number to write"),
+        ({"answer": "{{ 0 * inf }}"}, "`answer` of sums.yaml: a field is nan, which is no number to write"),
     ],
 )
 def test_a_field_is_missing(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     full = {"q": "x", "qq": "x", "a": "1", "b": "1", "i": "i", "l": "A", "maybe": "x", "blank": "x"}
-    bare = {"q": "x", "a": "1", "maybe": None, "blank": ""}
+    full |= {"nan": 1.0, "deep": {"nan": [1.0]}, "inf": 1.0}
+    bare = {"q": "x", "a": "1", "maybe": None, "blank": "", "nan": math.nan, "deep": {"nan": [math.nan]}}
+    bare |= {"inf": -math.inf}
     assert message in refusal(tmp_path, jsonl([full, bare]), **keys)
 
 

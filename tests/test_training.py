@@ -47,6 +47,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "reference": "The answer is {{ a }}.",
             "answer": "{{ a }}",
             "grader": "final_answer",
+            "splits": {"train": {}, "test": {"part_of": "train"}},
             "sampling": {"max_tokens": 8},
         }
         (folder / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(task))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -118,6 +119,17 @@ def test_a_key_depends_on_all_that_a_judge_sees(tmp_path: Path) -> None:
     assert len(keys) == 18
     assert key_of("k", base, "none") not in keys
     assert key_of("j", Duel(replace(base.sample, id="renamed"), base.ours, base.theirs), "none") in keys
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1.5, -0.1])
+def test_a_number_that_is_no_win_is_unread(store: Verdicts, number: float) -> None:
+    """Whoever says so: a judge of somebody's own, or a store that was imported."""
+    verdict = Verdict("s", "ours_first", number, detail={"A": number, "B": 0.5})
+    assert verdict.win is None
+    assert verdict.reason == f"the judge gave {number}, which is not in 0..1"
+    assert verdict.detail["B"] == 0.5
+    assert all(map(math.isfinite, verdict.detail.values()))
+    assert Reading("k", "j", "s", number, number, "", {}).verdict("ours_second").soft is None
 
 
 def test_only_failures_are_asked_again(store: Verdicts) -> None:

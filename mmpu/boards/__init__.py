@@ -16,7 +16,7 @@ from mmpu.boards.board import (
     write,
 )
 from mmpu.boards.provenance import provenance_of
-from mmpu.boards.tables import cells, header, notes, procedures, sentence
+from mmpu.boards.tables import cells, header, notes, ranked, sentences
 
 __all__ = [
     "Adversarial",
@@ -33,9 +33,9 @@ __all__ = [
     "header",
     "merge",
     "notes",
-    "procedures",
     "provenance_of",
+    "ranked",
     "read",
-    "sentence",
+    "sentences",
     "write",
 ]

@@ -5,6 +5,7 @@ The same inputs give the same bytes but for `created`. Files are validated when 
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -170,7 +171,7 @@ class Comparison:
     split: str
     judge_identity: str
     metric: str
-    """`raw`, or a procedure of length control."""
+    """`raw`, a procedure of length control, or what several answers are worth, such as `avg@12`."""
     difference: Difference
     """Of the rates, ours − theirs."""
     mcnemar: float | None
@@ -212,7 +213,7 @@ def read(path: Path) -> Board:
     from pydantic import ValidationError
 
     try:
-        board: Board = _adapter().validate_json(path.read_bytes(), extra="forbid")
+        board: Board = _adapter().validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8), extra="forbid")
     except OSError as error:
         raise UserError(f"cannot read the leaderboard {path}: {error}") from None
     except ValidationError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 
 from mmpu.boards.board import Board, Comparison, Entry, LengthModel
 from mmpu.statistics import NO_BOUNDS, Interval, bounds
@@ -17,24 +18,52 @@ def percent(interval: Interval | None) -> str:
 
 
 def header(board: Board) -> tuple[str, ...]:
-    """The columns of a board for people; one for each procedure of length control that some entry has a rate of."""
-    lengths = (f"{name} %" for name in procedures(board))
-    return ("system", "accuracy %", "win rate %", *lengths, "W / L / T / unread", "words", "n")
+    """The columns of a board for people; one for each procedure of length control that some entry has a rate of, and
+    for each metric of several answers; whom a row met and on what only where rows differ in that."""
+    return (
+        "system",
+        *_circumstances(board),
+        "accuracy %",
+        *(f"{name} %" for name in metrics(board)),
+        "win rate %",
+        *(f"{name} %" for name in procedures(board)),
+        "W / L / T / unread",
+        "words",
+        "n",
+    )
 
 
 def procedures(board: Board) -> list[str]:
     return sorted({name for entry in board.entries for name in entry.length_controlled})
 
 
-def cells(entry: Entry, lengths: Sequence[str]) -> tuple[str, ...]:
+def metrics(board: Board) -> list[str]:
+    """Those of several answers per prompt, such as `avg@12`."""
+    return sorted({name for entry in board.entries for name in entry.metrics})
+
+
+def ranked(board: Board) -> list[Entry]:
+    """The entries by win rate, those that can be compared together."""
+    return sorted(board.entries, key=lambda e: (e.split, e.baseline.name, -e.win_rate.rate.value))
+
+
+def _circumstances(board: Board) -> dict[str, Callable[[Entry], str]]:
+    """What rows differ in besides their system, by the name of its column."""
+    columns: dict[str, Callable[[Entry], str]] = {"against": lambda e: e.baseline.name, "split": lambda e: e.split}
+    return {name: of for name, of in columns.items() if len({of(entry) for entry in board.entries}) > 1}
+
+
+def cells(entry: Entry, board: Board) -> tuple[str, ...]:
     """A row for people, in the order of `header`."""
     record = entry.win_rate
     same = entry.system == entry.baseline
     return (
         entry.system.name,
+        *("–" if same and name == "against" else of(entry) for name, of in _circumstances(board).items()),
         percent(entry.accuracy),
+        *(percent(entry.metrics.get(name)) for name in metrics(board)),
         "baseline" if same else percent(record.rate),
-        *("–" if same else percent(entry.length_controlled.get(name)) for name in lengths),
+        *("–" if same else percent(entry.length_controlled.get(name)) for name in procedures(board)),
         "–" if same else f"{record.wins} / {record.losses} / {record.ties} / {record.unread}",
         "–" if math.isnan(entry.mean_words) else f"{entry.mean_words:.1f}",
         str(entry.n),
@@ -43,14 +72,16 @@ def cells(entry: Entry, lengths: Sequence[str]) -> tuple[str, ...]:
 
 def markdown(board: Board) -> str:
     """The board as a Markdown table, by win rate, and what the systems differ by."""
-    ranked = sorted(board.entries, key=lambda e: -e.win_rate.rate.value)
-    columns, lengths = header(board), procedures(board)
+    columns = header(board)
     lines = [
         f"**{board.task}**, judge `{board.judge}`: {board.decided_by}. Brackets: 95% interval over prompts.",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in cells(entry, lengths)) + " |" for entry in ranked),
+        *(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells(entry, board)) + " |"
+            for entry in ranked(board)
+        ),
     ]
     if said := notes(board):
         lines += ["", *(f"* {note}" for note in said)]
@@ -61,7 +92,7 @@ def markdown(board: Board) -> str:
             f"Rows of {len(identities)} versions of the judge stand here together; do not compare across them.",
         ]
     if board.comparisons:
-        lines += ["", *map(sentence, board.comparisons)]
+        lines += ["", *sentences(board)]
     return "\n".join(lines) + "\n"
 
 
@@ -86,10 +117,29 @@ def caution(model: LengthModel) -> str | None:
     return None
 
 
+def sentences(board: Board) -> list[str]:
+    """A board's comparisons in words; with the baseline, or the split, where the board has several."""
+    several = _circumstances(board)
+
+    def where(comparison: Comparison) -> str:
+        both = f", both against {comparison.baseline}" if "against" in several else ""
+        return both + (f", on {comparison.split}" if "split" in several else "")
+
+    return [sentence(comparison) + where(comparison) for comparison in board.comparisons]
+
+
 def sentence(comparison: Comparison) -> str:
-    """A comparison in words, such as «a − b, raw: +3.1 points [0.4, 5.8], p = 0.021 (Holm 0.042), n = 805»."""
-    gap = comparison.difference
+    """A comparison in words, the better system first, such as «a − b, raw: +3.1 points [0.4, 5.8], p = 0.021 (Holm
+    0.042), n = 805»; points are per cent."""
+    gap, better, other = comparison.difference, comparison.ours, comparison.theirs
+    if gap.value < 0:
+        better, other = other, better
+        gap = replace(gap, value=-gap.value, low=_negative(gap.high), high=_negative(gap.low))
     return (
-        f"* {comparison.ours} − {comparison.theirs}, {comparison.metric}: {100 * gap.value:+.1f} points {bounds(gap)}, "
+        f"* {better} − {other}, {comparison.metric}: {100 * gap.value:+.1f} points {bounds(gap)}, "
         f"p = {gap.p:.2g} (Holm {comparison.holm:.2g}), n = {gap.n}"
     )
+
+
+def _negative(bound: float | None) -> float | None:
+    return None if bound is None else 0.0 - bound

@@ -238,6 +238,7 @@ def show_method(name: str) -> None:
 @click.option("--judge-url", help="OpenAI-compatible endpoint of the judge, up to /v1.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
+@click.option("--attempts", type=click.IntRange(min=1), help="Answers per prompt, for Avg@k; default: the task's.")
 def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, **options: Any) -> None:
     """Train several methods from one stage I of CONFIG and put them in one table. The same command resumes."""
     quiet()
@@ -250,7 +251,7 @@ def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, *
         raise UserError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
     asked = comparing.Options(config, tuple(methods.split(",")), numbers, overrides=overrides, **options)
     found = comparing.compare(asked, lambda text: click.echo(text, err=True))
-    table("Comparison", comparison.HEADER, [comparison.cells(line) for line in found.lines])
+    table("Comparison", comparison.header(found), [comparison.cells(line, found) for line in found.lines])
     click.echo(comparison.note(found))
     click.echo(f"written to {found.folder / 'comparison.md'}")
 

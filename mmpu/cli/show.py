@@ -30,12 +30,11 @@ def lines(found: Mapping[str, Path]) -> None:
 
 def show_board(board: Any) -> None:
     """Prints a board as a table."""
-    from mmpu.boards import cells, header, notes, procedures, sentence
+    from mmpu.boards import cells, header, notes, ranked, sentences
 
-    entries = sorted(board.entries, key=lambda e: e.win_rate.rate.value)
     title = f"{board.task}, judge {board.judge}: {board.decided_by}"
-    table(title, header(board), [cells(entry, procedures(board)) for entry in entries])
-    for line in (*notes(board), *map(sentence, board.comparisons)):
+    table(title, header(board), [cells(entry, board) for entry in reversed(ranked(board))])
+    for line in (*notes(board), *sentences(board)):
         click.echo(line)
 
 

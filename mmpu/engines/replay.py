@@ -174,6 +174,17 @@ def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parsed(text: str, where: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=_encodable)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error})") from None
+
+
+def _encodable(row: dict[str, object]) -> dict[str, object]:
+    """A row whose texts can be encoded: half a surrogate pair becomes a replacement character."""
+
+    def whole(value: object) -> object:
+        if isinstance(value, list):
+            return [whole(item) for item in cast(list[object], value)]
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
+
+    return {key: whole(value) for key, value in row.items()}

@@ -2,5 +2,6 @@
 
 from mmpu.evaluation.answers import Contender, answers_of, slug
 from mmpu.evaluation.evaluate import STORE, Prepared, Settings, asked, publish
+from mmpu.evaluation.metrics import by_sample
 
-__all__ = ["STORE", "Contender", "Prepared", "Settings", "answers_of", "asked", "publish", "slug"]
+__all__ = ["STORE", "Contender", "Prepared", "Settings", "answers_of", "asked", "by_sample", "publish", "slug"]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from mmpu.boards import System
 from mmpu.core import Engine, Failed, Response, Sample, Sampling, UserError, digest
-from mmpu.evaluation.metrics import over_attempts
-from mmpu.statistics import Interval
+from mmpu.evaluation.metrics import by_sample
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
 from mmpu.thinking import answer_of, thinks_on
@@ -39,8 +38,8 @@ class Answers:
     grades: tuple[float | None, ...]
     oddities: Mapping[str, int]
     """What was out of the ordinary, counted: `missing`, `fewer_attempts`, what the engine noticed of its file."""
-    metrics: Mapping[str, Interval]
-    """Of several answers to each sample; empty where one was asked for."""
+    metrics: Mapping[str, Mapping[str, float]]
+    """Of several answers to each sample, by name and sample; empty where one was asked for."""
 
 
 def answer(
@@ -86,9 +85,9 @@ def answer(
     whole = [(sample, each) for sample, each in answered if len(each) == attempts]
     short = len(answered) - len(whole)
     counts = {"missing": len(failed), "fewer_attempts": short, **(oddities(samples) if oddities else {})}
-    metrics: dict[str, Interval] = {}
+    metrics: dict[str, dict[str, float]] = {}
     if attempts > 1 and task.grader is not None and whole:
-        metrics = over_attempts(task.grader, [sample for sample, _ in whole], [each for _, each in whole])
+        metrics = by_sample(task.grader, [sample for sample, _ in whole], [each for _, each in whole])
     return Answers(system, responses, grades, {name: n for name, n in counts.items() if n}, metrics)
 
 

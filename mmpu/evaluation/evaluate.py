@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from mmpu.core import Sample, Sampling, UserError
 from mmpu.duel import Duel, Judge
 from mmpu.evaluation.answers import Answers, Contender, answer, slug
 from mmpu.evaluation.clusters import clusters_of
+from mmpu.evaluation.metrics import intervals
 from mmpu.judging import (
     MAX_UNREAD,
     Calibration,
@@ -156,7 +157,8 @@ def _match(
     duels: list[Duel] = []
     for duel, grades, _ in answered:
         equal = equalised(duel) if settings.equalise else None
-        items.append(item_of(judge, duel, grades, clusters[duel.sample.id], equal))
+        several = {name: each[duel.sample.id] for name, each in ours.metrics.items() if duel.sample.id in each}
+        items.append(replace(item_of(judge, duel, grades, clusters[duel.sample.id], equal), metrics=several))
         duels += [duel] if equal is None else [duel, equal_duel(duel, equal)]
     probes: list[Probe] = []
     if "prompt" in provenance.judge and ours.system != theirs.system:
@@ -182,7 +184,7 @@ def _match(
         clustered=len({item.cluster for item in items}) < len(items),
         counts=counts,
         probes=tuple(probes),
-        metrics=dict(ours.metrics),
+        metrics=intervals(ours.metrics, clusters),
         lm_eval=settings.lm_eval.get(ours.system.name, {}),
     )
     return Prepared(match, tuple(duels))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmpu.config import dump_yaml
 from mmpu.core import Sample, UserError, digest, user
@@ -84,7 +85,17 @@ def run(
         for name, samples in report["samples"].items()
     }
     plain = {"lm_eval": lm_eval.__version__, "limit": limit, **kept, "hashes": hashes}
-    return json.loads(json.dumps(plain, default=str))
+    return finite(json.loads(json.dumps(plain, default=str)))
+
+
+def finite(value: Any) -> Any:
+    """A report without NaN and infinities, as lm-eval has them for the error of a single document or an empty group:
+    they are no JSON and no result, so null takes their place."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in cast(dict[str, Any], value).items()}
+    if isinstance(value, list):
+        return [finite(item) for item in cast(list[Any], value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def export(names: Sequence[str], folder: Path, split: str | None = None, data: Sequence[str] = ()) -> None:

@@ -9,31 +9,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmpu.core import Grader, Response, Sample
-from mmpu.evaluation.clusters import clusters_of
 from mmpu.statistics import Interval, interval
 
 
-def over_attempts(
-    grader: Grader, samples: Sequence[Sample], answers: Sequence[Sequence[Response]]
-) -> dict[str, Interval]:
-    """The metrics of k answers to each sample, with 95% intervals over the samples that can be graded.
+def intervals(found: Mapping[str, Mapping[str, float]], clusters: Mapping[str, str]) -> dict[str, Interval]:
+    """Means of what `by_sample` found, with 95% intervals over the samples that can be graded.
 
-    Returns:
-        By name, such as `avg@12`. `maj@k` is missing where the grader cannot tell which answers are the same.
+    Args:
+        clusters: Which samples belong together, by id.
     """
-    clusters = clusters_of(samples)
-    found = by_sample(grader, samples, answers)
-    return {name: interval(list(v.values()), [clusters[s] for s in v]) for name, v in found.items() if v}
+    return {name: interval(list(v.values()), [clusters[sample] for sample in v]) for name, v in found.items()}
 
 
 def by_sample(
     grader: Grader, samples: Sequence[Sample], answers: Sequence[Sequence[Response]]
 ) -> dict[str, dict[str, float]]:
-    """What each sample that can be graded adds to the metrics, by metric and sample: two systems' values on the same
-    samples make a paired difference."""
+    """What each sample that can be graded adds to the metrics of k answers, by metric and sample: two systems' values on
+    the same samples make a paired difference.
+
+    Returns:
+        By name, such as `avg@12`. `maj@k` is missing where the grader cannot tell which answers are the same.
+    """
     k = len(answers[0])
     average: dict[str, float] = {}
     majority: dict[str, float] = {}
@@ -48,7 +47,7 @@ def by_sample(
     named = {f"avg@{k}": average, f"pass@{k}": passed}
     if type(grader).key is not Grader.key:
         named[f"maj@{k}"] = majority
-    return named
+    return {name: values for name, values in named.items() if values}
 
 
 def pass_at(k: int, n: int, right: int) -> float:

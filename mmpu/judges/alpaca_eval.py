@@ -40,6 +40,6 @@ class AlpacaEval(pairwise.Pairwise):
                 cast(Literal["system", "user", "assistant"], role),
                 (*(images if role == "user" else ()), Part("text", fill(text))),
             )
-            for role, text in _TURN.findall(Path(self.prompt).read_text(encoding="utf-8"))
+            for role, text in _TURN.findall(Path(self.prompt).read_text(encoding="utf-8-sig"))
         )
         return replace(duel.sample, prompt=turns)

@@ -7,7 +7,7 @@ from mmpu.judging.compare import comparisons
 from mmpu.judging.economy import Estimate, Prices, estimate
 from mmpu.judging.glm import Calibration, read_calibration
 from mmpu.judging.match import Item, Match, Probe, asked_of, counts_of, equal_duel, equalised, item_of, match_of
-from mmpu.judging.measure import MAX_UNREAD, measure_all
+from mmpu.judging.measure import MAX_UNREAD, measure_all, wins_of
 from mmpu.judging.run import Limits, Progress, Question, ask, missing, questions
 from mmpu.judging.verdicts import Verdicts
 
@@ -41,5 +41,6 @@ __all__ = [
     "questions",
     "read_calibration",
     "recompute",
+    "wins_of",
     "write_annotations",
 ]

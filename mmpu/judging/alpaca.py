@@ -66,6 +66,8 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
         if not isinstance(values.get(key), str):
             raise UserError(f"{where}: needs `{key}`, a text")
     preference = values.get("preference")
+    if preference != preference:  # NaN is pandas' null
+        values["preference"] = preference = None
     if preference is not None and not (
         isinstance(preference, int | float) and (preference == 0 or 1 <= preference <= 2)
     ):

@@ -22,9 +22,9 @@ PRIOR = 0.5
 
 
 def comparisons(measured: Sequence[Measured]) -> list[Comparison]:
-    """All pairs of systems that met the same baseline on the same prompts, by every metric that both have."""
-    systems = [m for m in measured if m.match.system != m.match.baseline]
-    found = [c for a, b in combinations(systems, 2) if _comparable(a, b) for c in _pair(a, b)]
+    """All pairs of systems that met the same baseline on the same prompts, by every metric that both have; with the
+    baseline itself, by those that are no duels with it."""
+    found = [c for a, b in combinations(measured, 2) if _comparable(a, b) for c in _pair(a, b)]
     adjusted = holm([c.difference.p for c in found])
     return [replace(c, holm=p) for c, p in zip(found, adjusted, strict=True)]
 
@@ -38,14 +38,15 @@ def _comparable(a: Measured, b: Measured) -> bool:
 def _pair(a: Measured, b: Measured) -> list[Comparison]:
     found: list[Comparison] = []
     clusters = {item.sample: item.cluster for item in a.match.items}
-    for metric in (m for m in a.wins if m in b.wins):
+    met = all(m.match.system != m.match.baseline for m in (a, b))
+    for metric in (m for m in a.wins if m in b.wins and (met or m in a.match.metrics)):
         common = [s for s in a.wins[metric] if s in b.wins[metric]]
         if common:
             ours, theirs = ([m.wins[metric][s] for s in common] for m in (a, b))
             shared = [clusters[s] for s in common] if a.match.clustered else None
             found.append(_comparison(a, b, metric, paired(ours, theirs, shared), mcnemar(ours, theirs)))
     same_items = [i.sample for i in a.match.items] == [i.sample for i in b.match.items]
-    for metric in (m for m in a.fits if m in b.fits and same_items):
+    for metric in (m for m in a.fits if m in b.fits and same_items and met):
         left, right = a.fits[metric], b.fits[metric]
         if len(left.draws) == len(right.draws):
             found.append(_comparison(a, b, metric, difference(left, right), None))

@@ -54,6 +54,8 @@ class Item:
     equalised: Asked | None = None
     """The duel of answers of comparable length; None if it was not wanted."""
     how: How | None = None
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    """Of several answers of ours, by name."""
 
 
 @dataclass(frozen=True)

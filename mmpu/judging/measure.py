@@ -29,7 +29,7 @@ class Measured:
     match: Match
     entry: Entry
     wins: Mapping[str, Mapping[str, float]]
-    """The items' wins by metric (`raw`, `lc_equalised`) and sample."""
+    """The items' wins by metric (`raw`, `lc_equalised`) and sample, and what several answers are worth (`avg@4`, …)."""
     fits: Mapping[str, Fit]
     """By procedure (`lc_glm.minimal`, …)."""
 
@@ -57,6 +57,7 @@ def measure(
     lengths = _length_control(match, wins["raw"], readings, calibration, max_unread)
     if lengths.equalised:
         wins[EQUALISED] = lengths.equalised
+    wins |= {name: {i.sample: i.metrics[name] for i in match.items if name in i.metrics} for name in match.metrics}
     known = {i.sample: i.grades[0] for i in match.items if i.grades[0] is not None}
     scores = {s: marks[0] for s, v in raw.items() if (marks := [x.detail["ours"] for x in v if "ours" in x.detail])}
     entry = Entry(

@@ -13,7 +13,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,8 +31,14 @@ MAX_ASPECT = 200
 """Longest side over shortest; beyond it image processors refuse or produce nonsense."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
+BITS, SAMPLE_FORMAT = 258, 339
+"""Tags of a TIFF: bits per sample, and 1 for whole numbers without a sign."""
 SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 """How the files begin that endpoints read."""
+STARTS = (*SIGNATURES, b"II*\0", b"MM\0*", b"BM")
+"""How the files begin that the binary cells of a row may hold."""
+SCALES = (1.0, 2.0**8 - 1, 2.0**16 - 1, 2.0**31 - 1, 2.0**32 - 1)
+"""What is white in a picture of whole or real numbers: the least of these that holds them all."""
 
 
 def image_bytes(data: str) -> bytes:
@@ -44,10 +50,7 @@ def image_bytes(data: str) -> bytes:
             raise UserError(f"image {name}: only base64 data URIs are read")
         if len(body) * 3 // 4 > MAX_BYTES:
             raise UserError(f"image {name}: larger than {MAX_BYTES >> 20} MiB")
-        try:
-            return base64.b64decode(body, validate=True)
-        except ValueError as error:
-            raise UserError(f"image {name}: not base64 ({error})") from None
+        return _unwrapped(body, f"image {name}")
     if data.startswith(("http://", "https://")):
         raise UserError(f"image {name}: URLs are only fetched with --allow-urls; or download it and give its path")
     path = Path(data)
@@ -66,6 +69,14 @@ def image_bytes(data: str) -> bytes:
         raise UserError(f"image {name}: no such file; check the task's image path") from None
     except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last where it is encrypted
         raise UserError(f"image {name}: {archive} is not a readable zip file ({error})") from None
+
+
+def _unwrapped(text: str, where: str) -> bytes:
+    """What base64 stands for; MIME breaks it into lines."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as error:
+        raise UserError(f"{where}: not base64 ({error})") from None
 
 
 @lru_cache(maxsize=16)
@@ -90,12 +101,16 @@ def _decode(raw: bytes, name: str) -> tuple[Image, bool]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(raw))
         return normalised(image, name), _plain(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, EOFError, SyntaxError, ValueError) as error:
         raise UserError(f"image {name}: not readable as a picture ({error}); replace or remove it") from None
 
 
 def _plain(image: Image) -> bool:
-    return image.getexif().get(ORIENTATION, 1) == 1 and not _transparent(image) and not image.mode.startswith("I;16")
+    """Upright, opaque, one frame, eight bits of what screens show: of an animation readers take other frames, and of
+    ink (CMYK) other colours."""
+    upright = image.getexif().get(ORIENTATION, 1) == 1
+    moving = getattr(image, "is_animated", False)
+    return upright and not moving and not _transparent(image) and image.mode in ("1", "L", "P", "RGB")
 
 
 def _transparent(image: Image) -> bool:
@@ -116,14 +131,37 @@ def normalised(image: Image, name: str) -> Image:
         raise UserError(f"image {name}: {width}×{height} pixels, more than {MAX_PIXELS:,}; shrink it")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UserError(f"image {name}: {width}×{height} is too elongated; crop it")
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow would clip to 8 bits, not scale
-        image = image.point(lambda value: value / 256).convert("L")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bits(image, unsigned=tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,))
     if _transparent(image):
         rgba = image.convert("RGBA")
         image = Image.new("RGB", rgba.size, (255, 255, 255))
         image.paste(rgba, mask=rgba.getchannel("A"))
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image, *, unsigned: bool) -> Image:
+    """A grey picture of 16 or 32 bits, whole or real numbers, scaled to 8; Pillow would clip it.
+
+    Sixteen bits are scaled by their range. Wider ones do not say what is white, so that is the least of `SCALES` that
+    holds all they hold.
+
+    Args:
+        unsigned: Whether the file's whole numbers of 32 bits have no sign, which Pillow has no mode for.
+    """
+    import numpy as np
+    from PIL import Image
+
+    found = np.asarray(image)
+    values = np.nan_to_num((found.view(np.uint32) if unsigned and image.mode == "I" else found).astype(np.float64))
+    low = min(0.0, float(values.min()))
+    span = float(values.max()) - low
+    usual = (SCALES[2],) if image.mode.startswith("I;16") else SCALES[1:] if image.mode == "I" else SCALES
+    white = next((scale for scale in usual if span <= scale), span)
+    scaled = (values - low) * (256 / (white + 1) if white > 1 else 255)
+    return Image.fromarray(np.minimum(scaled, 255).astype(np.uint8))
 
 
 def image_size(data: str) -> tuple[int, int]:
@@ -153,15 +191,19 @@ def data_uri(image: Image) -> str:
 
 
 def named_picture(value: object, where: str) -> object:
-    """A picture as a row may hold it, PIL's or an undecoded one of the datasets library, as something that a part can
-    name; anything else as it is.
+    """A picture as a row may hold it, as something that a part can name: PIL's, the bytes of a file, or `{bytes, path}`
+    as the datasets library has it undecoded (in JSON, bytes are base64); anything else as it is.
 
     Raises:
         UserError: names `where`.
     """
+    if isinstance(value, bytes) and value.startswith(STARTS):
+        return _uri(_kind(value) or "unknown", value)
     fields = cast(dict[str, Any], value) if isinstance(value, dict) else {}
     if set(fields) == {"bytes", "path"}:
         raw = fields["bytes"]
+        if isinstance(raw, str):  # JSON holds no bytes
+            raw = image_bytes(raw) if raw.startswith("data:") else _unwrapped(raw, where)
         return fields["path"] if raw is None else _uri(_kind(raw) or "unknown", raw)
     if type(value).__module__.startswith("PIL."):
         try:

@@ -67,9 +67,15 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
     UserError: the reason, and the way out.
     """
     where = f"stage {stage.name!r}"
-    if wired.task.config.for_evaluation(parse_split(stage.split, where)[0]):
-        raise UserError(f"{where}: the split {stage.split!r} of {wired.task.name} is for evaluation; train on another")
-    samples = wired.task.ready(stage.split)
+    task, split = wired.task, parse_split(stage.split, where)[0]
+    if task.config.for_evaluation(split):
+        raise UserError(f"{where}: the split {stage.split!r} of {task.name} is for evaluation; train on another")
+    if same := task.same_rows(split):
+        raise UserError(
+            f"{where}: {task.name} would be trained and evaluated on the same rows, those of {split!r} and "
+            f"{same[0]!r}; {task.way_out}"
+        )
+    samples = task.ready(stage.split)
     scored = "scores" in method.needs
     if scored and stage.scorer is None:
         raise UserError(f"{where}: its method needs scores; set `scorer:`, for example `scorer: self_eval`")

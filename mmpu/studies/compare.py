@@ -3,10 +3,13 @@
     FOLDER/store.sqlite                       the teacher's answers: one call per prompt for all runs together
     FOLDER/seed-0/start/                      all stages of the config but the last
     FOLDER/seed-0/<preset>/                   the last stage, its method, scorer and K replaced by the preset's
-    FOLDER/seed-0/<preset>/eval.<judge>.json  its answers to the test prompts, graded and compared with the start's
+    FOLDER/seed-0/<preset>/answers.*.jsonl    its answers to the test prompts
+    FOLDER/seed-0/<preset>/eval.*.json        the same graded and compared with the start's
+    FOLDER/verdicts.sqlite                    what the judge said, as `mmpu eval` keeps it
     FOLDER/comparison.json, comparison.md     the table
 
-The same command resumes: what is trained or evaluated is not done again.
+The same command resumes: what is trained, answered or read is not done again; verdicts that could not be read are asked
+for again.
 """
 
 from __future__ import annotations
@@ -18,17 +21,21 @@ from pathlib import Path
 from typing import cast
 
 from mmpu.config import Values, build, override, to_values
-from mmpu.core import Failed, Sample, Sampling, UserError
+from mmpu.core import Failed, Response, Sample, Sampling, UserError
 from mmpu.duel import Duel, Judge
+from mmpu.engines.replay import Replay
+from mmpu.evaluation import STORE, by_sample
+from mmpu.judging import Verdicts, ask, asked_of, questions, wins_of
 from mmpu.recipes import presets, run_config
 from mmpu.recipes import training as recipe
+from mmpu.recipes.collecting import recorded
 from mmpu.recipes.judges import read_judge
 from mmpu.recipes.runs import trained_student
 from mmpu.specs import Named
 from mmpu.store import write_atomically
-from mmpu.studies.comparison import START, Comparison, Result, markdown, read_lines, tabulate
+from mmpu.studies.comparison import START, Comparison, Result, markdown, tabulate
 from mmpu.task import load_task
-from mmpu.thinking import answer_of, thinks_on
+from mmpu.thinking import thinks_on
 
 STAGE = "stage2"
 """The name of every method's stage: prompts and seeds of a stage hang on its name."""
@@ -45,6 +52,8 @@ class Options:
     judge_url: str | None = None
     split: str = "test"
     limit: int | None = None
+    attempts: int | None = None
+    """Answers per prompt; the first is judged, all are graded. None takes the task's."""
     overrides: tuple[str, ...] = ()
     """`key=value` for the config, `preset.key=value` for one method's stage."""
 
@@ -76,7 +85,7 @@ def compare(options: Options, say: Callable[[str], None]) -> Comparison:
             say(f"seed {seed}: {name}")
             recipe.train_run(run_config.read(plan, f"preset {name}"))
         for name in (START, *options.methods):
-            results[name].append(_evaluated(options, start.task, start.folder.parent, name))
+            results[name].append(_evaluated(options, start.task, folder, start.folder.parent, name))
     runs = {name: [folder / f"seed-{seed}" / name for seed in options.seeds] for name in results}
     comparison = tabulate(folder, options.seeds, results, runs)
     write_atomically(folder / "comparison.json", json.dumps(to_values(comparison), indent=2, default=str) + "\n")
@@ -127,47 +136,61 @@ def _shared(values: Values, folder: Path, seed: int, name: str) -> Values:
 # evaluation
 
 
-def _evaluated(options: Options, named: Named, seed_folder: Path, name: str) -> Result:
-    """The system's result, from its file if it is there."""
-    run = seed_folder / name
-    split = f"{options.split}[:{options.limit}]" if options.limit else options.split
-    path = run / f"eval.{Path(options.judge).stem}.{options.split}.{options.limit or 'all'}.json"
-    if path.exists():
-        return build(Result, json.loads(path.read_text()), str(path))
+def _evaluated(options: Options, named: Named, folder: Path, seed_folder: Path, name: str) -> Result:
+    """The system's result, from its file if it is there and whole."""
     task = load_task(named.name, **named.values)
-    samples = task.samples(split)
+    attempts = options.attempts or task.config.attempts
+    what = ".".join(map(str, (options.split, options.limit or "all", *([attempts] if attempts > 1 else []))))
+    path = seed_folder / name / f"eval.{Path(options.judge).stem}.{what}.json"
+    if path.exists():
+        known = build(Result, json.loads(path.read_text()), str(path))
+        if not known.unread:
+            return known
+    samples = task.samples(f"{options.split}[:{options.limit}]" if options.limit else options.split)
+    ours, theirs = (
+        _answers(seed_folder / who, f"answers.{what}.jsonl", samples, attempts, task.config.sampling)
+        for who in (name, START)
+    )
+    first = [each[0] for each in ours]
+    metrics = by_sample(task.grader, samples, ours) if attempts > 1 and task.grader is not None else {}
     judge = read_judge(options.judge).make(task, options.judge_url)
-    ours, truncated = _answers(run, samples, task.config.sampling)
-    start = seed_folder / START / "answers.jsonl"
-    theirs = ours if name == START else [answer_of(row["output"]) for row in read_lines(start)]
+    duels = [Duel(s, a.text, b[0].text) for s, a, b in zip(samples, first, theirs, strict=True)]
     result = Result(
-        [task.grade(sample, text) for sample, text in zip(samples, ours, strict=True)],
-        _wins(judge, samples, ours, theirs),
-        sum(len(text.split()) for text in ours) / len(ours),
-        truncated,
+        [task.grade(sample, response.text) for sample, response in zip(samples, first, strict=True)],
+        _wins(judge, duels, Verdicts(folder / STORE)),
+        sum(len(response.text.split()) for response in first) / len(first),
+        sum(not response.finished or thinks_on(response.raw) for response in first),
+        {metric: [found.get(sample.id) for sample in samples] for metric, found in metrics.items()},
     )
     write_atomically(path, json.dumps(to_values(result)) + "\n")
     return result
 
 
-def _answers(run: Path, samples: Sequence[Sample], sampling: Sampling) -> tuple[list[str], int]:
-    """One answer per prompt, also written to the run's folder, and how many the length limit cut."""
-    from mmpu.engines.hf import HF
+def _answers(
+    run: Path, file: str, samples: Sequence[Sample], attempts: int, sampling: Sampling
+) -> list[tuple[Response, ...]]:
+    """A run's answers to each prompt, from the file in its folder if they are there."""
+    path = run / file
+    if not path.exists():
+        from mmpu.engines.hf import HF
 
-    found = HF(trained_student(run)).generate(samples, 1, sampling)
+        made = _all(HF(trained_student(run)).generate(samples, attempts, sampling), run)
+        rows = [{"id": s.id, **recorded(each)} for s, each in zip(samples, made, strict=True)]
+        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return _all(Replay(str(path)).generate(samples, attempts, sampling), run)
+
+
+def _all(found: Sequence[tuple[Response, ...] | Failed], run: Path) -> list[tuple[Response, ...]]:
     failed = [f.reason for f in found if isinstance(f, Failed)]
     if failed:
         raise UserError(f"{run}: {len(failed)} prompts could not be answered; first: {failed[0]}")
-    responses = [f[0] for f in found if isinstance(f, tuple)]
-    rows = [{"id": s.id, "output": r.raw} for s, r in zip(samples, responses, strict=True)]
-    write_atomically(run / "answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return [r.text for r in responses], sum(not r.finished or thinks_on(r.raw) for r in responses)
+    return [f for f in found if isinstance(f, tuple)]
 
 
-def _wins(judge: Judge, samples: Sequence[Sample], ours: Sequence[str], theirs: Sequence[str]) -> list[float | None]:
-    duels = [Duel(s, a, b) for s, a, b in zip(samples, ours, theirs, strict=True)]
-    wins: list[float | None] = []
-    for orders in judge.compare(duels):
-        read = [v.win for v in orders if v.win is not None]
-        wins.append(sum(read) / len(read) if read else None)
-    return wins
+def _wins(judge: Judge, duels: Sequence[Duel], store: Verdicts) -> list[float | None]:
+    """The win of each duel, None where it could not be read; what the store lacks is asked for."""
+    asked = {duel.sample.id: asked_of(judge, duel) for duel in duels}
+    ask(judge, questions(judge, duels), store)
+    readings = store.get(key for each in asked.values() for key, _ in each.readings)
+    wins = wins_of({name: each.verdicts(name, readings) for name, each in asked.items()}, judge.weighting)
+    return [wins.get(duel.sample.id) for duel in duels]

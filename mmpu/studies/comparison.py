@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmpu.judging import MAX_UNREAD
 from mmpu.statistics import Difference, Interval, bounds, interval, paired
 
 START = "start"
 """The name of what all methods begin from."""
+Column = Sequence[float | None]
+"""A value for each prompt; None where there is none."""
 SECONDS = ("seconds_generate", "seconds_score", "seconds_update")
 COUNTS = ("student_tokens_generated", "teacher_tokens_generated", "local_eval_calls", "external_judge_calls")
 
@@ -28,6 +31,12 @@ class Result:
     """Against the start; None where the judge's verdicts could not be read."""
     words: float
     truncated: int
+    metrics: dict[str, list[float | None]] = field(default_factory=dict[str, list[float | None]])
+    """Of several answers to each prompt, by name: `avg@4`, `maj@4`, `pass@4`."""
+
+    @property
+    def unread(self) -> int:
+        return self.wins.count(None)
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,12 @@ class Line:
     gain: Difference | None
     """Accuracy minus the start's, prompt by prompt."""
     win_rate: Interval | None
+    """None also where more than the share `MAX_UNREAD` of the duels could not be read."""
+    unread: int
+    """Duels without a readable verdict, all seeds together."""
+    metrics: dict[str, Interval]
+    gains: dict[str, Difference]
+    """Of each metric over the start's, prompt by prompt."""
     seed_std: float | None
     """Sample standard deviation of the accuracy (of the win rate where nothing is graded) over seeds."""
     words: float
@@ -66,32 +81,45 @@ def tabulate(
         results: Of each system, one per seed.
         runs: Their folders, in the same order.
     """
-    start = _over_seeds([r.grades for r in results[START]])
-    lines = [_line(name, found, start, runs[name]) for name, found in results.items()]
+    lines = [_line(name, found, results[START], runs[name]) for name, found in results.items()]
     ledgers = [_ledger(run) for each in runs.values() for run in each]
     calls = sum(ledger.get("teacher_calls", 0) for ledger in ledgers)
     return Comparison(folder, tuple(lines), calls, len(results[START][0].grades), seeds)
 
 
-def _line(name: str, found: Sequence[Result], start: Sequence[float], runs: Sequence[Path]) -> Line:
-    grades, wins = _over_seeds([r.grades for r in found]), _over_seeds([r.wins for r in found])
-    metrics = [row for run in runs for row in read_lines(run / "metrics.jsonl")]
+def _line(name: str, found: Sequence[Result], start: Sequence[Result], runs: Sequence[Path]) -> Line:
+    rows = [row for run in runs for row in read_lines(run / "metrics.jsonl")]
     ledgers = [_ledger(run) for run in runs]
     by_seed = [_mean(r.grades if any(g is not None for g in r.grades) else r.wins) for r in found]
+    unread, duels = sum(r.unread for r in found), sum(len(r.wins) for r in found)
+    readable = name != START and unread <= MAX_UNREAD * duels
+    columns = {metric: [r.metrics[metric] for r in found] for metric in found[0].metrics}
+    intervals = {metric: _interval(_over_seeds(values)) for metric, values in columns.items()}
+    gains = {metric: _gain(values, [r.metrics[metric] for r in start]) for metric, values in columns.items()}
     return Line(
         name,
-        _interval(grades),
-        None if name == START else _gain(grades, start),
-        None if name == START else _interval(wins),
+        _interval(_over_seeds([r.grades for r in found])),
+        None if name == START else _gain([r.grades for r in found], [r.grades for r in start]),
+        _interval(_over_seeds([r.wins for r in found])) if readable else None,
+        unread,
+        {metric: value for metric, value in intervals.items() if value is not None},
+        {metric: value for metric, value in gains.items() if value is not None and name != START},
         float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         sum(r.words for r in found) / len(found),
         sum(r.truncated for r in found),
-        sum(row.get(key, 0.0) for row in metrics for key in SECONDS),
+        sum(row.get(key, 0.0) for row in rows for key in SECONDS),
         {key: sum(ledger.get(key, 0) for ledger in ledgers) for key in COUNTS},
     )
 
 
-def _over_seeds(columns: Sequence[Sequence[float | None]]) -> list[float]:
+def _gain(ours: Sequence[Column], start: Sequence[Column]) -> Difference | None:
+    """What a column gains over the start's, prompt by prompt, seeds averaged."""
+    pairs = zip(_over_seeds(ours), _over_seeds(start), strict=True)
+    known = [(a, b) for a, b in pairs if not math.isnan(a - b)]
+    return paired([a for a, _ in known], [b for _, b in known]) if known else None
+
+
+def _over_seeds(columns: Sequence[Column]) -> list[float]:
     """Mean of each prompt over seeds; NaN where no seed has a value."""
     return [_mean(values) for values in zip(*columns, strict=True)]
 
@@ -106,11 +134,6 @@ def _interval(values: Sequence[float]) -> Interval | None:
     return interval(known) if known else None
 
 
-def _gain(ours: Sequence[float], start: Sequence[float]) -> Difference | None:
-    known = [(a, b) for a, b in zip(ours, start, strict=True) if not math.isnan(a - b)]
-    return paired([a for a, _ in known], [b for _, b in known]) if known else None
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
@@ -121,31 +144,47 @@ def _ledger(run: Path) -> dict[str, int]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-HEADER = (
-    "method",
-    "accuracy",
-    "gain over start",
-    "win rate",
-    "std of seeds",
-    "words",
-    "cut",
-    "seconds",
-    "tokens sampled",
-)
+def header(comparison: Comparison) -> tuple[str, ...]:
+    """The columns, in per cent where nothing else is said; a metric of several answers has two."""
+    several = (column for metric in _metrics(comparison) for column in (f"{metric} %", f"{metric} gain"))
+    return (
+        "method",
+        "accuracy %",
+        "gain over start",
+        *several,
+        "win rate %",
+        "unread",
+        "std of seeds",
+        "words",
+        "cut",
+        "seconds",
+        "tokens sampled",
+    )
 
 
-def cells(line: Line) -> tuple[str, ...]:
+def _metrics(comparison: Comparison) -> list[str]:
+    return sorted({metric for line in comparison.lines for metric in line.metrics})
+
+
+def cells(line: Line, comparison: Comparison) -> tuple[str, ...]:
     """A row as text, with 95% intervals."""
 
     def shown(value: Interval | Difference | None, sign: str = "") -> str:
-        return "" if value is None else f"{value.value:{sign}.3f} {bounds(value, 1, f'{sign}.3f')}"
+        return "" if value is None else f"{100 * value.value:{sign}.1f} {bounds(value, 100, f'{sign}.1f')}"
 
+    several = (
+        cell
+        for metric in _metrics(comparison)
+        for cell in (shown(line.metrics.get(metric)), shown(line.gains.get(metric), "+"))
+    )
     return (
         line.name,
         shown(line.accuracy),
         shown(line.gain, "+"),
-        shown(line.win_rate),
-        "" if line.seed_std is None else f"{line.seed_std:.3f}",
+        *several,
+        "–" if line.win_rate is None and line.name != START else shown(line.win_rate),
+        "" if line.name == START else str(line.unread),
+        "" if line.seed_std is None else f"{100 * line.seed_std:.1f}",
         f"{line.words:.1f}",
         str(line.truncated),
         f"{line.seconds:.0f}",
@@ -155,15 +194,18 @@ def cells(line: Line) -> tuple[str, ...]:
 
 def markdown(comparison: Comparison) -> str:
     """The table as Markdown."""
-    rows = [HEADER, ("---",) * len(HEADER), *(cells(line) for line in comparison.lines)]
+    columns = header(comparison)
+    rows = [columns, ("---",) * len(columns), *(cells(line, comparison) for line in comparison.lines)]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return f"{table}\n\n{note(comparison)}\n"
 
 
 def note(comparison: Comparison) -> str:
     """What the table's numbers are."""
+    hidden = any(line.win_rate is None and line.unread for line in comparison.lines)
+    withheld = f" A win rate is withheld where more than {MAX_UNREAD:.0%} of its duels could not be read." * hidden
     return (
         f"{comparison.prompts} prompts, seeds {', '.join(map(str, comparison.seeds))}; 95% intervals over "
         "prompts, seeds averaged; gains and wins are paired by prompt. Seconds are those of training, all seeds "
-        f"together. Teacher calls of all runs together: {comparison.teacher_calls}."
+        f"together. Teacher calls of all runs together: {comparison.teacher_calls}." + withheld
     )

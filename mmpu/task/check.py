@@ -7,6 +7,7 @@ no origin (a story, a seed question), no picture by content; with those of other
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -14,6 +15,7 @@ from itertools import combinations
 from mmpu.core import Grader, Sample, UserError
 from mmpu.media import fingerprint, load_image
 from mmpu.task import templates
+from mmpu.task.shares import plain
 from mmpu.task.yaml_task import YamlTask, load_local, load_task
 
 Samples = Mapping[str, Sequence[Sample]]
@@ -59,7 +61,9 @@ def check(task: YamlTask, data: Sequence[str] = (), only: Sequence[str] = ()) ->
     _grades(task, found, report)
     for (one, these), (other, those) in combinations(found.items(), 2):
         splits = task.config.splits
-        if splits[one].part_of != other and splits[other].part_of != one:
+        if other in task.same_rows(one):
+            report.problems.append(f"{one} and {other} hold the same rows; {task.way_out}")
+        elif splits[one].part_of != other and splits[other].part_of != one:
             _disjoint(one, these, other, those, report)
     pools = {split: samples for split, samples in found.items() if not task.config.for_evaluation(split)}
     for name in task.config.held_out:
@@ -82,7 +86,13 @@ def _templates(task: YamlTask, report: Report) -> None:
 
 def _pictures(task: YamlTask, found: Samples, report: Report) -> None:
     checked = 0
+    contents = [content for turn in task.config.prompt for content in turn.values() if isinstance(content, list)]
+    shown = any(isinstance(part, dict) for parts in contents for part in parts)
     for split, samples in found.items():
+        counts = Counter(len(sample.images) for sample in samples)
+        if shown and set(counts) != {1}:
+            told = ", ".join(f"{n} samples have {k or 'none'}" for k, n in sorted(counts.items()))
+            report.facts.append(f"{split}: of pictures, {told}")
         try:
             task.ready(split)
         except UserError as error:
@@ -181,14 +191,14 @@ def _held_out(task: YamlTask, name: str, pools: Samples, data: Sequence[str], re
 
 def _prompts(samples: Iterable[Sample]) -> dict[object, str]:
     def key(sample: Sample) -> object:
-        texts = tuple(_plain(message.text) for message in sample.prompt)
+        texts = tuple(plain(message.text) for message in sample.prompt)
         return texts, tuple(_contents([sample]))
 
     return {key(sample): sample.id for sample in samples}
 
 
 def _origins(samples: Iterable[Sample]) -> dict[object, str]:
-    return {_plain(str(s.meta["origin"])): s.id for s in samples if "origin" in s.meta}
+    return {plain(str(s.meta["origin"])): s.id for s in samples if "origin" in s.meta}
 
 
 def _images(samples: Iterable[Sample]) -> dict[object, str]:
@@ -202,11 +212,6 @@ def _contents(samples: Iterable[Sample]) -> Iterator[str]:
             yield fingerprint(image)
         except UserError:
             yield image
-
-
-def _plain(text: str) -> str:
-    """A text without case and white space. Signs stay: cos(150) and cos(-150) are two problems."""
-    return "".join(text.casefold().split())
 
 
 def _some(items: Sequence[str]) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from mmpu.config import Values
 from mmpu.core import Message, Part, Sample, UserError
-from mmpu.media import named_picture
 from mmpu.task import templates
+from mmpu.task.cells import cell
 
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["text", "image"]
@@ -24,7 +24,8 @@ class SampleTemplates:
     """The keys of a task YAML that say what a sample is made of."""
 
     prompt: list[dict[str, Any]]
-    """Turns: `- user: text`, `- user: [{image: path}, text]`, or `- messages: "{{ field }}"` for a row's own chat."""
+    """Turns: `- user: text`, `- user: [{image: path}, text]`, or `- messages: "{{ field }}"` for a row's own chat. An
+    image that is empty is left out, one that is a list of pictures is as many parts."""
     derive: dict[str, str] = field(default_factory=dict[str, str])
     """Further fields as Jinja expressions, in order, such as `choices: "[a, b] | shuffled(question)"`."""
     id: str | None = None
@@ -64,8 +65,8 @@ class Maker:
         }
 
     def prepare(self, row: Values, where: str) -> Values:
-        """A row with its split and its derived fields, pictures as data URIs."""
-        row = {key: named_picture(cell, f"{where}, field {key!r}") for key, cell in row.items()}
+        """A row with its split and its derived fields, its cells as `cells.cell` has them."""
+        row = {key: cell(value, f"{where}, field {key!r}") for key, value in row.items()}
         row.setdefault("split", self.split)
         for key, derive in self.derived.items():
             try:
@@ -125,16 +126,31 @@ class Maker:
             return [
                 _message(m, where) for _, source in parts for m in _chat(templates.value(source, row, where), where)
             ]
-        made = tuple(self._part(kind, templates.text(source, row, where), where) for kind, source in parts)
-        return [Message(cast(Role, role), made)]
+        made = [part for kind, source in parts for part in self._parts(kind, source, row, where)]
+        return [Message(cast(Role, role), tuple(made))] if made else []
 
-    def _part(self, kind: Kind, found: str, where: str) -> Part:
-        if kind == "text" or found.startswith(_ELSEWHERE):
-            return Part(kind, found)
+    def _parts(self, kind: Kind, source: str, row: Values, where: str) -> list[Part]:
+        """The parts that a template gives: one text, or the pictures that a row has, which may be none or several."""
+        if kind == "text":
+            return [Part(kind, templates.text(source, row, where))]
+        found = templates.value(source, row, where)
+        if isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping):
+            pictures = list(cast(Iterable[object], found))
+        else:
+            pictures = [found if isinstance(found, str) else templates.text(source, row, where)]
+        return [self._picture(picture, where) for picture in pictures if picture not in (None, "")]
+
+    def _picture(self, found: object, where: str) -> Part:
+        if not isinstance(found, str):
+            raise UserError(
+                f"{where}: an image is a path, a URL, a data URI or a picture of the row, got {found!r:.80}"
+            )
+        if found.startswith(_ELSEWHERE):
+            return Part("image", found)
         path = Path(os.path.normpath(self.folder / found))  # not resolved: a link inside the folder is the user's own
         if not path.is_relative_to(self.folder):
             raise UserError(f"{where}: the image {found!r} leaves the data folder {self.folder}; point `data` higher")
-        return Part(kind, str(path))
+        return Part("image", str(path))
 
 
 def _chat(found: object, where: str) -> Sequence[object]:

@@ -1,6 +1,7 @@
 """Where rows come from: files as published, folders of pictures, archives, data sets of the hub, and trusted Python.
 
-    rows.jsonl rows.json rows.csv      each also .gz; a .json file may hold a line per row, as some are published
+    rows.jsonl rows.json               each also .gz; a .json file may hold a line per row, as some are published
+    rows.csv rows.tsv                  the same; a .tsv with quotes as in CSV, or with none that mean anything
     data/train-*.parquet rows.arrow    one file or several; need pyarrow
     pictures/ pictures.zip             a row per picture: path, name, label (its folder), and metadata.jsonl's fields
     archive.zip/rows.jsonl             a file inside an archive
@@ -12,6 +13,7 @@ Reading data runs no code but that of trusted `.py` sources.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import inspect
@@ -29,7 +31,10 @@ from mmpu.config import Values
 from mmpu.core import UserError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-KINDS = ".jsonl, .json, .csv (or these with .gz), .parquet, .arrow, .zip, a folder of pictures, hf:org/name, or .py"
+KINDS = (
+    ".jsonl, .json, .csv, .tsv (or these with .gz), .parquet, .arrow, .zip, a folder of pictures, hf:org/name, or .py"
+)
+csv.field_size_limit(2**31 - 1)  # Python's own limit, 128 KiB, is less than a picture in base64 takes
 
 Numbered = Iterable[tuple[str, object]]
 """Rows with their place in the file, such as `line 3`."""
@@ -95,7 +100,7 @@ def _open(file: Path, split: str, folder: Path) -> Numbered:
         from mmpu.task.hub import read_arrow, read_parquet
 
         return numbered((read_parquet if kind == ".parquet" else read_arrow)(file))
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _tsv}
     if kind not in readers:
         if not file.suffix and not file.exists():
             raise UserError(f"{file}: no such folder; correct `source`, or point `data` at the folder it is in")
@@ -123,11 +128,16 @@ def _text(file: Path) -> str:
         else:
             with zipfile.ZipFile(archive) as opened:
                 raw = opened.read(file.relative_to(archive).as_posix())
-        return (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
+        return _decoded(gzip.decompress(raw) if file.suffix == ".gz" else raw)
     except (FileNotFoundError, KeyError):
         raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
+
+
+def _decoded(raw: bytes) -> str:
+    """UTF-8 with or without a byte order mark; UTF-16 with one, as spreadsheets write tables."""
+    return raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def _archive_of(file: Path) -> Path | None:
@@ -136,8 +146,9 @@ def _archive_of(file: Path) -> Path | None:
 
 def _jsonl(text: str, file: Path) -> Numbered:
     # Not splitlines(): JSON strings may hold U+2028 and other characters that it would break at.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+    # Files that were put together have a byte order mark in the middle.
+    for number, line in enumerate((line.strip().strip("\ufeff") for line in text.split("\n")), 1):
+        if line:
             try:
                 yield f"line {number}", json.loads(line)
             except (json.JSONDecodeError, RecursionError) as error:
@@ -158,14 +169,32 @@ def _json(text: str, file: Path) -> Numbered:
     return numbered(cast(list[object], rows))
 
 
-def _csv(text: str, file: Path) -> Numbered:
+def _csv(text: str, file: Path, dialect: str | type[csv.Dialect] = "excel") -> Numbered:
     try:
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), dialect=dialect), 1):
             if None in row or None in row.values():
                 raise UserError(f"{file}, row {number}: has not as many columns as the header")
             yield f"row {number}", row
     except csv.Error as error:
         raise UserError(f"cannot read {file}: {error}") from None
+
+
+class _Quoted(csv.excel_tab):
+    strict = True
+
+
+class _Plain(csv.excel_tab):
+    quoting = csv.QUOTE_NONE
+
+
+def _tsv(text: str, file: Path) -> Numbered:
+    """Rows of tab-separated values. pandas and spreadsheets quote them as in CSV, others mean a quote as it stands; a
+    file that is no table in the first form is read in the second."""
+    try:
+        widths = {len(row) for row in csv.reader(io.StringIO(text, newline=""), _Quoted) if row}
+    except csv.Error:
+        widths = set[int]()
+    return _csv(text, file, _Quoted if len(widths) == 1 else _Plain)
 
 
 def _folder(file: Path, folder: Path) -> Numbered:

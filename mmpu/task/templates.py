@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -120,7 +121,9 @@ def _present(found: object) -> object:
     if isinstance(found, StrictUndefined):
         str(found)  # raises its own message
     if found is None:
-        raise TypeError("a field is null; where that is meant, write {{ field or '' }}")
+        raise TypeError("a field is null (or NaN); where that is meant, write {{ field or '' }}")
+    if isinstance(found, float) and not math.isfinite(found):
+        raise TypeError(f"a field is {found}, which is no number to write; check what it is made of")
     return found
 
 

@@ -31,6 +31,7 @@ from mmpu.specs import Spec
 from mmpu.task import templates
 from mmpu.task.lookup import find_task, on_the_path, place_of
 from mmpu.task.sample import Maker, SampleTemplates
+from mmpu.task.shares import bounds, key_of, point, spelled_out
 from mmpu.task.sources import is_there, read_rows
 from mmpu.thinking import answer_of
 
@@ -47,6 +48,8 @@ class Split:
     """A source of its own; None takes the task's."""
     where: str | None = None
     """A Jinja expression over a row's fields, such as `number < 900`."""
+    share: str | None = None
+    """A percentage of the rows, chosen by a hash of their `origin`, `id` or prompt; `train: 90%` is short for it."""
     local: tuple[str, ...] = ()
     """Names that the files of an `hf:` source go by where `data` points at a folder; the first that is there counts."""
     part_of: str | None = None
@@ -214,11 +217,10 @@ class YamlTask(Task):
 
     def _load(self, spec: str) -> list[Sample]:
         name, start, stop = parse_split(spec, f"task {self.name}")
-        keep = self._condition(self._split(name).where)
         file, found = self.rows(name)
         make = Maker(self.config, self.path, self.folder, name)
         dropped = self.dropped[spec] = Counter()
-        rows: Iterable[tuple[int, str, Values]] = self._kept(found, file, make, keep, dropped)
+        rows: Iterable[tuple[int, str, Values]] = self._kept(found, file, make, name, dropped)
         if self.config.shuffle is not None:
             rows = list(rows)
             random.Random(self.config.shuffle).shuffle(rows)
@@ -231,7 +233,9 @@ class YamlTask(Task):
             seen[sample.id] = place
             samples.append(sample)
         if not samples:
-            raise UserError(f"task {self.name}: {spec!r} holds no sample (from {file}); check `where` and the slice")
+            raise UserError(
+                f"task {self.name}: {spec!r} holds no sample (from {file}); check `where`, the share and the slice"
+            )
         return samples
 
     def _kept(
@@ -239,9 +243,10 @@ class YamlTask(Task):
         rows: Iterable[tuple[str, Values]],
         file: str,
         make: Maker,
-        keep: Callable[[str, Values], bool],
+        split: str,
         dropped: Counter[str],
     ) -> Iterator[tuple[int, str, Values]]:
+        keep, belongs = self._condition(self._split(split).where), self._share(split)
         seen: set[str] = set()
         for number, (place, raw) in enumerate(rows, 1):
             row = make.prepare(raw, f"{file}, {place}")
@@ -255,7 +260,60 @@ class YamlTask(Task):
                     dropped["unique"] += 1
                     continue
                 seen.add(key)
+            if not belongs(number, f"{file}, {place}", raw):
+                dropped["share"] += 1
+                continue
             yield number, place, row
+
+    def _share(self, split: str) -> Callable[[int, str, Values], bool]:
+        """Whether a row is of the part of its source that a split takes."""
+        if self.config.splits[split].share is None:
+            return lambda _number, _where, _row: True
+        source = self._source(split)
+        if self._by_name(source):
+            raise UserError(
+                f"{self.path}: the split {split!r} takes a share of {source!r}, which gives each split rows of its "
+                "own; name the one to share out (hf:org/name#train), or let rows(split) do it"
+            )
+        shares = {name: s.share for name, s in self.config.splits.items() if self._source(name) == source}
+        start, end = bounds(shares, str(self.path))[split]
+        make = Maker(self.config, self.path, self.folder, "")  # the same for all splits, even if templates name theirs
+
+        def belongs(number: int, where: str, row: Values) -> bool:
+            sample = make(number, make.prepare(row, where), where)
+            return start <= point(key_of(sample, self.folder, has_id=self.config.id is not None)) < end
+
+        return belongs
+
+    def same_rows(self, split: str) -> list[str]:
+        """Other splits, there to be evaluated on, that hold a split's rows by what the YAML says of both."""
+        mine, source = self._split(split), self._source(split)
+        told_apart = mine.where is not None and "split" in templates.undeclared(mine.where, is_expression=True)
+        if self._by_name(source) or told_apart:
+            return []
+
+        def same(name: str, other: Split) -> bool:
+            apart = name == split or mine.part_of == name or other.part_of == split
+            alike = (self._source(name), other.where, other.local) == (source, mine.where, mine.local)
+            return not apart and alike and (mine.share is None or other.share is None)
+
+        return [n for n, s in self.config.splits.items() if self.config.for_evaluation(n) and same(n, s)]
+
+    @property
+    def way_out(self) -> str:
+        """For errors about splits that hold the same rows."""
+        by = "origin" if self.config.origin else "id" if self.config.id else "prompt"
+        return (
+            f"write `splits: {{train: 90%, test: 10%}}` in {self.path.name} to part them by a hash of the {by}, or "
+            "name only the splits that are meant"
+        )
+
+    def _source(self, split: str) -> str:
+        return self.config.splits[split].source or self.config.source or ""
+
+    def _by_name(self, source: str) -> bool:
+        """Whether a source gives each split rows of its own."""
+        return (source.startswith("hf:") and "#" not in source) or source.endswith(".py")
 
     def _condition(self, where: str | None) -> Callable[[str, Values], bool]:
         if where is None:
@@ -280,7 +338,10 @@ def load_task(name: str, *, trust: bool = False, allow_urls: bool = False, **ove
         overrides: Replace keys of the YAML, such as `data`.
     """
     path = find_task(name)
-    config = build(TaskConfig, {**load_yaml(path), **overrides}, str(path))
+    values = {**load_yaml(path), **overrides}
+    if "splits" in values:
+        values["splits"] = spelled_out(values["splits"])
+    config = build(TaskConfig, values, str(path))
     return YamlTask(path.stem, path, config, trusted=trust or on_the_path(path), allow_urls=allow_urls)
 
 

@@ -19,7 +19,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
-from mmpu.student import Encoded, Prefix, Student, TooLong, Tree, attention, share, shown, visible, within_budget
+from mmpu.student import (
+    Encoded,
+    Prefix,
+    Student,
+    TooLong,
+    Tree,
+    attention,
+    log_softmax,
+    share,
+    shown,
+    visible,
+    within_budget,
+)
 
 BLOCK = 512
 """Tokens of the vocabulary that sampling adds up at a time."""
@@ -83,7 +95,7 @@ class HF(Engine):
             for chunk in within_budget(trees, lambda tree: tree.tokens, self.tokens_per_pass or default):
                 packed = self.student.pack(chunk).to(self.student.device)
                 logits = self.student.logits(self.student.hidden(packed, packed.end_M))
-                logp = logits.log_softmax(1).double()
+                logp = log_softmax(logits).double()
                 mass = torch.stack([logp[:, i].exp().sum(1) for i in ids], 1).tolist()
                 choices += [Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass]
         found = dict(zip(distinct, choices, strict=True))
@@ -182,7 +194,7 @@ class _Decoding:
             input_ids=ids.to(device),
             attention_mask=attention,
             position_ids=(positions[0] if axes == 1 else positions).to(device),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             **student.see(shown(prompts)),
             **student.reading(last, ids.numel()),
@@ -221,7 +233,7 @@ class _Decoding:
         out = self.student.backbone(
             input_ids=token[:, None],
             position_ids=position_ids if self.axes == 1 else position_ids.expand(self.axes, -1, -1),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             **more,
         )
@@ -246,9 +258,9 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tens
         token = logits_BV.argmax(1)
         return token, torch.zeros_like(token, dtype=torch.float32)
     tempered_BV = logits_BV if sampling.temperature == 1 else logits_BV / sampling.temperature
-    logp_BV = tempered_BV.log_softmax(1)
+    logp_BV = log_softmax(tempered_BV)
     if not (sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0):
-        logp_BV = _truncate(logp_BV, sampling).log_softmax(1)
+        logp_BV = log_softmax(_truncate(logp_BV, sampling))
     token = _inverse_cdf(logp_BV.exp(), uniform_B)
     return token, logp_BV.gather(1, token[:, None])[:, 0]
 

@@ -25,6 +25,15 @@ CACHED = 2**19
 """Logits that a CPU's caches keep while a softmax goes over them several times."""
 
 
+def log_softmax(logits: Tensor) -> Tensor:
+    """log p over the last axis, in the type of the logits.
+
+    Torch's own adds a row up in one float32 per lane of a vector: with 8 lanes (AVX2) and 150k tokens about as likely,
+    its error is up to 2e-4, and that of `logsumexp`, which adds in a tree, 1e-6.
+    """
+    return logits - logits.logsumexp(-1, keepdim=True)
+
+
 @dataclass(frozen=True)
 class Room:
     """How much memory is spent on speed."""

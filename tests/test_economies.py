@@ -21,7 +21,7 @@ from mmpu.student import rms_norm, tied, vector_math
 from mmpu.student.head import Ask
 from mmpu.student.logprobs import AMPLE, TRAINING, Room
 from mmpu.student.packing import Tree, pack
-from mmpu.student.parts import Lora
+from mmpu.student.parts import Lora, checkpoint_activations
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
 from tiny import sample, samples, student
@@ -45,7 +45,7 @@ class Rows(list[int]):
 def test_the_last_layer_works_for_what_is_read(family: str, checkpointing: bool, lora: Lora | None) -> None:
     model = student(family, lora)
     if checkpointing:
-        model.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model.base)
     model.start_stage(reference=False)
     model.train()
     first, last = (model._language_model().layers[at] for at in (0, -1))

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,7 +33,7 @@ def sample(answer: str | None, **meta: object) -> Sample:
 
 @pytest.fixture(scope="module")
 def _math_verify() -> None:
-    pytest.importorskip("math_verify", reason="math-verify, a dependency of mmpu, is not installed here")
+    pytest.importorskip("math_verify", reason="the extra math is not installed: pip install 'mmpu[math]'")
 
 
 # -----------------------------------------------------------------------------------------------------------------
@@ -56,6 +58,26 @@ def _math_verify() -> None:
 )
 def test_the_last_box(text: str, content: str | None) -> None:
     assert last_boxed(text) == content
+
+
+def test_without_math_verify_the_first_answer_says_what_to_install() -> None:
+    """In a process that cannot find the module, as where mmpu is installed without extras; other graders do without."""
+    script = (
+        "import sys\n"
+        "sys.modules['math_verify'] = None\n"
+        "from mmpu.core import Sample, UserError, user\n"
+        "from mmpu.graders.math import Math\n"
+        "from mmpu.graders.number import Number\n"
+        "question = Sample('a', user('?'), answer='4')\n"
+        "assert Number().grade(question, 'So 4') == 1\n"
+        "try:\n"
+        "    Math().grade(question, r'\\boxed{4}')\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "grader math needs math-verify" in done.stdout
+    assert "pip install 'mmpu[math]'" in done.stdout
 
 
 @pytest.mark.usefixtures("_math_verify")

@@ -32,7 +32,7 @@ from mmpu.methods.ppo import PPO
 from mmpu.methods.srpo import SRPO
 from mmpu.recipes import runs
 from mmpu.recipes import training as recipe
-from mmpu.student.parts import Lora, StudentConfig
+from mmpu.student.parts import Lora, StudentConfig, checkpoint_activations
 from mmpu.train import sharding
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
@@ -65,7 +65,7 @@ def update(case: str, rank: int, world: int) -> tuple[dict[str, torch.Tensor], l
     if case == "image":
         model.model.requires_grad_(True)  # the tower too, which groups without pictures do not reach
     if case == "value":
-        model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model.model)
     sharding.admit(accelerator, model.config, "hf")
     wrapped, optimizer = sharding.prepare(accelerator, model, optim.build(model))
     updater = Updater(model, wrapped, optimizer, method, optim, accelerator, shadow, TEMPERATURE)

@@ -14,7 +14,7 @@ from mmpu.engines.hf import HF
 from mmpu.media.images import load_image
 from mmpu.student.loading import load_student
 from mmpu.student.packing import Tree, pack, share
-from mmpu.student.parts import Lora, StudentConfig
+from mmpu.student.parts import Lora, StudentConfig, checkpoint_activations
 from mmpu.student.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
 
@@ -61,7 +61,7 @@ def test_gradients_flow_the_same_with_checkpointing(family: str) -> None:
     def gradient(checkpointing: bool) -> torch.Tensor:
         model = student(family)
         if checkpointing:
-            model.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_activations(model.base)
         model.train()
         trees = [Tree(model.encode(s), ((9, 10), (11, 12, 13))) for s in samples(family)]
         model(pack(trees, model.pad)).sum().backward()

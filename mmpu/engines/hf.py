@@ -196,7 +196,7 @@ class _Decoding:
             input_ids=ids.to(device),
             attention_mask=attention,
             position_ids=(positions[0] if axes == 1 else positions).to(device),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             **student.see(shown(prompts)),
             **student.reading(last, ids.numel()),
@@ -235,7 +235,7 @@ class _Decoding:
         out = self.student.backbone(
             input_ids=token[:, None],
             position_ids=position_ids if self.axes == 1 else position_ids.expand(self.axes, -1, -1),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             **more,
         )

@@ -27,8 +27,8 @@ def intervals(found: Mapping[str, Mapping[str, float]], clusters: Mapping[str, s
 def by_sample(
     grader: Grader, samples: Sequence[Sample], answers: Sequence[Sequence[Response]]
 ) -> dict[str, dict[str, float]]:
-    """What each sample that can be graded adds to the metrics of k answers, by metric and sample: two systems' values on
-    the same samples make a paired difference.
+    """What each sample that can be graded adds to the metrics of k answers, by metric and sample: two systems' values
+    on the same samples make a paired difference.
 
     Returns:
         By name, such as `avg@12`. `maj@k` is missing where the grader cannot tell which answers are the same.

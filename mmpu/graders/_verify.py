@@ -7,6 +7,7 @@ work in a main thread only.
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib.util
 import json
 import os
@@ -24,6 +25,17 @@ _START = 120.0
 _lock = threading.Lock()
 _worker: tuple[int, subprocess.Popen[bytes]] | None = None
 """The process that started the worker, and the worker: a fork must not talk on its parent's pipe."""
+
+
+@functools.cache
+def require() -> None:
+    """Asked before the first answer, so that no run gets as far as the first one that only math-verify can read.
+
+    Raises:
+        UserError: math-verify is not installed.
+    """
+    if importlib.util.find_spec("math_verify") is None:
+        raise UserError("grader math needs math-verify, which is not installed; run `pip install 'mmpu[math]'`")
 
 
 def verify(gold: str, found: str, timeout: float) -> bool:
@@ -54,8 +66,6 @@ def _started() -> subprocess.Popen[bytes]:
     global _worker
     if _worker is not None and _worker[0] == os.getpid() and _worker[1].poll() is None:
         return _worker[1]
-    if importlib.util.find_spec("math_verify") is None:
-        raise UserError("grader math needs math-verify, which is not installed; run `pip install math-verify`")
     worker = subprocess.Popen(
         # -P: the folder of graders holds a math.py, which must not hide the standard library's.
         [sys.executable, "-P", str(Path(__file__).with_name("_verify_worker.py"))],

@@ -17,7 +17,7 @@ from mmpu.graders._boxes import last_boxed, stated_box
 from mmpu.graders._forms import Form, same
 from mmpu.graders._normal import normalise
 from mmpu.graders._stated import formula
-from mmpu.graders._verify import verify
+from mmpu.graders._verify import require, verify
 
 __all__ = ["Math", "last_boxed"]
 
@@ -38,6 +38,7 @@ class Math(Grader):
         gold = _gold(sample)
         if not gold:
             return None
+        require()
         found = self._stated(text)
         return 0.0 if found is None else float(self._equal(gold, found))
 

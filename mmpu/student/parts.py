@@ -13,6 +13,7 @@ import torch
 from mmpu import plugins
 from mmpu.core import UserError
 from mmpu.families import Family
+from mmpu.student.adapters import merged
 from mmpu.student.dropout import without_dropout
 
 PROJECTIONS = (
@@ -127,13 +128,11 @@ def load_parts(config: StudentConfig) -> Parts:
             )
     image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
     for adapter in adapters:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()  # pyright: ignore
+        model = merged(model, adapter)
     if not config.device_map and not config.quantize:
         model.to(_device(config.device))
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     return Parts(model, tokenizer, image_processor, family)
 
 
@@ -167,6 +166,12 @@ def _family(model_type: str, model: str) -> Family:
             f"{', '.join(plugins.code('families'))}. Add one (docs/plugins.md, «A student family»)"
         )
     return plugins.find_class("families", model_type, Family)()
+
+
+def checkpoint_activations(model: Any) -> None:
+    """transformers 5.23 says «activation» where it said «gradient», in the names of method and argument."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _placement(config: StudentConfig) -> dict[str, Any]:

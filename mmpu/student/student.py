@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import inspect
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, overload
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from mmpu.core import Response, Sample, UserError
 from mmpu.families import Family
 from mmpu.student import attention, dropout, last_layer, rms_norm, tied, vector_math
+from mmpu.student.adapters import adapted
 from mmpu.student.encoding import Encoder
 from mmpu.student.head import Ask, Head, Measured, measure
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
@@ -121,7 +124,7 @@ class Student(nn.Module):
             self.model = self.model.merge_and_unload()
         self.model.requires_grad_(False)
         if self.config.lora:
-            from peft import LoraConfig, get_peft_model
+            from peft import LoraConfig
 
             lora = self.config.lora
             names = [
@@ -134,7 +137,7 @@ class Student(nn.Module):
                     f"student.lora.targets: no layer of {self.config.model} is named {', '.join(lora.targets)}"
                 )
             peft_config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
-            self.model = get_peft_model(self.model, peft_config)
+            self.model = adapted(self.model, peft_config)
             dropout.switch_off(self.model)
         else:
             if reference:
@@ -202,10 +205,13 @@ class Student(nn.Module):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.config.autocast))
 
-    def backbone(self, **inputs: Any) -> Any:
+    def backbone(self, cache: Any = None, **inputs: Any) -> Any:
         """The model below its head: last hidden states, and the cache if one was passed."""
+        model = getattr(self.base, self.base.base_model_prefix)
+        if cache is not None:
+            inputs[_cache_keyword(type(model))] = cache
         with self.computing():
-            return getattr(self.base, self.base.base_model_prefix)(**inputs)
+            return model(**inputs)
 
     @property
     def head(self) -> Head:
@@ -322,3 +328,9 @@ class Student(nn.Module):
         self.tokenizer.save_pretrained(str(folder))
         if self.image_processor is not None:
             self.image_processor.save_pretrained(str(folder))
+
+
+@functools.cache
+def _cache_keyword(kind: type[nn.Module]) -> str:
+    """transformers 5.24 says `cache` where it said `past_key_values`; code that comes with a model may say either."""
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"

@@ -33,7 +33,7 @@ _NUMBER = re.compile(
 _EUROPEAN = re.compile(r"\d{1,3}(?:\.\d{3})+(?:,\d+)?")
 _PLAIN = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺−﹣－–", "0123456789-+----")
 _DATE = re.compile(r"\d+/\d+/\d+")
-_CHINESE = re.compile(r"(\d+)\s*分之\s*(\d+)")
+_CHINESE = re.compile(r"(?<!\d)(\d{1,9})\s?分之\s?(\d{1,9})")
 
 
 @dataclass(frozen=True)

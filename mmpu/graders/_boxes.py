@@ -11,7 +11,7 @@ _GAP = 60
 _MOST = 50
 """Boxes of one list."""
 _LOOKED_AT = 200
-_UNCLOSED = 20
+_UNCLOSED = 5
 _BEGIN = re.compile(r"\\(?:boxed|fbox)")
 _BOX = re.compile(r"\\f?box(?:ed)?\s*(?=\{)|\\boxed\s+(?=[^\s{])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)

@@ -32,8 +32,9 @@ _NUMBER = re.compile(
 )
 _EUROPEAN = re.compile(r"\d{1,3}(?:\.\d{3})+(?:,\d+)?")
 _PLAIN = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺−﹣－–", "0123456789-+----")
+_ORDINARY = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 _DATE = re.compile(r"\d+/\d+/\d+")
-_CHINESE = re.compile(r"(\d+)\s*分之\s*(\d+)")
+_CHINESE = re.compile(r"(?<!\d)(\d{1,9})\s?分之\s?(\d{1,9})")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def _foremost(matches: Iterable[re.Match[str]]) -> Quantity | None:
 
 def whole(text: str) -> Quantity | None:
     """The number that all of a text is, with its name, currency and unit: `x = \\$1{,}234.50`, `2^{10}`, `3 apples`."""
+    if len(text) <= _LONGEST and _ORDINARY.fullmatch(text):
+        return Quantity(Fraction(text))
     if len(text) > _READ or _DATE.fullmatch(text.strip()):
         return None
     form = read(_CHINESE.sub(r"\2/\1", text))

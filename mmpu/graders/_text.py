@@ -128,7 +128,7 @@ def _together(match: re.Match[str]) -> str:
 def _tokens() -> re.Pattern[str]:
     """The pattern of a word, a number or a sign; made from Unicode's table, since `\\w` leaves out the vowel marks."""
     marks, mathematical = _class_of("M"), _class_of("Sm")
-    word = rf"(?:[^\W\d_][{marks}]*)+"
+    word = rf"[^\W\d_]+(?:[{marks}]+[^\W\d_]*)*"
     number = r"(?:(?<![\w)])[+-])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?: ?[%°])?|(?<![\w.])[+-]?\.\d+(?: ?[%°])?"
     attached = r"(?:(?:\+\+|[+#′″⁺⁻*])(?![^\s,.;:!?)\]}'\"+])|-(?=$|[\s,.;:!?)\]}]))?"
     between = r"(?<=[\s\d)])-(?=[\s\w(])|(?<=[\d\s)])[/*](?=[\s\d(])|(?<=\b\w)[*/-](?=\w\b)"

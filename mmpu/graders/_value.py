@@ -101,7 +101,7 @@ def written(text: str) -> str:
 
 def values(text: str) -> tuple[Real, ...] | None:
     """A formula's value, or three where it has variables; None if it cannot be read as a whole."""
-    plain = _NAMED.sub(r"\\\1 ", _ROMAN.sub(_roman, written(text)))
+    plain = _NAMED.sub(r"\\\1 ", _ROMAN.sub(r" \1 ", written(text)))
     plain = _MIXED.sub(r"(\1+\2/\3)", _EXPONENT.sub(r"\\times 10^{\1}", plain))
     if not plain.strip() or _WORD.search(plain):
         return None
@@ -114,11 +114,6 @@ def values(text: str) -> tuple[Real, ...] | None:
         return tuple(map(simplified, found))
     except (Unreadable, ArithmeticError, ValueError, RecursionError):
         return None
-
-
-def _roman(match: re.Match[str]) -> str:
-    """`\\mathrm{e}` is e and `\\operatorname{sin}` is a function; other words make the formula unreadable."""
-    return f" {match[1]} "
 
 
 class _Reader:

@@ -25,6 +25,8 @@ from mmpu.graders._text import announcements, composed, unwrapped
 
 _LONGEST = 100_000
 """Characters at the end of a text that are looked at."""
+_ANNOUNCED = 20
+"""Announcements that are looked at, from the last one back."""
 Named = int | Literal["several"] | None
 """The option that a place names; `several` where it names more than one, or none that there is."""
 
@@ -73,7 +75,7 @@ class Choice(Grader):
 
     def _chosen(self, options: Options, text: str) -> int | None:
         text = text[-_LONGEST:]
-        for place in reversed(announcements(text)):
+        for place in reversed(announcements(text)[-_ANNOUNCED:]):
             found = self._read(options, place, announced=True)
             if found is not None:
                 return None if found == "several" else found

@@ -17,6 +17,9 @@ from mmpu.graders._text import UNSAID, alike, announced, words
 
 _OPTION = re.compile(r"(?:option |choice )?\(?([a-z])[).:](.*)|(?:option |choice )?\W*([a-z])\W*", re.DOTALL)
 
+_LONGEST = 100_000
+"""Characters at the end of a text that are looked at."""
+
 
 @dataclass(frozen=True)
 class FinalAnswer(Grader):
@@ -41,6 +44,7 @@ class FinalAnswer(Grader):
 
 
 def _tail(text: str) -> str:
+    text = text[-_LONGEST:]
     found = announced(text)
     if found is not None and found.strip():
         return found

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mmpu.core import Grader, Remark, Sample, UserError
@@ -95,19 +97,24 @@ def _asked(sample: Sample) -> list[tuple[str, dict[str, Any]]]:
             raise UserError(f"sample {sample.id!r}: the arguments of {name!r} are {said!r}, which is no mapping")
         # Tables hold null where another instruction of the same row has an argument.
         arguments = {str(k): v for k, v in cast(Mapping[object, Any], said).items() if v is not None}
-        _check(sample, name, arguments, registry[name])
+        if complaint := _complaint(name, json.dumps(arguments, default=str)):
+            raise UserError(f"sample {sample.id!r}: {complaint}")
         found.append((name, arguments))
     return found
 
 
-def _check(sample: Sample, name: str, arguments: Mapping[str, Any], kind: Any) -> None:
+@lru_cache(maxsize=4096)
+def _complaint(name: str, said: str) -> str | None:
+    """What is wrong with an instruction's arguments, which are JSON; None if nothing is."""
+    arguments: dict[str, Any] = json.loads(said)
+    kind = _registry()[name]
     known = {key for key in inspect.signature(kind.build_description).parameters if key not in ("self", "prompt")}
     for key in arguments:
         if key not in known and key != "prompt":
             there = f"; it takes {', '.join(sorted(known))}" if known else "; it takes none"
-            raise UserError(f"sample {sample.id!r}: instruction {name!r} has no argument {key!r}{there}")
+            return f"instruction {name!r} has no argument {key!r}{there}"
     if missing := sorted(key for key in known if not arguments.get(key)):  # lm-eval draws it at random, and for 0 too
-        raise UserError(f"sample {sample.id!r}: instruction {name!r} needs the argument {missing[0]!r}, other than 0")
+        return f"instruction {name!r} needs the argument {missing[0]!r}, other than 0"
     try:
         for seed in range(_SEEDS):
             with _without_chance(seed):
@@ -118,7 +125,8 @@ def _check(sample: Sample, name: str, arguments: Mapping[str, Any], kind: Any) -
                 if isinstance(value, int) and used.get(key, value) != value:
                     raise ValueError(f"{key!r} is out of range, and would be drawn at random")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"sample {sample.id!r}: instruction {name!r} with {dict(arguments)!r}: {error}") from None
+        return f"instruction {name!r} with {arguments!r}: {error}"
+    return None
 
 
 def _is_letter(letter: object) -> bool:

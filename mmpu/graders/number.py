@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from decimal import Context
 from fractions import Fraction
+from functools import lru_cache
 
 from mmpu.core import Grader, Remark, Sample
 from mmpu.graders._boxes import boxes
@@ -114,6 +115,7 @@ def _marked(text: str) -> list[str]:
     return [content for _, content in sorted(places)]
 
 
+@lru_cache(maxsize=4096)
 def _gold(answer: str) -> Quantity | None:
     """An answer's number: what its last mark holds, or all of it, or the last number of a solution in sentences."""
     marked = _marked(answer)

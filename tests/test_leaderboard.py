@@ -201,7 +201,7 @@ def test_what_has_no_interval_or_tells_nothing_is_named(tmp_path: Path) -> None:
     text = markdown(shown)
     assert "| a | 50.0 [–] | 50.0 [–] |" in text
     assert "* [–]: no interval, since all prompts are of one cluster" in text
-    assert "* a, lc_glm.minimal: length predicts nothing; this is the win rate" in text
+    assert "* a, lc_glm.minimal: with length it predicts no better than the win rate alone" in text
     assert "* b, lc_glm.minimal: the fit predicts no better than a coin." in text
     assert "+10.0 points [–], p = 1" in text
     assert "[–]" not in markdown(board(entry("a")))

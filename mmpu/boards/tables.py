@@ -113,7 +113,7 @@ def caution(model: LengthModel) -> str | None:
     if model.saved is not None and model.saved <= 0:
         return "the fit predicts no better than a coin."
     if model.saved_by_length is not None and model.saved_by_length <= 0:
-        return "length predicts nothing; this is the win rate, estimated with more noise."
+        return "with length it predicts no better than the win rate alone; what they differ by may be noise."
     return None
 
 

@@ -1,5 +1,4 @@
-"""The oldest versions that pyproject.toml admits, as constraints for pip: `python scripts/lowest.py math
->constraints.txt`.
+"""The oldest versions that pyproject.toml admits, as constraints for pip: `python scripts/lowest.py math >lowest.txt`.
 
 Arguments are extras whose floors count too. torch is left out unless `--torch` is given: its old releases have CUDA
 builds of several gigabytes only.

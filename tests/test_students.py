@@ -15,7 +15,7 @@ from mmpu.media.images import load_image
 from mmpu.student.loading import load_student
 from mmpu.student.packing import Tree, pack, share
 from mmpu.student.parts import Lora, StudentConfig, checkpoint_activations
-from mmpu.student.student import Student
+from mmpu.student.student import Student, _cache_keyword
 from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
 
 pytestmark = pytest.mark.numerical
@@ -70,6 +70,19 @@ def test_gradients_flow_the_same_with_checkpointing(family: str) -> None:
     plain = gradient(False)
     torch.testing.assert_close(gradient(True), plain, atol=1e-5, rtol=1e-4)
     assert plain.abs().max() > 0
+
+
+def test_a_cache_goes_by_the_name_that_the_model_has_for_it() -> None:
+    """transformers renamed it in 5.24, and code that comes with a model may be older or newer than that."""
+
+    class Older(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, past_key_values: object = None) -> object: ...
+
+    class Newer(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, cache: object = None) -> object: ...
+
+    assert _cache_keyword(Older) == "past_key_values"
+    assert _cache_keyword(Newer) == "cache"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,9 +3,10 @@ nothing, is refused before anything is trained."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmpu.core import Group, Sampling, UserError
+from mmpu.core import Engine, Group, Sample, Sampling, UserError
 from mmpu.learning import Method
 from mmpu.recipes import wiring
 from mmpu.recipes.run_config import RunConfig
@@ -88,21 +89,7 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
             "within a group; set k to 2 or more, 8 is usual"
         )
     needs = method.needs | (scorer.needs if scorer is not None else frozenset())
-    if "anchor" in needs and wired.teacher is None:
-        raise UserError(f"{where}: it needs anchors; set `teacher:` in the config")
-    if "anchor" in needs and wired.teacher is not None and (lacking := wired.teacher.lacking(samples)):
-        raise UserError(
-            f"{where}: the teacher has no answer for {len(lacking)} of the {len(samples)} prompts of {stage.split}, "
-            f"first {lacking[0]!r}; complete its file, name a `fallback:` engine, or set `partial: true` to leave "
-            "those out"
-        )
-    if ("cut" in stage.leave_out and "anchor" not in needs) or (
-        "low" in stage.leave_out and "anchor_score" not in method.needs
-    ):
-        raise UserError(
-            f"{where}: `leave_out: {list(stage.leave_out)}` goes by the anchor, `low` by its own score s*, which this "
-            "method does not ask for; remove it"
-        )
+    _check_anchors(stage, method, needs, samples, wired.teacher)
     if min(stage.prompts_per_step, stage.k, stage.optim.updates) < 1:
         raise UserError(f"{where}: prompts_per_step, k and optim.updates must be positive")
     if (stage.steps is not None and stage.steps < 1) or stage.epochs <= 0:
@@ -125,3 +112,27 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
     reason = scorer.abstains(samples) if scorer is not None else None
     if reason is not None:
         raise UserError(f"{where}: its scorer would abstain on every prompt: {reason}")
+
+
+def _check_anchors(
+    stage: StageConfig, method: Method, needs: frozenset[str], samples: Sequence[Sample], teacher: Engine | None
+) -> None:
+    """Raises:
+    UserError: the teacher lacks what is needed of it, or what is left out goes by what is not asked for.
+    """
+    where = f"stage {stage.name!r}"
+    if "anchor" in needs and teacher is None:
+        raise UserError(f"{where}: it needs anchors; set `teacher:` in the config")
+    if "anchor" in needs and teacher is not None and (lacking := teacher.lacking(samples)):
+        raise UserError(
+            f"{where}: the teacher has no answer for {len(lacking)} of the {len(samples)} prompts of {stage.split}, "
+            f"first {lacking[0]!r}; complete its file, name a `fallback:` engine, or set `partial: true` to leave "
+            "those out"
+        )
+    if ("cut" in stage.leave_out and "anchor" not in needs) or (
+        "low" in stage.leave_out and "anchor_score" not in method.needs
+    ):
+        raise UserError(
+            f"{where}: `leave_out: {list(stage.leave_out)}` goes by the anchor, `low` by its own score s*, which this "
+            "method does not ask for; remove it"
+        )

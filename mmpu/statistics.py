@@ -144,14 +144,21 @@ def interval_of(value: float, spread: Spread, n: int, span: tuple[float, float] 
     low, high = span
     width = high - low
     p = min(max((value - low) / width, 0.0), 1.0)
-    size = max(spread.size(p, width, n) * (Z / _quantile(spread.freedom)) ** 2, spread.least)
+    below, above = _wilson(p, _effective(p, spread, n, width), Z)
+    return Interval(value, min(value, low + width * below), max(value, low + width * above), n)
+
+
+def _effective(p: float, spread: Spread, n: int, width: float = 1.0) -> float:
+    """The number of wins and losses to take Wilson's interval of, with the normal distribution in Student's stead."""
+    return max(spread.size(p, width, n) * (Z / _quantile(spread.freedom)) ** 2, spread.least)
+
+
+def _wilson(p: float, size: float, z: float) -> tuple[float, float]:
     if size == 0:
-        return Interval(value, low, high, n)
-    middle = (p + Z**2 / (2 * size)) / (1 + Z**2 / size)
-    half = Z / (1 + Z**2 / size) * math.sqrt(p * (1 - p) / size + (Z / (2 * size)) ** 2)
-    return Interval(
-        value, min(value, low + width * max(0.0, middle - half)), max(value, low + width * min(1.0, middle + half)), n
-    )
+        return 0.0, 1.0
+    middle = (p + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * math.sqrt(p * (1 - p) / size + (z / (2 * size)) ** 2)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def difference_of(value: float, spread: Spread, n: int, bound: float = 1.0) -> Difference:
@@ -164,6 +171,37 @@ def difference_of(value: float, spread: Spread, n: int, bound: float = 1.0) -> D
     by_variance = _tails(off * math.sqrt(spread.size(p, 2 * bound, n)), spread.freedom)
     by_number = _tails(off * math.sqrt(spread.least), LARGE)
     return Difference(value, found.low, found.high, n, max(min(by_variance, by_number), LEAST_P))
+
+
+def difference_of_rates(
+    ours: tuple[float, Spread], theirs: tuple[float, Spread], correlation: float, n: int
+) -> Difference:
+    """Of two rates that are known each by itself, as ours − theirs (Newcombe, Statistics in Medicine 17, 1998, method
+    10; Zou 2007): the distances to their Wilson limits add up as errors that are correlated do.
+
+    Args:
+        correlation: Of the two rates. It is taken to be below one: what agrees on n items may differ on others.
+    """
+    (a, spread_a), (b, spread_b) = ours, theirs
+    freedom = min(spread_a.freedom, spread_b.freedom)
+    if freedom == 0:
+        return Difference(a - b, None, None, n, 1.0)
+    r = min(correlation, 1 - 2 / n)
+    sizes = _effective(a, spread_a, n), _effective(b, spread_b, n)
+
+    def limits(z: float) -> tuple[float, float]:
+        (low_a, high_a), (low_b, high_b) = _wilson(a, sizes[0], z), _wilson(b, sizes[1], z)
+        below, above = (a - low_a, high_b - b), (high_a - a, b - low_b)
+        down, up = (math.sqrt(max(0.0, x * x + y * y - 2 * r * x * y)) for x, y in (below, above))
+        return max(-1.0, a - b - down), min(1.0, a - b + up)
+
+    low, high = limits(Z)
+    nearest, farthest = 0.0, 40.0
+    for _ in range(60):
+        z = (nearest + farthest) / 2
+        nearest, farthest = (nearest, z) if limits(z)[0] <= 0 <= limits(z)[1] else (z, farthest)
+    p = max(_tails(nearest * _quantile(freedom) / Z, freedom), LEAST_P)
+    return Difference(a - b, low, high, n, p)
 
 
 @cache

@@ -17,6 +17,7 @@ from mmpu.statistics import (
     Spread,
     auc,
     difference_of,
+    difference_of_rates,
     freedom_of,
     holm,
     interval,
@@ -215,6 +216,31 @@ def test_p_is_below_a_twentieth_where_the_interval_leaves_out_zero(
     found = difference_of(gap, Spread(variance, freedom, least), 100)
     assert found.low is not None
     assert found.high is not None
+    if min(abs(found.low), abs(found.high)) > 1e-9:
+        assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def test_a_difference_of_rates_is_newcombes() -> None:
+    """Statistics in Medicine 17 (1998) 873, table II (a), method 10: 56/70 − 48/80, independent."""
+    ours, theirs = ((p, Spread(math.inf, 2000, n)) for p, n in ((56 / 70, 70), (48 / 80, 80)))
+    found = difference_of_rates(ours, theirs, 0.0, 80)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert 0.001 < found.p < 0.01
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(1e-6, 0.1), st.floats(-1, 1), st.integers(0, 60))
+def test_a_difference_of_rates_has_the_p_of_its_interval(
+    a: float, b: float, variance: float, correlation: float, freedom: int
+) -> None:
+    spread = Spread(variance, freedom, 5)
+    found = difference_of_rates((a, spread), (b, spread), correlation, 50)
+    if freedom == 0:
+        assert (found.low, found.high, found.p) == (None, None, 1)
+        return
+    assert found.low is not None
+    assert found.high is not None
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert found.high - found.low > 1e-3
     if min(abs(found.low), abs(found.high)) > 1e-9:
         assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
 

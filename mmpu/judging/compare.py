@@ -14,7 +14,7 @@ import numpy as np
 from mmpu.boards import Comparison
 from mmpu.judging.glm import Fit
 from mmpu.judging.measure import Measured
-from mmpu.statistics import Difference, Interval, Spread, difference_of, holm, interval_of, mcnemar, paired
+from mmpu.statistics import Difference, Interval, Spread, difference_of_rates, holm, interval_of, mcnemar, paired
 
 RESAMPLES = 1_000
 PRIOR = 0.5
@@ -55,11 +55,11 @@ def _pair(a: Measured, b: Measured) -> list[Comparison]:
 
 def difference(left: Fit, right: Fit) -> Difference:
     """Of two regressions on the same items, whose draws belong together."""
-    gaps = left.draws - right.draws
-    variance = float(np.square(gaps - gaps.mean()).sum()) * max(left.scale, right.scale)
-    freedom, least = (min(getattr(f.spread, name) for f in (left, right)) for name in ("freedom", "least"))
+    a, b = (fit.draws - fit.draws.mean() for fit in (left, right))
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    correlation = float(a @ b) / scale if scale > 0 else 0.0
     n = min(left.rate.n, right.rate.n)
-    return difference_of(left.rate.value - right.rate.value, Spread(variance, freedom, least), n)
+    return difference_of_rates((left.rate.value, left.spread), (right.rate.value, right.spread), correlation, n)
 
 
 def _comparison(a: Measured, b: Measured, metric: str, gap: Difference, exact: float | None) -> Comparison:

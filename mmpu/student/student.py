@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from mmpu.core import Response, Sample, UserError
 from mmpu.families import Family
-from mmpu.student import attention, dropout, last_layer, rms_norm, tied, vector_math
-from mmpu.student.adapters import adapted
+from mmpu.student import adapters, attention, dropout, last_layer, rms_norm, tied, vector_math
 from mmpu.student.encoding import Encoder
 from mmpu.student.head import Ask, Head, Measured, measure
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
@@ -121,7 +120,7 @@ class Student(nn.Module):
         """
         self._frozen.clear()
         if hasattr(self.model, "peft_config"):
-            self.model = self.model.merge_and_unload()
+            self.model = adapters.unloaded(self.model)
         self.model.requires_grad_(False)
         if self.config.lora:
             from peft import LoraConfig
@@ -137,7 +136,7 @@ class Student(nn.Module):
                     f"student.lora.targets: no layer of {self.config.model} is named {', '.join(lora.targets)}"
                 )
             peft_config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
-            self.model = adapted(self.model, peft_config)
+            self.model = adapters.adapted(self.model, peft_config)
             dropout.switch_off(self.model)
         else:
             if reference:
@@ -312,7 +311,7 @@ class Student(nn.Module):
         """Writes the weights: a small adapter under LoRA, else a folder that transformers loads as it is."""
         if self.config.lora:
             folder.mkdir(parents=True, exist_ok=True)
-            self.model.save_pretrained(str(folder))
+            adapters.save(self.model, folder)
         else:
             self.save_base(folder)
 

@@ -34,13 +34,15 @@ quickstart: .venv/core
 	done
 	@echo "runs, sampled groups and metrics: $(RUNS)/; boards, answers and verdicts: $(RUNS)/boards-$(SEED)/"
 
+# Processes of one thread each. A file's tests stay in one, since what they share is made once per file.
+WORKERS ?= 2
 test: .venv/dev
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Other processors than this one, imitated, more threads and a busy machine: MACHINES="no-avx threads" takes some of them.
 MACHINES ?=
 test-processors: .venv/dev
-	$(BIN)/python scripts/processors.py $(MACHINES)
+	$(BIN)/python scripts/processors.py $(MACHINES) -- -n $(WORKERS) --dist loadfile
 
 # What users have is not what constraints.txt pins: the oldest versions that pyproject.toml admits, and whatever the index
 # has today. TORCH is what to install first: other releases than the one here are CUDA builds of several gigabytes.

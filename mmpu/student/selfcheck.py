@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw
 
 from mmpu.core import Part, Sample, user
 from mmpu.media import data_uri
-from mmpu.student.logprobs import log_softmax
 from mmpu.student.packing import Tree
 from mmpu.student.student import Student
 
@@ -54,7 +53,7 @@ def _plain(student: Student, tree: Tree, branch: tuple[int, ...]) -> torch.Tenso
                 extra[name] = (ids == image).int()
     logits = student.base(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **extra).logits.float()
     logits[..., list(student.banned)] = float("-inf")
-    logp = log_softmax(logits[0, len(tree.trunk.ids) - 1 : -1])
+    logp = logits[0, len(tree.trunk.ids) - 1 : -1].double().log_softmax(-1)
     return logp.gather(1, torch.tensor(branch, device=logp.device)[:, None])[:, 0]
 
 

@@ -12,8 +12,8 @@ from transformers import DynamicCache
 
 from mmpu.core import Choice, Failed, Response, Sampling
 from mmpu.engines.hf import HF, draw
-from mmpu.student import log_softmax
 from mmpu.student.attention import Prefix
+from mmpu.student.logprobs import log_softmax
 from mmpu.student.packing import Tree, pack
 from mmpu.student.student import Student
 from tiny import FAMILIES, IMAGE_FAMILIES, picture, sample, samples, shared_student, student

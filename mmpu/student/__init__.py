@@ -5,7 +5,7 @@ from mmpu.student.divergence import REVERSE
 from mmpu.student.encoding import TooLong
 from mmpu.student.head import Ask, Measured, Teacher
 from mmpu.student.loading import load_student
-from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room, log_softmax
+from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room
 from mmpu.student.packing import Encoded, Pack, Tree, pack, share, shown, visible, within_budget
 from mmpu.student.parts import Lora, StudentConfig, resolve_model
 from mmpu.student.selfcheck import LIMITS, probes, sharing_error
@@ -30,7 +30,6 @@ __all__ = [
     "TooLong",
     "Tree",
     "load_student",
-    "log_softmax",
     "pack",
     "probes",
     "resolve_model",

@@ -22,6 +22,7 @@ from mmpu.methods.grpo import GRPO
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.opsd import OPSD
 from mmpu.methods.sft import SFT
+from mmpu.recipes import run_config
 from mmpu.recipes import training as recipe
 from mmpu.scorers.majority import Majority
 from mmpu.store import Ledger
@@ -244,7 +245,7 @@ def train(workshop: Path, run: Path, **stage: Any) -> Path:
         "teacher": {"name": "replay", "path": str(workshop / "anchors.jsonl")},
         "stages": [{**shape, **stage}],
     }
-    return recipe.train_run(recipe.run_config(values, "test"))
+    return recipe.train_run(run_config.read(values, "test"))
 
 
 def test_cut_and_empty_anchors_are_counted_and_may_be_left_out(
@@ -341,4 +342,4 @@ def test_lora_dropout_is_refused(workshop: Path, tmp_path: Path) -> None:
         "stages": [{"name": "g", "method": "grpo", "scorer": "rule", "split": "train"}],
     }
     with pytest.raises(UserError, match=r"student\.lora\.dropout=0\.1: .*leave it 0"):
-        recipe.check_run(recipe.run_config(values, "test"))
+        recipe.check_run(run_config.read(values, "test"))

@@ -125,7 +125,7 @@ def _with_anchor(sample: Sample, answer: tuple[Response, ...] | Failed) -> Group
         return answer
     said, finished = answer[0], answer[0].finished
     if not said.text.strip():
-        return Failed(f"the teacher came to no answer to sample {sample.id!r}")
+        return Failed(f"the teacher's answer to sample {sample.id!r} is empty")
     note = f"the teacher's answer to sample {sample.id!r} was cut by its length limit"
     notes = {} if finished else {"cut_anchors": note}
     return Group(sample, anchor=said.raw, anchor_finished=finished, notes=notes)

@@ -12,7 +12,6 @@ import yaml
 
 from conftest import ROOT
 from endpoint import Endpoint, Reply, question, said, weighed
-from mmpu.config import load_yaml
 from mmpu.core import Group, UserError
 from mmpu.methods.opsd import OPSD
 from mmpu.recipes import presets, run_config
@@ -220,7 +219,8 @@ def test_a_stage_takes_a_preset_over_and_its_own_keys_win() -> None:
 
 def test_the_reader_learns_the_wording_that_teachers_use() -> None:
     """Word for word, or a student that learned one prompt would be asked another."""
-    lesson = compare._task(load_yaml(ROOT / "configs/compare-reader.yaml")).samples("train[:3]")
+    named = run_config.load(str(ROOT / "configs/compare-reader.yaml")).task
+    lesson = load_task(named.name, **named.values).samples("train[:3]")
     asked = [OPSD().context(Group(sample)).prompt for sample in load_task("market").samples("train[:3]")]
     assert [sample.prompt for sample in lesson] == asked
 

@@ -385,7 +385,7 @@ def test_ids(tmp_path: Path) -> None:
         ({"prompt": "x"}, "sums.yaml.prompt: 'x' will not do"),
         ({"prompt": None}, "the key 'prompt' is missing"),
         ({"grader": "nmber"}, "no grader 'nmber' on the search path; did you mean 'number'?"),
-        ({"grader": {"name": "number", "tolerence": 1}}, "sums.yaml: grader: unknown key 'tolerence'"),
+        ({"grader": {"name": "number", "tolerence": 1}}, "sums.yaml.grader: unknown key 'tolerence'"),
         ({"splits": {"all": {"wher": "n < 3"}}}, "sums.yaml.splits.all: unknown key 'wher'; did you mean 'where'?"),
         ({"source": None}, "neither the task nor its split 'all' names a `source`"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mmpu.cli import main
+from mmpu.cli.main import main
 from mmpu.core import Choice, Engine, Failed, Group, Response, Sample, Sampling, user
 from mmpu.scorers.majority import Majority
 from mmpu.scorers.scalar_judge import ScalarJudge

@@ -72,7 +72,7 @@ class Echo(Engine):
         ]
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Any]:
-        raise NotImplementedError
+        raise AssertionError("a teacher answers; nobody asks it to choose")
 
 
 def rollout(

@@ -10,27 +10,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
-from mmpu.student import (
-    Encoded,
-    Prefix,
-    Student,
-    TooLong,
-    Tree,
-    attention,
-    share,
-    shown,
-    visible,
-    within_budget,
-)
+from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
+from mmpu.student import Decoded, Decoding, Encoded, Student, TooLong, Tree, share, within_budget
 
 BLOCK = 512
 """Tokens of the vocabulary that sampling adds up at a time."""
@@ -71,14 +60,30 @@ class HF(Engine):
         with self._inference():
             for start in range(0, len(by_length), per_call):
                 chosen = by_length[start : start + per_call]
-                run = _Decoding(self.student, n, sampling)
-                responses = run(
-                    [prompt for _, prompt in chosen],
-                    [_stream(sampling.seed, samples[i].id, k) for i, _ in chosen for k in range(n)],
-                )
+                streams = [_stream(sampling.seed, samples[i].id, k) for i, _ in chosen for k in range(n)]
+                decoded = self._decoded([prompt for _, prompt in chosen], n, sampling, streams)
+                responses = [self._response(row) for row in decoded]
                 for place, (i, _) in enumerate(chosen):
                     results[i] = tuple(responses[place * n : (place + 1) * n])
         return results
+
+    def _decoded(
+        self, prompts: list[Encoded], n: int, sampling: Sampling, streams: list[np.random.Generator]
+    ) -> list[Decoded]:
+        student = self.student
+
+        def drawn(logits_BV: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+            uniform = [streams[row].random() for row in rows]
+            return draw(logits_BV, torch.tensor(uniform, dtype=torch.float64, device=student.device), sampling)
+
+        def stopped(tokens: Sequence[int]) -> str | None:
+            return sampling.before_stop(student.decode(tokens)) if sampling.stop else None
+
+        return Decoding(student, n, sampling.max_tokens, drawn, stopped, student.eos)(prompts)
+
+    def _response(self, row: Decoded) -> Response:
+        text = row.cut if row.cut is not None else self.student.decode(row.tokens)
+        return Response(self.student.said(text), row.tokens, row.logp, row.finished)
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         ids = [self.student.option_ids(option) for option in options]
@@ -110,144 +115,6 @@ class HF(Engine):
 def _stream(seed: int, sample_id: str, index: int) -> np.random.Generator:
     key = hashlib.sha256(f"{seed}|{sample_id}|{index}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16])))
-
-
-@dataclass
-class _Decoding:
-    """One batch of prompts decoded to the end."""
-
-    student: Student
-    n: int
-    sampling: Sampling
-    tokens: list[list[int]] = field(default_factory=list[list[int]])
-    logp: list[list[float]] = field(default_factory=list[list[float]])
-
-    def __call__(self, prompts: list[Encoded], streams: list[np.random.Generator]) -> list[Response]:
-        from transformers import DynamicCache
-
-        rows = len(prompts) * self.n
-        self.tokens, self.logp = [[] for _ in range(rows)], [[] for _ in range(rows)]
-        finished = [False] * rows
-        cut: dict[int, str] = {}
-        alive = list(range(rows))
-        student, device = self.student, self.student.device
-        cache = DynamicCache(config=student.base.config.get_text_config())
-        hidden, mask, position = self._prefill(prompts, cache)
-        prefix = self._prefix(cache, mask)
-        if prefix is not None:
-            cache = DynamicCache()
-        elif self.n > 1:
-            self._repeat(cache)
-        mask = None if prefix is not None else mask.repeat_interleave(self.n, 0)
-        room = [max((student.encoder.limit or 2**62) - len(p.ids), 1) for p in prompts for _ in range(self.n)]
-        for step in range(self.sampling.max_tokens):
-            uniform = torch.tensor([streams[row].random() for row in alive], dtype=torch.float64, device=device)
-            token, logp = draw(student.logits(hidden), uniform, self.sampling)
-            still: list[int] = []
-            for place, (row, t, lp) in enumerate(zip(alive, token.tolist(), logp.tolist(), strict=True)):
-                if finished[row] or step >= room[row]:
-                    continue  # ended, but the batch was not worth shrinking for it
-                self.tokens[row].append(t)
-                self.logp[row].append(lp)
-                text = self._stopped(row)
-                if text is not None:
-                    cut[row] = text
-                finished[row] = t in student.eos or text is not None
-                if not finished[row] and step + 1 < room[row]:
-                    still.append(place)
-            if not still or step + 1 == self.sampling.max_tokens:
-                break
-            if len(still) <= 0.75 * len(alive):  # dropping rows copies the cache, so not for every one
-                keep = torch.tensor(still, device=device)
-                prefix = prefix and prefix.select(still)
-                if cache.layers:  # nothing is held before the second token
-                    cache.batch_select_indices(keep)
-                token, position = token[keep], position[keep]
-                mask = None if mask is None else mask[keep]
-                alive = [alive[place] for place in still]
-            if mask is not None:
-                mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
-            hidden = self._step(token, mask, position + step, cache, prefix)
-        return [self._response(row, finished[row], cut.get(row)) for row in range(rows)]
-
-    def _prefill(self, prompts: list[Encoded], cache: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Encodes left-padded prompts once; returns last hidden and next position, repeated n times, and the mask."""
-        length = max(len(p.ids) for p in prompts)
-        axes = max(p.positions_RL.shape[0] for p in prompts)
-        ids = torch.full((len(prompts), length), self.student.pad)
-        mask = torch.zeros(len(prompts), length, dtype=torch.long)
-        positions = torch.zeros(axes, len(prompts), length, dtype=torch.long)
-        blocks = torch.full((len(prompts), length), -1)
-        for i, prompt in enumerate(prompts):
-            start = length - len(prompt.ids)
-            ids[i, start:] = torch.tensor(prompt.ids)
-            mask[i, start:] = 1
-            positions[:, i, start:] = prompt.positions_RL
-            if prompt.blocks is not None:
-                blocks[i, start:] = prompt.blocks
-        student, device = self.student, self.student.device
-        last = torch.arange(1, len(prompts) + 1, device=device) * length - 1
-        attention: Any = mask.to(device)
-        if (blocks >= 0).any():
-            depth = torch.where(mask > 0, mask.cumsum(1) - 1, -1)
-            attention = student.mask(visible(mask - 1, blocks).to(device), depth.to(device))
-        out = student.backbone(
-            input_ids=ids.to(device),
-            attention_mask=attention,
-            position_ids=(positions[0] if axes == 1 else positions).to(device),
-            cache=cache,
-            use_cache=True,
-            **student.see(shown(prompts)),
-            **student.reading(last, ids.numel()),
-        )
-        following = torch.tensor([p.next_position for p in prompts])
-        self.axes = axes
-        return (
-            out.last_hidden_state[:, -1].repeat_interleave(self.n, 0),
-            mask.to(device),
-            following.to(device).repeat_interleave(self.n),
-        )
-
-    def _repeat(self, cache: Any) -> None:
-        try:
-            cache.batch_repeat_interleave(self.n)
-        except AttributeError as error:
-            raise UserError(
-                f"{self.student.config.model} keeps a recurrent state, which transformers cannot copy to {self.n} "
-                "responses; sample it with the vllm engine"
-            ) from error
-
-    def _prefix(self, cache: Any, mask: Tensor) -> Prefix | None:
-        """The prompts, held once for all their responses, where the model's attention can read them so.
-
-        With one response each, what is saved is copying them at every step, and lost if they must be cast first.
-        """
-        attends = self.student.base.config.get_text_config()._attn_implementation == attention.NAME
-        gains = self.n > 1 or self.student.base.dtype == torch.float32
-        return Prefix.of(cache, mask, self.n) if attends and gains else None
-
-    def _step(self, token: Tensor, mask: Tensor | None, position: Tensor, cache: Any, prefix: Prefix | None) -> Tensor:
-        position_ids = position[:, None]
-        more: dict[str, Any] = {"attention_mask": mask}
-        if prefix is not None:  # a ready-made mask keeps transformers from building its own; layers go by the prefix
-            more = {"attention_mask": token.new_ones(1, 1, 1, 1, dtype=torch.bool), "prefix": prefix}
-        out = self.student.backbone(
-            input_ids=token[:, None],
-            position_ids=position_ids if self.axes == 1 else position_ids.expand(self.axes, -1, -1),
-            cache=cache,
-            use_cache=True,
-            **more,
-        )
-        return out.last_hidden_state[:, -1]
-
-    def _stopped(self, row: int) -> str | None:
-        """The text before a stop string, if the row has reached one."""
-        return self.sampling.before_stop(self.student.decode(self.tokens[row])) if self.sampling.stop else None
-
-    def _response(self, row: int, finished: bool, cut: str | None) -> Response:
-        tokens = self.tokens[row]
-        text = cut if cut is not None else self.student.decode(tokens)
-        return Response(self.student.said(text), tuple(tokens), tuple(self.logp[row]), finished)
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

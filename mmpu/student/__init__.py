@@ -1,12 +1,12 @@
 """The model: prompts to tokens, trunks and branches, log-probabilities, and checks of it all."""
 
-from mmpu.student.attention import Prefix
+from mmpu.student.decoding import Decoded, Decoding
 from mmpu.student.divergence import REVERSE
 from mmpu.student.encoding import TooLong
 from mmpu.student.head import Ask, Measured, Teacher
 from mmpu.student.loading import load_student
 from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room
-from mmpu.student.packing import Encoded, Pack, Tree, pack, share, shown, visible, within_budget
+from mmpu.student.packing import Encoded, Pack, Tree, pack, share, within_budget
 from mmpu.student.parts import Lora, StudentConfig, resolve_model
 from mmpu.student.selfcheck import LIMITS, probes, sharing_error
 from mmpu.student.student import Student
@@ -18,11 +18,12 @@ __all__ = [
     "SPARE",
     "TRAINING",
     "Ask",
+    "Decoded",
+    "Decoding",
     "Encoded",
     "Lora",
     "Measured",
     "Pack",
-    "Prefix",
     "Room",
     "Student",
     "StudentConfig",
@@ -35,7 +36,5 @@ __all__ = [
     "resolve_model",
     "share",
     "sharing_error",
-    "shown",
-    "visible",
     "within_budget",
 ]

@@ -12,6 +12,7 @@ import re
 
 _NAME = r"(?:seed:)?think(?:ing)?\s*"
 _MARK = re.compile(rf"(?<!`)(?:<\s*(?P<a>/?)\s*{_NAME}>|\[(?P<b>/?)THINK\]|◁(?P<c>/?)think▷)(?!`)", re.IGNORECASE)
+_CLOSED = re.compile(rf"(?:(?:<{_NAME}>|\[THINK\]|◁think▷)\s*)?(?:</{_NAME}>|\[/THINK\]|◁/think▷)\s*\Z", re.IGNORECASE)
 _OPENED = re.compile(rf"(?:<{_NAME}>|\[THINK\]|◁think▷)\s*\Z", re.IGNORECASE)
 
 
@@ -29,6 +30,22 @@ def opening(prompt: str) -> str:
     """The mark, with the white space behind it, by which a prompt lets its answer begin inside a block; or nothing."""
     found = _OPENED.search(prompt)
     return found[0] if found else ""
+
+
+def closing(opening: str) -> str:
+    """What ends a thought of nothing that was begun with this mark."""
+    mark = opening.strip()
+    return f"\n\n{mark[0]}/{mark[1:]}\n\n" if mark else ""
+
+
+def thought_nothing(prompt: str) -> bool:
+    """True if a prompt ends behind a thought of nothing: what is said to it begins with the answer."""
+    return _CLOSED.search(prompt) is not None
+
+
+def is_mark(token: str) -> bool:
+    """True if a token is a mark of thinking and no more."""
+    return _MARK.fullmatch(token.strip()) is not None
 
 
 def _read(text: str) -> tuple[str, bool]:

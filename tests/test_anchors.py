@@ -97,7 +97,7 @@ def test_anchors_know_whether_they_are_whole_and_an_empty_one_is_no_answer(tmp_p
     assert "'c' was cut" in cut.notes["cut_anchors"]
     student = shared_student("qwen2")
     rows = [SFT().supervise(group)[0] for group in (whole, cut)]
-    ends = [student.response_ids(row.response)[-1] == student.end for row in rows]
+    ends = [student.response_ids(row.sample, row.response)[-1] == student.end for row in rows]
     assert ends == [True, False], "an end of sequence that was never said teaches to stop there"
     for method in (DPO("anchor_vs_sample"), DPO(include_anchor=True)):
         group = Group(sample("c"), "cut o", (Response("x", (1,)),), (0.1,), 0.9, anchor_finished=False)

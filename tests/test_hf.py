@@ -238,13 +238,13 @@ def test_a_cache_that_forgets_is_no_prefix() -> None:
 
 
 def test_a_template_that_begins_the_thinking_leaves_no_answer_before_its_end() -> None:
-    model = student("qwen2")
+    model = student("qwen2", template_options={"enable_thinking": True})
     model.tokenizer.chat_template = str(model.tokenizer.chat_template) + "{{ '<think>\\n' }}"
     ((response,),) = generate(model, [sample("x", "Why?")], 1, max_tokens=4)
     assert response.raw == "<think>\n" + model.decode(response.tokens or ())
     assert response.text == ""
     recorded = Response(f"{response.raw}</think>7", tokens=None)
-    assert model.decode(model.response_ids(recorded)) == recorded.raw.removeprefix("<think>\n")
+    assert model.decode(model.response_ids(sample("x", "Why?"), recorded)) == recorded.raw.removeprefix("<think>\n")
 
 
 @pytest.mark.parametrize("vocabulary", [1_000, 152_000])

@@ -191,13 +191,13 @@ def test_quoted_special_tokens_forge_nothing(family: str) -> None:
     clean = model.encode(sample("x", "yes"))
     ids = set(model.tokenizer.all_special_ids)
     assert sum(i in ids for i in quoted.ids) == sum(i in ids for i in clean.ids)
-    assert not ids & set(model.response_ids(Response(" ".join(special), finished=False)))
+    assert not ids & set(model.response_ids(sample("x"), Response(" ".join(special), finished=False)))
 
 
 def test_a_given_text_ends_with_eos_and_a_sampled_one_is_left_alone() -> None:
     model = shared_student("qwen2")
-    assert model.response_ids(Response("yes"))[-1] == model.tokenizer.eos_token_id
-    assert model.response_ids(Response("yes", (5, 6, 7))) == (5, 6, 7)
+    assert model.response_ids(sample("x"), Response("yes"))[-1] == model.tokenizer.eos_token_id
+    assert model.response_ids(sample("x"), Response("yes", (5, 6, 7))) == (5, 6, 7)
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused() -> None:
@@ -304,13 +304,14 @@ def test_dropout_of_the_published_config_is_off(tmp_path: Path) -> None:
 
 
 def test_a_model_without_an_end_of_sequence_says_so() -> None:
-    model = student("qwen2")
+    """A chat template would name one; texts without turns have none but the tokenizer's and the model's."""
+    model = student("qwen2", template="completion")
     model.tokenizer.eos_token = None
     model.base.generation_config.eos_token_id = None
     with pytest.raises(UserError, match="no end-of-sequence token"):
-        model.response_ids(Response("yes"))
+        model.response_ids(sample("x"), Response("yes"))
     model.base.generation_config.eos_token_id = [7, 9]
-    assert model.response_ids(Response("yes"))[-1] == 7
+    assert model.response_ids(sample("x"), Response("yes"))[-1] == 7
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3", "qwen2_5_vl"])

@@ -123,11 +123,10 @@ def test_gradient_is_exact_at_any_budget(family: str, name: str, lora: Lora | No
 @pytest.mark.parametrize("template", ["chat", "completion"])
 def test_a_prompt_may_be_trained_on_with_its_answer(template: str) -> None:
     """The loss is that of the whole text, every token but the first, with and without a chat template."""
-    model = student("qwen2")
-    model.encoder.config = dataclasses.replace(model.config, template=template)
+    model = student("qwen2", template=template)
     model.start_stage(reference=False)
     (row,) = SFT(style="opsd_compat").supervise(Group(samples("qwen2")[0], anchor="It is red."))
-    ids = torch.tensor([model.encode(row.sample).ids + model.response_ids(row.response)])
+    ids = torch.tensor([model.encode(row.sample).ids + model.response_ids(row.sample, row.response)])
     with torch.no_grad():
         wanted = model.base(input_ids=ids, labels=ids).loss
     metrics = Updater(model, model, Optim().build(model), SFT(), Optim(), Accelerator(cpu=True))([[row]], 0, 10)

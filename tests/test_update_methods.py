@@ -117,7 +117,7 @@ def expected(
 ) -> tuple[torch.Tensor, float]:
     """Gradient and loss of one graph over sequences that are run one by one."""
     rows = [row for group in groups for row in group]
-    tokens = [model.response_ids(row.response) for row in rows]
+    tokens = [model.response_ids(row.sample, row.response) for row in rows]
     scale = TEMPERATURE if method.tempered else 1.0
     columns: dict[str, list[torch.Tensor]] = {}
 
@@ -231,7 +231,7 @@ def test_kl_is_measured_alike_for_methods_that_do_not_need_it() -> None:
     model, shadow, groups = prepared("qwen2", method, None)
     rows = [row for group in groups for row in group]
     with torch.no_grad():
-        ids = [model.response_ids(row.response) for row in rows]
+        ids = [model.response_ids(row.sample, row.response) for row in rows]
         index = [torch.tensor(i)[:, None] for i in ids]
         live = [
             plain(model, r.sample, i, TEMPERATURE)[0].gather(1, n) for r, i, n in zip(rows, ids, index, strict=True)

@@ -222,9 +222,9 @@ def parts(family: str) -> tuple[Any, Any, Any, Family]:
     return model.eval(), tok, processor, rules
 
 
-def student(family: str, lora: Lora | None = None) -> Student:
+def student(family: str, lora: Lora | None = None, **options: Any) -> Student:
     model, tok, processor, rules = parts(family)
-    return Student(model, tok, StudentConfig(f"tiny-random-{family}", lora=lora), processor, rules).eval()
+    return Student(model, tok, StudentConfig(f"tiny-random-{family}", lora=lora, **options), processor, rules).eval()
 
 
 @functools.cache

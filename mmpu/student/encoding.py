@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from mmpu.core import Message, Response, Sample, UserError, user
+from mmpu.core import Response, Sample, UserError
 from mmpu.families import Family
 from mmpu.media import images as media
 from mmpu.student.packing import Encoded
 from mmpu.student.parts import StudentConfig
-from mmpu.student.tokenizing import Tokens
+from mmpu.student.tokenizing import Tokens, lead
+from mmpu.student.turns import Chat, Plain
 from mmpu.student.vision import Features, stacked
-from mmpu.thinking import opening
 
 KEPT = 20_000
-"""Encoded prompts and images held before the cache starts anew."""
-TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-"""Thinking is off, and LLaMA's templates write their documented date instead of today's, which would change every
-prompt overnight."""
+"""Encoded prompts, answers and images held before the cache starts anew."""
+APART = ("1", "x", ":", "\n", ".")
+"""Texts behind which one is encoded that would merge with its prompt's end; the first with which it does not."""
 
 
 class TooLong(UserError):
@@ -53,10 +51,12 @@ class Encoder:
         self._images: dict[str, Features] = {}
         self._begun: dict[object, tuple[Tensor, Tensor | None]] = {}
         self._count = torch.arange(0)
+        self._answers: dict[object, tuple[int, ...]] = {}
         self._pieces: dict[str, list[int]] = {}
-        added: Mapping[int, Any] = tokenizer.added_tokens_decoder
-        self._special = tuple(t.content for t in added.values() if t.special and len(t.content) > 1)
-        self._starts = frozenset(content[:2] for content in self._special)
+        self._lead = lead(tokenizer) if config.template == "completion" else ()
+        kind = Plain if config.template == "completion" else Chat
+        self.turns = kind(config, tokenizer, family.marker, family.never_sampled, ends(model))
+        """How prompts and answers stand in one text."""
 
     def __call__(self, sample: Sample) -> Encoded:
         """A prompt as ids, positions and image tensors, ready for a response to follow.
@@ -92,14 +92,17 @@ class Encoder:
         return Encoded(ids, positions, features, fingerprints, end, counts, blocks)
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        if self.config.template == "completion":
-            return tuple(cast(list[int], self.tokenizer(text)["input_ids"]))
-        return self.tokens(text)
+        """The tokens of a whole text, with what the tokenizer puts before one that no template begins."""
+        return self._lead + self.tokens(text)
 
     def length(self, sample: Sample) -> int:
         """Tokens of a prompt, whether it fits the model or not."""
+        return len(self._ids(self._text(sample)))
+
+    def _text(self, sample: Sample) -> str:
+        """The text of a prompt, with a placeholder for every feature of its images."""
         counts = tuple(self.family.image_length(self.shape, self.image(i, sample.id)[1]) for i in sample.images)
-        return len(self._ids(self._placed(self.render(sample), counts, sample.id)))
+        return self._placed(self.render(sample), counts, sample.id)
 
     def _placed(self, text: str, counts: Sequence[int], sample_id: str) -> str:
         """The text with every image marker replaced by as many placeholders as its image has features."""
@@ -151,49 +154,49 @@ class Encoder:
 
     def render(self, sample: Sample) -> str:
         """The prompt as text, before images take their place."""
-        if self.config.template == "completion":
-            return "\n".join(message.text for message in sample.prompt)
-        options = TEMPLATE_OPTIONS | (self.config.template_options or {})
-        messages = [self._message(message) for message in sample.prompt]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        return self.turns.prompt(sample)
 
-    def _message(self, message: Message) -> dict[str, object]:
-        parts = [
-            {"type": "image"} if p.kind == "image" else {"type": "text", "text": self._defuse(p.data)}
-            for p in message.parts
-        ]
-        if self.family.marker is None:
-            return {"role": message.role, "content": "\n".join(str(p["text"]) for p in parts if "text" in p)}
-        return {"role": message.role, "content": parts}
+    def response_ids(self, sample: Sample, response: Response, end: int) -> tuple[int, ...]:
+        """The tokens of a response: as sampled or, for a text no student sampled, those that follow the prompt's where
+        both are encoded as one text. `end` stands behind a finished one unless the template writes an end itself.
 
-    def _defuse(self, text: str) -> str:
-        """Breaks up special tokens that a text merely quotes: they would otherwise forge turns or images."""
-        if not any(start in text for start in self._starts):
-            return text
-        for token in self._special:
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
-
-    def response_ids(self, response: Response, end: int) -> tuple[int, ...]:
-        """The tokens of a response: as sampled, or, for a text no student sampled, its encoding and `end`."""
+        The prompt's own tokens are what was sampled from and stay as they are. So where the first words would merge
+        with the prompt's last token, as a line break does with another one, the answer is encoded apart, without what
+        a tokenizer puts before a text.
+        """
         if response.tokens is not None:
             return response.tokens
-        ids = self.text_ids(response.raw.removeprefix(self.opening) if self.opening else response.raw)
-        return (*ids, end) if response.finished else ids
+        key = (sample.prompt, response.raw, response.finished, end)
+        if key not in self._answers:
+            if len(self._answers) >= KEPT:
+                self._answers.clear()
+            said = self.turns.answer(sample, response.raw, response.finished)
+            ids = self._behind(self._text(sample), said)
+            ended = not response.finished or self.turns.end is not None
+            self._answers[key] = ids if ended else (*ids, end)
+        return self._answers[key]
+
+    def _behind(self, prompt: str, text: str) -> tuple[int, ...]:
+        for before in (prompt, *APART):
+            begun, both = self._ids(before), self._ids(before + text)
+            if both[: len(begun)] == begun:
+                return both[len(begun) :]
+        return self.tokens(text)
 
     def text_ids(self, text: str) -> tuple[int, ...]:
-        """The tokens of a text that no student sampled."""
-        return tuple(cast(list[int], self.tokenizer(self._defuse(text), add_special_tokens=False)["input_ids"]))
+        """The tokens of a text that a prompt quotes."""
+        return self.tokens.whole(self.turns.inert(text))
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        """What was said, without the tokens that only frame it."""
+        frame = self.turns.frame
+        return self.tokenizer.decode([token for token in ids if token not in frame], skip_special_tokens=False)
 
-    @cached_property
+    @property
     def opening(self) -> str:
         """The mark with which the template begins every response's thinking, so that no response holds it; or
         nothing."""
-        return opening(self.render(Sample("", user("?"))))
+        return self.turns.opened
 
     def option_ids(self, option: str) -> list[int]:
         """Every token whose stripped text is `option`."""
@@ -201,3 +204,9 @@ class Encoder:
             for token in range(len(self.tokenizer)):
                 self._pieces.setdefault(self.tokenizer.decode([token]).strip(), []).append(token)
         return self._pieces.get(option, [])
+
+
+def ends(model: Any) -> frozenset[int]:
+    """The ids that a model's generation config names as ends of a response."""
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return frozenset(cast(list[int], ids) if isinstance(ids, list) else [] if ids is None else [int(ids)])

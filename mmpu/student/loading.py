@@ -22,4 +22,6 @@ def load_student(config: StudentConfig) -> Student:
     student = Student(parts.model, parts.tokenizer, config, parts.image_processor, parts.family).eval()
     if parts.model.config.model_type not in EXACT:
         student.sharing = can_share(student)
+    if (generation := getattr(student.base, "generation_config", None)) is not None:
+        generation.eos_token_id = sorted(student.eos)  # also for who generates from it, or from what is saved
     return student

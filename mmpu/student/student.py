@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmpu.core import Response, Sample, UserError
 from mmpu.families import Family
 from mmpu.student import adapters, attention, dropout, last_layer, rms_norm, tied, vector_math
-from mmpu.student.encoding import Encoder
+from mmpu.student.encoding import Encoder, ends
 from mmpu.student.head import Ask, Head, Measured, measure
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
 from mmpu.student.parts import StudentConfig
@@ -84,17 +84,16 @@ class Student(nn.Module):
 
     @property
     def eos(self) -> frozenset[int]:
-        """Ids that end a response."""
-        config = getattr(self.base, "generation_config", None)
-        ids = getattr(config, "eos_token_id", None)
-        found = set(cast(list[int], ids) if isinstance(ids, list) else [] if ids is None else [int(ids)])
-        return frozenset(found | {self.tokenizer.eos_token_id} - {None})
+        """Ids that end a response: what the chat template ends a turn with, and what model and tokenizer call so."""
+        own: tuple[int | None, ...] = (self.tokenizer.eos_token_id, self.encoder.turns.end)
+        return ends(self.base) | {end for end in own if end is not None}
 
     @property
     def end(self) -> int:
-        """The id that a response given as text ends with."""
-        if self.tokenizer.eos_token_id is not None:
-            return int(self.tokenizer.eos_token_id)
+        """The id that a response given as text ends with: the chat template's, else the tokenizer's."""
+        for end in (self.encoder.turns.end, self.tokenizer.eos_token_id):
+            if end is not None:
+                return int(end)
         if not self.eos:
             raise UserError(
                 f"{self.config.model} names no end-of-sequence token, neither in its tokenizer nor in "
@@ -181,9 +180,9 @@ class Student(nn.Module):
         """A prompt as ids, positions and image tensors; see `Encoder`."""
         return self.encoder(sample)
 
-    def response_ids(self, response: Response) -> tuple[int, ...]:
-        """The tokens of a response, with the end of sequence where it is finished."""
-        return self.encoder.response_ids(response, self.end)
+    def response_ids(self, sample: Sample, response: Response) -> tuple[int, ...]:
+        """The tokens of a response to a prompt, with the end of the turn where it is finished; see `Encoder`."""
+        return self.encoder.response_ids(sample, response, self.end)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.encoder.decode(ids)

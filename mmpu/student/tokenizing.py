@@ -92,6 +92,16 @@ def _pieces(text: str) -> list[str]:
     return pieces
 
 
+def lead(tokenizer: Any) -> tuple[int, ...]:
+    """The special tokens that a tokenizer puts before a text; what it puts behind one belongs behind an answer."""
+    text = "a"
+    plain, whole = (
+        tuple(cast(list[int], tokenizer(text, add_special_tokens=each)["input_ids"])) for each in (False, True)
+    )
+    places = [at for at in range(len(whole)) if whole[at : at + len(plain)] == plain]
+    return whole[: places[0]] if places else ()
+
+
 def can_cut(backend: Any, tokenizer: Any) -> bool:
     """Whether ids of pieces are the ids of the text.
 

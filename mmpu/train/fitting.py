@@ -68,7 +68,11 @@ class Fitting:
         unread = [r for r, score in zip(group.responses, group.scores, strict=False) if math.isnan(score)]
         if not unread:
             return group
-        anchor = f", an anchor of {len(self.student.response_ids(group.taught))}" if group.anchor is not None else ""
+        anchor = (
+            f", an anchor of {len(self.student.response_ids(group.sample, group.taught))}"
+            if group.anchor is not None
+            else ""
+        )
         note = (
             f"sample {group.sample.id!r}: {len(unread)} of {len(group.responses)} candidates have no score, with a "
             f"prompt of {self.student.encoder.length(group.sample)} tokens{anchor} and candidates of up to "
@@ -79,7 +83,7 @@ class Fitting:
     def overlong(self, rows: Sequence[Row]) -> str | None:
         """Why the rows of a group do not fit, in tokens; None if they do."""
         for row in rows:
-            tokens = len(self.student.response_ids(row.response))
+            tokens = len(self.student.response_ids(row.sample, row.response))
             reason = _overlong(self.student, row.sample, tokens)
             if reason is None and row.context is not None:
                 reason = _overlong(self.teacher, row.context, tokens)

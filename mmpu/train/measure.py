@@ -65,7 +65,7 @@ class Measure:
         """
         assert len({row.sample.id for row in rows}) == 1, "rows of several prompts in one group"
         prompt = self.student.encode(rows[0].sample)
-        branches = tuple(self.student.response_ids(row.response) for row in rows)
+        branches = tuple(self.student.response_ids(row.sample, row.response) for row in rows)
         if not rows[0].whole:
             return Tree(prompt, branches)
         if prompt.images:

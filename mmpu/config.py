@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
+from mmpu import files
 from mmpu.core import UserError
 from mmpu.plugins import suggest
 
@@ -25,13 +26,13 @@ def load_yaml(path: Path) -> Values:
     """A YAML file's mapping; errors name the file and the line."""
     import yaml
 
+    from mmpu import strict_yaml
+
     try:
-        # libyaml reads the same YAML some ten times faster, which a listing of all tasks notices.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        values: object = yaml.load(path.read_text(encoding="utf-8-sig"), loader)
+        values: object = strict_yaml.loaded(files.text(path, strict_yaml.BYTES))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold a mapping at its top level, it holds {type(values).__name__}")
@@ -53,6 +54,8 @@ def override(values: Values, assignments: Sequence[str]) -> Values:
 
     import yaml
 
+    from mmpu import strict_yaml
+
     values = copy.deepcopy(values)
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
@@ -63,7 +66,7 @@ def override(values: Values, assignments: Sequence[str]) -> Values:
         for depth, key in enumerate(keys[:-1]):
             node = _child(node, key, ".".join(keys[: depth + 1]), assignment)
         try:
-            value: Any = yaml.safe_load(text)
+            value: Any = strict_yaml.loaded(text)
         except yaml.YAMLError:
             raise UserError(f"the value in the override {assignment!r} is not valid YAML") from None
         if isinstance(node, list):

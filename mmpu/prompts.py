@@ -14,10 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mmpu import files
 from mmpu.core import Message, Part, Sample, UserError, digest
 
 MAX_CHARACTERS = 32_000
 """Of an answer as a judge sees it, unless the judge says otherwise: some 8,000 tokens."""
+PROMPT_BYTES = 2**20
+"""Of a prompt file."""
 _TAGS = ("question", "reference", "candidate", "response_[ab]")
 _CHAT = r"<(?=\|)|<(?=/?s>)|<(?=/?think>)|\[(?=/?INST\])"
 """Marks that tokenizers of chat models take for the border of a turn."""
@@ -37,21 +40,23 @@ def template_of(path: Path) -> Any:
     Raises:
         UserError: no such file, or not a Jinja template.
     """
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2 import TemplateError
+
+    from mmpu.sandbox import Sandbox
 
     try:
-        return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(
-            path.read_text(encoding="utf-8-sig")
-        )
-    except (OSError, UnicodeDecodeError, TemplateError) as error:
+        return Sandbox().from_string(files.text(path, PROMPT_BYTES))
+    except (OSError, ValueError, TemplateError, SyntaxError, RecursionError) as error:
         raise UserError(f"cannot use the prompt {path}: {error}") from None
 
 
 @cache
 def prompt_hash(path: Path) -> str:
     """The content hash of a prompt file; like the compiled template, of what it held when it was first read."""
-    return digest(path.read_text(encoding="utf-8"))
+    try:
+        return digest(files.text(path, PROMPT_BYTES, "utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the prompt {path}: {error}") from None
 
 
 def about(
@@ -73,10 +78,20 @@ def about(
             return None if value is None else quote(value)
         return [quote(text) for text in value]
 
+    compiled = template_of(template)
     values = {name: quoted_value(value) for name, value in quoted.items()}
     try:
-        text = template_of(template).render(question=inert(question(sample.prompt), template), **values)
-    except TemplateError as error:
+        compiled.environment.begin()
+        text = compiled.render(question=inert(question(sample.prompt), template), **values)
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise UserError(f"cannot use the prompt {template}: {error}") from None
     images = [p for m in sample.prompt for p in m.parts if p.kind == "image"]
     return replace(sample, prompt=(Message("user", (*images, Part("text", text))),))

@@ -22,8 +22,12 @@ USES = {
     "duel": "core",
     "losses": "learning",
     "plugins": "core",
-    "prompts": "core",
-    "config": "core plugins",
+    "prompts": "core files sandbox",
+    "files": "core",
+    "shown": "",
+    "strict_yaml": "",
+    "sandbox": "",
+    "config": "core files plugins strict_yaml",
     "client": "core thinking",
     "specs": "config core plugins",
     "media": "core",
@@ -33,7 +37,7 @@ USES = {
     "scorers": "core graders prompts replies thinking",
     "families": "core media",
     "methods": "core learning losses prompts student",
-    "task": "config core graders media plugins specs thinking",
+    "task": "config core files graders media plugins sandbox shown specs thinking",
     "student": "core families learning media plugins thinking",
     "engines": "client core media store student thinking",
     "train": "core learning losses prompts specs statistics store student",
@@ -49,6 +53,7 @@ USES = {
 
 LIGHT = {
     *("core", "thinking", "replies", "duel", "learning", "statistics", "plugins", "prompts", "config", "specs"),
+    *("files", "shown", "strict_yaml", "sandbox"),
     *("client", "media", "store", "graders", "judges", "task", "boards", "judging", "evaluation", "cli"),
     *("studies.comparison", "studies.curves"),
     *(

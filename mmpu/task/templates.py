@@ -1,4 +1,5 @@
-"""Jinja over a row's fields, sandboxed: a task's texts may come from anywhere, and evaluating them runs no code.
+"""Jinja over a row's fields, sandboxed and bounded: a task's texts may come from anywhere, and evaluating them runs no
+code and takes no longer than `mmpu/sandbox.py` says.
 
 A field that a row lacks is an error, as is one that would be written as `None`, `[…]` or `{…}`. A field
 whose name is no identifier is `row['its name']`. Filters beside Jinja's: `last_boxed`, `literal`, `most_common`,
@@ -15,15 +16,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmpu.config import Values
 from mmpu.core import UserError
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from mmpu.sandbox import Sandbox
 
 T = TypeVar("T")
+NAMED = 50
+"""Fields that an error names."""
 _EXPRESSION = re.compile(r"\s*\{\{(.*)\}\}\s*", re.DOTALL)
 
 
@@ -46,20 +49,19 @@ def value(template: str, row: Values, where: str) -> object:
 
 def expression(source: str, where: str) -> Callable[[Values], Any]:
     """A Jinja expression such as `number < 900` as a function of a row; it does not raise UserError when called."""
-    from jinja2 import TemplateError
-
     try:
         compiled = _expression(source)
-    except TemplateError as error:
+    except failures() as error:
         raise UserError(f"{where}: {error}") from None
-    return lambda row: compiled(row, row=row)
+    return lambda row: _begun(compiled)(row, row=row)
 
 
 def failures() -> tuple[type[Exception], ...]:
     """What evaluating a template or an expression on a row may raise."""
     from jinja2 import TemplateError
 
-    return (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+    kinds = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
+    return (TemplateError, SyntaxError, *kinds)  # of Python too: literals, and loops within twenty loops
 
 
 def undeclared(source: str, *, is_expression: bool = False) -> set[str]:
@@ -67,7 +69,10 @@ def undeclared(source: str, *, is_expression: bool = False) -> set[str]:
     from jinja2 import meta, nodes
 
     environment = _environment()
-    tree = environment.parse("{{ " + source + " }}" if is_expression else source)
+    try:
+        tree = environment.parse("{{ " + source + " }}" if is_expression else source)
+    except failures():  # whoever evaluates it says what is wrong
+        return set()
     guards = [n for n in tree.find_all((nodes.Test, nodes.Filter)) if n.name in ("defined", "default", "d")]
     guarded = {name.name for guard in guards for name in guard.find_all(nodes.Name)}
     return meta.find_undeclared_variables(tree) - guarded - {"row"}
@@ -75,22 +80,28 @@ def undeclared(source: str, *, is_expression: bool = False) -> set[str]:
 
 def _run(evaluate: Callable[[], T], row: Values, where: str) -> T:
     try:
+        _environment().begin()
         return evaluate()
     except failures() as error:
-        raise UserError(f"{where}: {error}; the row has: {', '.join(map(str, row))}") from None
+        raise UserError(f"{where}: {error or 'it is nested too deeply'}; the row has: {_names(row)}") from None
+
+
+def _names(row: Values) -> str:
+    named = ", ".join(str(name)[:40] for name in list(row)[:NAMED])
+    return named + (f" and {len(row) - NAMED} more" if len(row) > NAMED else "")
+
+
+def _begun(compiled: T) -> T:
+    _environment().begin()
+    return compiled
 
 
 @cache
-def _environment() -> Environment:
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def _environment() -> Sandbox:
+    from mmpu.sandbox import Sandbox
 
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, finalize=_written, autoescape=False, keep_trailing_newline=True
-    )
-    filters = cast(dict[str, Any], environment.filters)
-    filters.update(last_boxed=_last_boxed, literal=_literal, most_common=_most_common, shuffled=_shuffled)
-    return environment
+    filters = {"last_boxed": _last_boxed, "literal": _literal, "most_common": _most_common, "shuffled": _shuffled}
+    return Sandbox(filters, finalize=_written, autoescape=False, keep_trailing_newline=True)
 
 
 @cache
@@ -106,12 +117,10 @@ def _expression(source: str) -> Any:
 @cache
 def _expression_of(template: str) -> Any:
     """The one expression that a template consists of, compiled; None if it is anything else."""
-    from jinja2 import TemplateError
-
     match = _EXPRESSION.fullmatch(template)
     try:
         return _expression(match[1]) if match else None
-    except TemplateError:
+    except failures():
         return None
 
 
@@ -145,7 +154,12 @@ def _last_boxed(solution: str) -> str:
 
 def _literal(text: object) -> object:
     """The value of a Python literal, as lists are sometimes published in text columns; what is no text stays."""
-    return ast.literal_eval(text) if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{text[:80]!r} is no Python literal ({type(error).__name__})") from None
 
 
 def _most_common(values: Sequence[object]) -> object:

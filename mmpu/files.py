@@ -1,0 +1,109 @@
+"""Files of others. What is read is of bounded size, lies in a regular file, and is a value or one error; a name becomes
+a file's name in one way.
+
+Whoever calls says what the error means: everything here raises `OSError` where a file cannot be read and `ValueError`
+where its content is not what it should be, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, cast
+
+from mmpu.core import digest
+
+LARGEST = 2**32
+"""Bytes of a file that is read whole, such as a task's rows."""
+DEPTH = 100
+"""Levels of JSON within JSON; what is read by recursion must end long before Python's own limit."""
+NAME_BYTES = 150
+"""Of a file's name without what is added to it; file systems take 255."""
+
+
+def content(path: Path, most: int = LARGEST) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        OSError: there is none, it is a folder, a pipe or a device, it holds more than `most` bytes, or its name cannot
+            be one. Opening never waits.
+    """
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # NUL, or half a surrogate pair
+        raise FileNotFoundError(f"no file can have this name ({error})") from None
+    try:
+        status = os.fstat(opened)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("a folder, a pipe or a device is no file to read")
+        if status.st_size > most:
+            raise OSError(f"{status.st_size:,} bytes are more than the {most:,} that are read")
+        with os.fdopen(os.dup(opened), "rb") as file:
+            return file.read()
+    finally:
+        os.close(opened)
+
+
+def text(path: Path, most: int = LARGEST, encoding: str = "utf-8-sig") -> str:
+    """The text of a regular file in UTF-8, with or without a byte order mark, its lines ended by `\n`.
+
+    Raises:
+        OSError: as `content`.
+        ValueError: it is not UTF-8.
+    """
+    return content(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file, or a link to one; False also for what cannot be a name."""
+    try:
+        return path.is_file()
+    except OSError:  # too long
+        return False
+
+
+def parsed(source: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is none, or is nested more than `DEPTH` deep.
+    """
+    try:
+        value: object = json.loads(source)
+    except RecursionError:
+        raise ValueError(f"lists and mappings stand more than {DEPTH} deep within each other") from None
+    plain = source if isinstance(source, str) else source.decode("utf-8", "replace")
+    if plain.count("[") + plain.count("{") > DEPTH and _deeper(value, DEPTH):
+        raise ValueError(f"lists and mappings stand more than {DEPTH} deep within each other")
+    return value
+
+
+def _deeper(value: object, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [item for each in level for item in _inside(each)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: object) -> list[object]:
+    """The lists and mappings directly inside one."""
+    if isinstance(value, dict):
+        found = list(cast(dict[str, object], value).values())
+    else:
+        found = cast(list[object], value) if isinstance(value, list) else []
+    return [item for item in found if isinstance(item, dict | list)]
+
+
+def file_name(name: str) -> str:
+    """A file's name for a name: never a path, never hidden, not too long. Names that would fall together get a hash
+    each."""
+    plain = "".join(c if c.isalnum() or c in "-._" else "-" for c in name)
+    if plain.startswith(".") or not plain:
+        plain = f"-{plain.lstrip('.')}"
+    while len(plain.encode()) > NAME_BYTES:
+        plain = plain[:-1]
+    return plain if plain == name else f"{plain}-{digest(name)[:6]}"

@@ -1,0 +1,147 @@
+"""What others wrote is a value or one clear error: files, YAML, JSON, templates, names, and what is shown of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmpu import files, sandbox, shown
+from mmpu.config import load_yaml
+from mmpu.core import UserError
+from mmpu.task import templates
+
+BOMB = "a0: &a0 [l,l,l,l,l,l,l,l,l]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", "line 3, column 1: the key 'a' stands on line 1 already"),
+        ("x: {b: 1, b: 2}", "the key 'b' stands on line 1 already"),
+        ("a: 2026-99-99", "line 1, column 4"),
+        (f"a: {'9' * 5000}", "a whole number of more than 300 digits"),
+        (f"a: {':'.join(['1'] * 5000)}", "a whole number of more than 300 digits"),
+        ("no: 1", "the key 'no' is read as true or false; write it in quotes"),
+        ("? [a]\n: b", "a key must be a name"),
+        ("a: &a [*a]", "holds itself"),
+        (BOMB, "aliases written out"),
+        (f"a: {'[' * 200_000}", "deep within each other"),
+        ("- " * 200_000, "deep within each other"),
+        ("".join(" " * n + "a:\n" for n in range(300)), "deep within each other"),
+        ("a: !!timestamp x", "not a value"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("a: 1\n---\nb: 2", "single document"),
+        ("a: \x00", "control characters"),
+        ("", "must hold a mapping"),
+    ],
+)
+def test_yaml_that_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"x\.yaml") as raised:
+        load_yaml(tmp_path / "x.yaml")
+    assert message in str(raised.value)
+
+
+def test_yaml_that_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("base: &b {x: 1, y: 2}\nown: {<<: *b, x: 3}\nbias: {15: -100}\nsame: *b")
+    assert load_yaml(tmp_path / "x.yaml") == {
+        "base": {"x": 1, "y": 2},
+        "own": {"x": 3, "y": 2},
+        "bias": {15: -100},
+        "same": {"x": 1, "y": 2},
+    }
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / ("x" * 5000), tmp_path / "a\0b"):
+        with pytest.raises(OSError, match="file"):
+            files.content(path)
+        assert not files.is_file(path)
+    (tmp_path / "file").write_bytes(b"12345")
+    assert files.content(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(OSError, match="5 bytes are more than the 4"):
+        files.content(tmp_path / "file", 4)
+
+
+def test_json_is_bounded_in_depth() -> None:
+    assert files.parsed('{"a": "[[[["}') == {"a": "[[[["}
+    assert files.parsed("[" * 100 + "]" * 100)
+    for text in ("[" * 101 + "]" * 101, "[" * 200_000, '{"a":' * 900 + "1" + "}" * 900, "9" * 5000, b"\xff", "{"):
+        with pytest.raises(ValueError, match=r"deep|digits|decode|Expecting"):
+            files.parsed(text)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 10**11 }}",
+        "{{ 10 ** (10 ** 10) }}",
+        "{{ 'a' | center(10**10) }}",
+        "{{ 'a'.center(10**10) }}",
+        "{{ [1] | batch(10**10, 'x') | list }}",
+        "{{ 'a\nb' | indent(10**10) }}",
+        "{{ range(10**12) | list }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '{:{w}}'.format(1, w=10**9) }}",
+        "{{ (['x' * 1000000] * 100000) | join }}",
+        "{{ ','.join(['a' * 1000000] * 1000000) }}",
+        "{{ ('a' * 1000000) | replace('', 'b' * 1000000) }}",
+        "{% macro f(n) %}{{ f(n - 1) }}{{ f(n - 1) }}{% endmacro %}{{ f(9) }}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(30) }}",
+        "{% set n = namespace(a='aaaaaaaaaa') %}{% for i in range(99) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
+        "{% for i in range(99999) %}{{ 'a' * 100000 }}{% endfor %}",
+        "{{ ([[1] * 1000000] * 1000) | sum(start=[]) }}",
+        "{% for i in [1] %}" * 25 + "{% endfor %}" * 25,
+        "{{ " + "(" * 20_000 + " }}",
+        "{{ " + "9" * 5000 + " }}",
+        "{{ q | literal }}",
+        "{{ ('-' * 100000 ~ '1') | literal }}",
+        "{{ q[::0] }}",
+        "{% include 'x' %}",
+    ],
+)
+def test_a_template_ends(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "STEPS", 10_000)
+    monkeypatch.setattr(sandbox, "SIZE", 10_000_000)
+    with pytest.raises(UserError, match="here"):
+        templates.text(template, {"q": "one?"}, "here")
+
+
+def test_what_honest_templates_do_is_the_same() -> None:
+    row = {"xs": [1, 2, 3], "s": "abc", "big": "x" * 20_000_000}
+    for template, expected in {
+        "{% for x in xs %}{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{% endfor %}": "1/3,2/3,3/3",
+        "{% for x in xs if x > 1 %}{{ x }}{% else %}none{% endfor %}": "23",
+        "{{ s ~ '-' ~ xs[0] }}{{ s[1:] }}{{ xs | join(' * ') }}": "abc-1bc1 * 2 * 3",
+        "{{ '%s has 1000000' % s }}{{ '{} * {}'.format(1, 2) }}": "abc has 10000001 * 2",
+        "{{ none_there | default(1000000) }}{{ s.replace('b', 'BB') }}": "1000000aBBc",
+    }.items():
+        assert templates.text(template, row, "here") == expected
+    assert templates.value("{{ big }}", row, "here") is row["big"]
+
+
+def test_names_become_file_names() -> None:
+    assert files.file_name("qwen2.5-1") == "qwen2.5-1"
+    for name in ("../../x", "a/b", "..", ".", "", "a\0b", "x" * 5000, "ü" * 200, "\ud800", ".hidden", "a\nb"):
+        made = files.file_name(name)
+        assert made == Path(made).name
+        assert made.isprintable()
+        assert not made.startswith(".")
+        assert len(made.encode()) < 200
+    assert len({files.file_name(name) for name in ("a/b", "a:b", "a-b", "a b")}) == 4
+
+
+def test_what_is_shown_does_nothing() -> None:
+    evil = "\x1b]0;pwned\x07\x1b[2J\u202eabc\u2066\x9b\ud800\r"
+    assert shown.visible(evil + "\nb\t") == ("\\x1b]0;pwned\\x07\\x1b[2J\\u202eabc\\u2066\\x9b\\ud800\\x0d\nb\t")
+    assert shown.visible("Größe 👩‍👩‍👧 می‌خواهم") == "Größe 👩‍👩‍👧 می‌خواهم"
+    assert shown.one_line("a\nb") == "a\\nb"
+    assert shown.markdown("a|b\n\n| x |<img onerror=1>[k](javascript:1)`") == (
+        "a\\|b \\| x \\|&lt;img onerror=1&gt;[k]&#40;javascript:1)&#96;"
+    )

@@ -123,12 +123,12 @@ def test_impossible_divergences_are_refused(knobs: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("entropies", [True, False])
-@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize(("softcap", "scale"), [(None, 1.0), (3.0, 1.0), (None, 0.3), (3.0, 0.3)])
 @pytest.mark.parametrize("trained", [True, False])
 def test_chunks_change_neither_values_nor_gradients(
-    monkeypatch: pytest.MonkeyPatch, softcap: float | None, trained: bool, entropies: bool
+    monkeypatch: pytest.MonkeyPatch, softcap: float | None, scale: float, trained: bool, entropies: bool
 ) -> None:
-    """Against the whole logits, with soft-capping, temperature, a bias, banned tokens, a head that trains or not,
+    """Against the whole logits: scales, soft-capping, temperature, a bias, banned tokens, a head that trains or not,
     beside gradients of an earlier pass."""
     torch.manual_seed(0)
     hidden, other = torch.randn(23, 16), torch.randn(9, 12)
@@ -140,7 +140,7 @@ def test_chunks_change_neither_values_nor_gradients(
         h, w, b = (x.clone().requires_grad_(trained or x is hidden) for x in (hidden, weight, bias))
         if trained:
             w.grad, b.grad = torch.ones_like(w), torch.ones_like(b)
-        head, teacher = Head(w, b, (45, 47), softcap), Head(theirs, None, (45, 47), softcap)
+        head, teacher = Head(w, b, (45, 47), softcap, scale), Head(theirs, None, (45, 47), softcap, scale)
         if room is not None:
             asked = Teacher(teacher, other, at)
             found = measure(head, h, target, Ask(1.7, entropies, divergence=form, teacher=asked, room=room))

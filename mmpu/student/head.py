@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpu.learning import Divergence
 from mmpu.student.divergence import divergence, log_softmax
+from mmpu.student.form import Form
 from mmpu.student.logprobs import AMPLE, Logits, Room, exact, log_probs
 
 CHUNK = 2**22
@@ -55,6 +56,8 @@ class Head:
     """Tokens that only prompts may hold; their logit is minus infinity."""
     softcap: float | None = None
     """c · tanh(logits / c), as Gemma does; None leaves logits as they are."""
+    scale: float = 1.0
+    """Of products, before they are capped."""
 
     @property
     def exact(self) -> torch.dtype:
@@ -64,9 +67,7 @@ class Head:
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """(N, V) in float32, in float64 where the weights are."""
         logits = project(hidden_NH, self.weight_VH, self.bias_V)
-        logits = logits.to(exact(logits))
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
+        logits = Form(self.scale, self.softcap).of(logits.to(exact(logits)))
         if self.banned:
             logits = logits.index_fill(1, torch.tensor(self.banned, device=logits.device), float("-inf"))
         return logits
@@ -104,7 +105,7 @@ def measure(head: Head, hidden_NH: Tensor, target_N: Tensor, ask: Ask) -> dict[s
     """`logp`, and `entropy` and `divergence` where asked for, each (N,) as exact as `log_probs`; a divergence is zero
     where the teacher does not read."""
 
-    form = Logits(head.banned, head.softcap, ask.temperature)
+    form = Logits(head.banned, head.softcap, ask.temperature, head.scale)
     logp_N, entropy_N = log_probs(hidden_NH, head.weight_VH, head.bias_V, target_N, form, ask.entropy, ask.room)
     found = {"logp": logp_N} | ({} if entropy_N is None else {"entropy": entropy_N})
     if ask.divergence is not None and ask.teacher is not None:

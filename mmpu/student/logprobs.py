@@ -58,12 +58,13 @@ SPARE = Room(2**22, 128, 0, True)
 
 @dataclass(frozen=True)
 class Logits:
-    """How logits come from products with the head's weights: l = c · tanh(z / c) / temperature."""
+    """How logits come from products with the head's weights: l = c · tanh(s · z / c) / temperature."""
 
     banned: tuple[int, ...] = ()
     """Tokens whose logit is minus infinity."""
     softcap: float | None = None
     temperature: float = 1.0
+    scale: float = 1.0
 
 
 def exact(tensor: Tensor) -> torch.dtype:
@@ -158,6 +159,8 @@ class _LogProbs(torch.autograd.Function):
                 d_logits.mul_(slope)
             if ctx.form.temperature != 1.0:
                 d_logits.div_(ctx.form.temperature)
+            if ctx.form.scale != 1.0:
+                d_logits.mul_(ctx.form.scale)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
             d_logits = d_logits.to(weight.dtype)
@@ -219,6 +222,8 @@ def _logits(
     if bias is not None:
         buffer.add_(bias)
     slope = None
+    if form.scale != 1.0:
+        buffer.mul_(form.scale)
     if form.softcap is not None:
         buffer.div_(form.softcap).tanh_()
         slope = 1 - buffer.square()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmpu.core import Response, Sample, UserError
 from mmpu.families import Family
-from mmpu.student import adapters, attention, dropout, last_layer, rms_norm, tied, vector_math
+from mmpu.student import adapters, attention, dropout, form, last_layer, rms_norm, tied, vector_math
 from mmpu.student.encoding import Encoder, ends
 from mmpu.student.head import Ask, Head, Measured, measure
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
@@ -51,6 +51,7 @@ class Student(nn.Module):
         self.family = family or Family()
         self.model = model
         self.encoder = Encoder(config, model.config, model, tokenizer, image_processor, self.family)
+        self.form = form.measured(model)
         self.sharing = True
         """Whether branches may share a trunk; False computes every response in a sequence of its own."""
         if config.attention == "sdpa":
@@ -215,8 +216,7 @@ class Student(nn.Module):
     def head(self) -> Head:
         """The projection to logits, with its live weights."""
         linear = self.base.get_output_embeddings()
-        softcap = getattr(self.base.config.get_text_config(), "final_logit_softcapping", None)
-        return Head(linear.weight, linear.bias, self.banned, softcap)
+        return Head(linear.weight, linear.bias, self.banned, self.form.softcap, self.form.scale)
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """(N, V) in float32 (`exact`), minus infinity at tokens that only prompts may hold."""

@@ -41,11 +41,11 @@ USES = {
     "student": "core families learning media plugins thinking",
     "engines": "client core media store student thinking",
     "train": "core learning losses prompts specs statistics store student",
-    "boards": "core duel media prompts statistics store task",
+    "boards": "core duel media plugins prompts statistics store task",
     "judging": "boards core duel media prompts statistics store",
     "evaluation": "boards config core duel judging media statistics store student task thinking",
     "recipes": "boards config core duel engines evaluation judging learning media plugins specs store student task "
-    "train",
+    "thinking train",
     "studies": "config core duel engines evaluation judging plugins recipes specs statistics store task thinking",
     "cli": EVERYTHING,
 }
@@ -61,6 +61,7 @@ LIGHT = {
         "recipes.collecting",
         "recipes.wiring",
         "recipes.judges",
+        "recipes.pages",
         "recipes.presets",
         "recipes.runs",
     ),

@@ -61,7 +61,10 @@ def test_listings_name_what_there_is() -> None:
 def test_an_evaluation_from_answers_to_a_page(folder: Path) -> None:
     done = mmpu(*evaluation())
     assert done.exit_code == 0, done.output
-    assert done.output.splitlines()[-1] == "written to leaderboards/sums.rule.json"
+    assert done.output.splitlines()[-2:] == [
+        "written to leaderboards/sums.rule.json",
+        "page: leaderboards/sums.rule.html",
+    ]
     assert "75.0 [19.8, 97.3]" in done.output, "Wilson's for one and a half of two"
     shown = mmpu("leaderboard", "leaderboards/sums.rule.json", "--markdown")
     assert shown.output == markdown(read(folder / "leaderboards/sums.rule.json")) + "\n"
@@ -97,7 +100,7 @@ MISTAKES = {
     "model": (evaluation("./nosuch"), "no model './nosuch': no such folder"),
     "sampling": (evaluation(temperature="-1"), "sampling out of range"),
     "place": (evaluation(out="rows.json"), "cannot write rows.json/"),
-    "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 2"),
+    "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 3"),
     "no board": (["leaderboard", "gone.json"], "cannot read the leaderboard gone.json"),
     "config": (
         ["train", "quickstart-txt"],

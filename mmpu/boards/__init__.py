@@ -15,7 +15,9 @@ from mmpu.boards.board import (
     read,
     write,
 )
-from mmpu.boards.provenance import provenance_of
+from mmpu.boards.exhibits import keep, kept
+from mmpu.boards.html import Shown, Texts, page, view_of
+from mmpu.boards.provenance import prompt_of, provenance_of
 from mmpu.boards.tables import cells, header, notes, ranked, sentences
 
 __all__ = [
@@ -27,15 +29,22 @@ __all__ = [
     "Entry",
     "LengthModel",
     "Provenance",
+    "Shown",
     "System",
+    "Texts",
     "WinRate",
     "cells",
     "header",
+    "keep",
+    "kept",
     "merge",
     "notes",
+    "page",
+    "prompt_of",
     "provenance_of",
     "ranked",
     "read",
     "sentences",
+    "view_of",
     "write",
 ]

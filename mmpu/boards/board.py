@@ -18,8 +18,8 @@ from mmpu.core import UserError
 from mmpu.statistics import Difference, Interval
 from mmpu.store import write_atomically
 
-SCHEMA = 2
-READS = (1, 2)
+SCHEMA = 3
+READS = (1, 2, 3)
 """Schemas that this version reads; what an older one lacks is absent or unknown."""
 
 
@@ -189,6 +189,8 @@ class Board:
     decided_by: str
     entries: tuple[Entry, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    judge_prompt: str | None = None
+    """The text that the judge was asked with, of the latest evaluation; None for a rule, and before schema 3."""
     schema: int = SCHEMA
 
 
@@ -221,7 +223,7 @@ def read(path: Path) -> Board:
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         raise UserError(f"{path} is not a leaderboard of schema {SCHEMA}: {problem}") from None
     if board.schema not in READS:
-        raise UserError(f"{path} has schema {board.schema}, this version reads {' and '.join(map(str, READS))}")
+        raise UserError(f"{path} has schema {board.schema}, this version reads {', '.join(map(str, READS))}")
     return dataclasses.replace(board, schema=SCHEMA)
 
 

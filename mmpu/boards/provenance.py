@@ -46,6 +46,12 @@ def judge_of(judge: Judge) -> dict[str, str]:
     return {key: str(value) for key, value in known.items() if value}
 
 
+def prompt_of(judge: Judge) -> str | None:
+    """The text of a judge's prompt, where it has one."""
+    prompt = getattr(judge, "prompt", None)
+    return Path(prompt).read_text(encoding="utf-8") if prompt else None
+
+
 def versions(*packages: str) -> dict[str, str]:
     def one(name: str) -> str:
         try:

@@ -11,7 +11,7 @@ import click
 from mmpu import __version__
 from mmpu.cli.judge import announce, judging_options, progress_on_stderr
 from mmpu.cli.judge import judge as judge_group
-from mmpu.cli.show import lines, list_data, quiet, show_board, table
+from mmpu.cli.show import lines, list_data, quiet, show_board, show_page, table
 from mmpu.cli.tasks import DATA, TRUST, tasks
 from mmpu.core import UserError
 
@@ -132,7 +132,9 @@ def evaluate(
         return
     board = assess.evaluate(options, progress_on_stderr(), announce)
     show_board(board)
-    click.echo(f"written to {Path(out) / f'{board.task}.{board.judge}.json'}")
+    path = Path(out) / f"{board.task}.{board.judge}.json"
+    click.echo(f"written to {path}")
+    show_page([path], path.with_suffix(".html"))
 
 
 @main.command()
@@ -187,11 +189,15 @@ def cache(store: Path, model: str | None, older_than: str | None, keep: str | No
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
-def leaderboard(paths: tuple[Path, ...], markdown: bool) -> None:
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page of the boards and the samples behind them.")
+def leaderboard(paths: tuple[Path, ...], markdown: bool, html: Path | None) -> None:
     """Validate and show board files."""
     from mmpu.boards import board as boards
     from mmpu.boards import tables
 
+    if html is not None:
+        show_page(paths, html)
+        return
     for path in paths:
         board = boards.read(path)
         if markdown:

@@ -38,6 +38,15 @@ def show_board(board: Any) -> None:
         click.echo(line)
 
 
+def show_page(boards: Sequence[Path], out: Path) -> None:
+    """Writes the page of boards, and says where it is."""
+    from mmpu.recipes.pages import write_page
+
+    written = write_page(boards, out)
+    beside = f", with {len(written) - 1} files of pictures beside it" if len(written) > 1 else ""
+    click.echo(f"page: {written[0]}{beside}")
+
+
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table, its first column to the left and all others to the right."""
     from rich.console import Console

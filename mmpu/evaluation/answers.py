@@ -92,7 +92,13 @@ def answer(
 
 
 def answers_of(system: System, folder: Path) -> dict[str, str]:
-    """A system's judged answers by sample, from the file that `answer` wrote.
+    """A system's judged answers by sample, without their thinking; errors as in `said_by`."""
+    return {sample: answer_of(raw) for sample, (raw, _) in said_by(system, folder).items()}
+
+
+def said_by(system: System, folder: Path) -> dict[str, tuple[str, str]]:
+    """All that a system said in its judged answers, and the thinking that came apart from it, by sample; from the file
+    that `answer` wrote.
 
     Raises:
         UserError: the file is not there, or holds other answers than those that were judged.
@@ -104,8 +110,12 @@ def answers_of(system: System, folder: Path) -> dict[str, str]:
         raise UserError(f"cannot read the answers {path}: {error}") from None
     if digest(rows) != system.outputs:
         raise UserError(f"{path} holds other answers of {system.name} than those that were judged; evaluate again")
-    outputs = {row["id"]: row["output"] for row in rows}
-    return {sample: answer_of(output[0] if isinstance(output, list) else output) for sample, output in outputs.items()}
+    return {row["id"]: (_first(row["output"]), _first(row.get("reasoning", ""))) for row in rows}
+
+
+def _first(said: str | list[str]) -> str:
+    """The judged one of several attempts."""
+    return said[0] if isinstance(said, list) else said
 
 
 def _heard(response: Response) -> Response:

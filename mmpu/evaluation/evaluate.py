@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmpu.boards import Board, Provenance, merge, provenance_of, read, write
+from mmpu.boards import Board, Provenance, keep, merge, prompt_of, provenance_of, read, write
 from mmpu.core import Sample, Sampling, UserError
 from mmpu.duel import Duel, Judge
 from mmpu.evaluation.answers import Answers, Contender, answer, slug
@@ -102,6 +102,7 @@ def publish(
     # Another evaluation may have published meanwhile.
     board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
     board = merge(board, [m.entry for m in measured], comparisons(measured))
+    board = replace(board, judge_prompt=prompt_of(judge))
     write(path, board)
     return board
 
@@ -121,6 +122,8 @@ def prepare(
         read(path)  # a board that cannot be added to should fail before anything is asked
     samples = task.samples(split)
     place = folder / f"{task.name}.{split}"
+    if task.config.redistribute:
+        keep(samples, place)
     answers = {
         c.name: answer(c, task, samples, sampling, place, settings.max_missing, settings.attempts) for c in contenders
     }

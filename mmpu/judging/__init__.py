@@ -7,7 +7,8 @@ from mmpu.judging.compare import comparisons
 from mmpu.judging.economy import Estimate, Prices, estimate
 from mmpu.judging.glm import Calibration, read_calibration
 from mmpu.judging.match import Item, Match, Probe, asked_of, counts_of, equal_duel, equalised, item_of, match_of
-from mmpu.judging.measure import MAX_UNREAD, measure_all, wins_of
+from mmpu.judging.measure import MAX_UNREAD, measure_all, raw_wins, wins_of
+from mmpu.judging.ranks import places, strengths
 from mmpu.judging.run import Limits, Progress, Question, ask, missing, questions
 from mmpu.judging.verdicts import Verdicts
 
@@ -38,9 +39,12 @@ __all__ = [
     "match_of",
     "measure_all",
     "missing",
+    "places",
     "questions",
+    "raw_wins",
     "read_calibration",
     "recompute",
+    "strengths",
     "wins_of",
     "write_annotations",
 ]

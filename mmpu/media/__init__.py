@@ -10,6 +10,7 @@ from mmpu.media.images import (
     named,
     named_picture,
     prompt_key,
+    thumbnail,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "named",
     "named_picture",
     "prompt_key",
+    "thumbnail",
 ]

@@ -29,6 +29,8 @@ MAX_PIXELS = 50_000_000
 """Largest picture that is decoded."""
 MAX_ASPECT = 200
 """Longest side over shortest; beyond it image processors refuse or produce nonsense."""
+THUMBNAIL = 320
+"""Longest side of a picture on a page."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
 BITS, SAMPLE_FORMAT = 258, 339
@@ -188,6 +190,18 @@ def pixels(data: str) -> int:
 def data_uri(image: Image) -> str:
     """A picture as a lossless PNG data URI."""
     return _uri("png", _encoded(normalised(image, "in memory"), "PNG"))
+
+
+@lru_cache(maxsize=1024)
+def thumbnail(data: str, side: int = THUMBNAIL) -> str:
+    """A small copy of a picture for pages, at most `side` pixels high and wide, as a WebP data URI.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = load_image(data)
+    image.thumbnail((side, side))
+    return _uri("webp", _encoded(image, "WEBP", quality=80))
 
 
 def named_picture(value: object, where: str) -> object:

@@ -92,6 +92,8 @@ class TaskConfig(SampleTemplates):
     baseline: str | None = None
     """The baseline of `mmpu eval` unless it is told another; `reference` is the data set's own answers."""
     licence: str = ""
+    redistribute: bool = True
+    """False where the licence forbids to keep prompts and pictures beside a board, so that no page shows them."""
     citation: str = ""
     obtain: str = ""
     """How to get files that are not there, for errors."""

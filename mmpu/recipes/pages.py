@@ -1,0 +1,117 @@
+"""From board files, and the evaluation's store, answers and samples beside them, to a page.
+
+Numbers come from the boards alone. What else there is, is shown; what is missing is said on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmpu.boards import Board, Entry, Shown, System, Texts, kept, page, read, view_of
+from mmpu.core import UserError
+from mmpu.evaluation import STORE, said_by
+from mmpu.judging import Match, Verdicts, match_of, places, raw_wins, strengths
+from mmpu.store import write_atomically
+from mmpu.thinking import answer_of
+
+
+def write_page(paths: Sequence[Path], out: Path) -> list[Path]:
+    """Writes a page of these boards to `out`, an HTML file, with script files beside it where pictures are many.
+
+    Returns:
+        What was written, the page first.
+
+    Raises:
+        UserError: a board cannot be read, or `out` cannot be written.
+    """
+    if out.suffix != ".html":
+        raise UserError(f"{out}: a page is an .html file; give --html a name that ends so")
+    texts = Texts()
+    shown = [_shown(read(path), path.parent, texts) for path in paths]
+    files = page(shown, texts, out.stem)
+    for name in reversed(files):  # the page last: it does not stand there without its pictures
+        write_atomically(out.with_name(name), files[name])
+    return [out.with_name(name) for name in files]
+
+
+@dataclass
+class _View:
+    """The matches of one view of a board."""
+
+    wins: dict[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    clusters: dict[str, str] = field(default_factory=dict[str, str])
+    baseline: str = ""
+
+
+def _shown(board: Board, folder: Path, texts: Texts) -> Shown:
+    store = folder / STORE
+    if not store.exists():
+        return Shown(board, silent=f"There is no {STORE} beside the board, so its answers cannot be shown.")
+    verdicts = Verdicts(store)
+    known = {_name(m): m for m in map(match_of, verdicts.matches()) if m.task == board.task}
+    views: dict[str, _View] = {}
+    shown: list[dict[str, Any]] = []
+    silent: dict[str, None] = {}
+    for entry in board.entries:
+        match = known.get(_name(entry))
+        if entry.system == entry.baseline or match is None:
+            continue
+        readings = verdicts.get(match.keys)
+        name = view_of(entry.split, entry.baseline.name, entry.provenance.judge_identity)
+        view = views.setdefault(name, _View(baseline=entry.baseline.name))
+        view.wins[entry.system.name] = raw_wins(match, readings)
+        view.clusters |= {item.sample: item.cluster for item in match.items}
+        try:
+            items = _items(match, readings, folder / f"{board.task}.{match.split}", texts)
+        except UserError as reason:
+            silent[str(reason)] = None
+        else:
+            shown.append({"view": name, "system": entry.system.name, "items": items})
+    if not views:
+        silent[f"{store} holds no match of this board, so its answers cannot be shown."] = None
+    return Shown(
+        board,
+        {name: places(view.wins, view.baseline, view.clusters) for name, view in views.items()},
+        {
+            name: {system: asdict(value) for system, value in strengths(v.wins, v.baseline, v.clusters).items()}
+            for name, v in views.items()
+        },
+        shown,
+        " ".join(silent),
+    )
+
+
+def _name(met: Match | Entry) -> tuple[str, System, System, str]:
+    """Whose answers met whose, under which judge."""
+    return met.split, met.system, met.baseline, met.provenance.judge_identity
+
+
+def _items(match: Match, readings: Mapping[str, Any], folder: Path, texts: Texts) -> list[list[Any]]:
+    """The duels of a match, each as the page's `samples.js` reads it."""
+    samples = kept(folder)
+    ours, theirs = (said_by(system, folder) for system in (match.system, match.baseline))
+    if lacking := [i for i in match.items if not all(i.sample in known for known in (samples, ours, theirs))]:
+        raise UserError(
+            f"{folder} lacks {len(lacking)} of the {len(match.items)} samples that {match.system.name} was judged on; "
+            "run `mmpu eval` again, nothing is paid for twice"
+        )
+    items: list[list[Any]] = []
+    for item in match.items:
+        both = [_said(*said[item.sample], texts) for said in (ours, theirs)]
+        verdicts = [
+            [v.order, v.win, v.soft, v.reason, dict(v.detail), texts.text(v.said) if v.said else None]
+            for v in item.raw.verdicts(item.sample, readings)
+        ]
+        sample = texts.sample(samples[item.sample], str(folder))
+        items.append([sample, both, list(item.grades), list(item.words), verdicts])
+    return items
+
+
+def _said(raw: str, reasoning: str, texts: Texts) -> list[int | None]:
+    """The answer, and what was thought before it where there is any."""
+    answer = answer_of(raw)
+    thought = "\n\n".join(filter(None, (reasoning, raw if raw != answer else "")))
+    return [texts.text(answer), texts.text(thought) if thought else None]

@@ -12,10 +12,11 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Annotated, Any, Self, TypeVar, cast
 
 from mmpu import files
 from mmpu.core import UserError
+from mmpu.knobs import infinite, limits, outside
 from mmpu.plugins import suggest
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, provided: Mapping
 
 def converted(cls: type[object], values: Mapping[str, Any], where: str, provided: Collection[str]) -> dict[str, object]:
     """Plain values as the fields of the dataclass `cls` want them. Those of `provided` are not theirs to set."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     known = [name for name in _fields(cls) if name not in provided]
     for key in values:
         if key not in known:
@@ -152,33 +153,58 @@ def _fields(cls: type[object]) -> dict[str, dataclasses.Field[Any]]:
 
 
 def _convert(hint: Any, value: object, where: str) -> object:
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    for each in typing.get_args(hint) if union else (hint,):
-        own = typing.get_origin(each) or each
-        if isinstance(own, type) and issubclass(own, Readable) and not (union and value is None):
-            return own.read(value, where, *typing.get_args(each))
+    """A plain value as a type wants it, in the range that the type says."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        found = _convert(arguments[0], value, where)
+        if (wanted := outside(found, limits(arguments[1:]))) is not None:
+            raise UserError(f"{where}: {value!r} is out of range; it must be {wanted}")
+        return found
+    if origin in (typing.Union, types.UnionType):
+        return _alternative(hint, value, where)
+    if isinstance(origin or hint, type) and issubclass(origin or hint, Readable):
+        return (origin or hint).read(value, where, *arguments)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return build(hint, cast(Mapping[str, Any], value), where)
-    if isinstance(hint, types.UnionType) and value is not None:
-        inner = [h for h in typing.get_args(hint) if dataclasses.is_dataclass(h)]
-        if inner and isinstance(value, Mapping):
-            return build(cast(type[object], inner[0]), cast(Mapping[str, Any], value), where)
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list):
         items = cast(list[object], value)
-        element = typing.get_args(hint)[0]
-        return tuple(_convert(element, item, f"{where}.{_label(element, item, i)}") for i, item in enumerate(items))
-    if typing.get_origin(hint) is dict and isinstance(value, Mapping):
-        name, element = typing.get_args(hint)
-        if dataclasses.is_dataclass(element):  # pydantic would ignore keys that these do not have
-            named = cast(Mapping[str, object], value)
-            return {_convert(name, k, where): _convert(element, v, f"{where}.{k}") for k, v in named.items()}
+        kinds = arguments if Ellipsis not in arguments else arguments[:1] * len(items)
+        if len(items) != len(kinds):
+            raise UserError(f"{where}: {value!r} will not do: it takes {len(kinds)} values")
+        pairs = enumerate(zip(kinds, items, strict=True))
+        return tuple(_convert(kind, item, f"{where}.{_label(kind, item, i)}") for i, (kind, item) in pairs)
+    if origin is dict and isinstance(value, Mapping):
+        name, element = arguments
+        named = cast(Mapping[str, object], value)
+        return {_convert(name, k, where): _convert(element, v, f"{where}.{k}") for k, v in named.items()}
+    return _validated(hint, value, where)
+
+
+def _alternative(hint: Any, value: object, where: str) -> object:
+    """A value as the one of several types that it is meant for."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    if value is None and len(kinds) < len(typing.get_args(hint)):
+        return None
+    readable = [k for k in kinds if isinstance(own := typing.get_origin(k) or k, type) and issubclass(own, Readable)]
+    shaped = [k for k in kinds if dataclasses.is_dataclass(k)] if isinstance(value, Mapping) else []
+    chosen = readable or shaped or kinds
+    return _convert(chosen[0], value, where) if len(chosen) == 1 else _validated(hint, value, where)
+
+
+def _validated(hint: Any, value: object, where: str) -> object:
+    """A value that has no parts of its own to convert. True and false are no numbers, nor is what is not finite."""
     from pydantic import TypeAdapter, ValidationError
 
+    if isinstance(value, bool) and hint in (int, float):
+        raise UserError(f"{where}: {str(value).lower()} will not do: a number is wanted")
     try:
-        return cast(Any, TypeAdapter)(hint).validate_python(value)
+        found: object = cast(Any, TypeAdapter)(hint).validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise UserError(f"{where}: {value!r} will not do: {problem}") from None
+    if infinite(found):
+        raise UserError(f"{where}: {value!r} will not do: a finite number is wanted")
+    return found
 
 
 def _label(element: Any, item: object, index: int) -> str:

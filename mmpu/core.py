@@ -19,8 +19,11 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
+from annotated_types import Interval
+
+from mmpu.knobs import CountOrZero, Rate, Seed, Temperature, faults
 from mmpu.thinking import answer_of
 
 T = TypeVar("T")
@@ -29,6 +32,14 @@ NAN = float("nan")
 
 class UserError(Exception):
     """A mistake of the user's, worded for the user: what, where, and the way out. The command line exits with 2."""
+
+
+def hold(instance: object, where: str) -> None:
+    """Raises:
+    UserError: a number of a dataclass is outside the range that its field says.
+    """
+    if wrong := faults(instance):
+        raise UserError(f"{where} out of range: {', '.join(wrong)}")
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -81,25 +92,20 @@ def user(*parts: Part | str) -> tuple[Message, ...]:
 class Sampling:
     """How an engine draws tokens."""
 
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """0 is greedy."""
-    top_p: float = 1.0
-    top_k: int = 0
+    top_p: Rate = 1.0
+    top_k: CountOrZero = 0
     """Keep the k likeliest tokens; 0 keeps all."""
-    min_p: float = 0.0
+    min_p: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Drop tokens less likely than this share of the likeliest one."""
-    max_tokens: int = 256
+    max_tokens: Annotated[int, Interval(ge=1, le=2**20)] = 256
     stop: tuple[str, ...] = ()
     """Strings that end a response; the string itself is not part of the text."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or not 0 <= self.min_p < 1:
-            raise UserError(
-                f"sampling out of range: {self}; temperature >= 0, 0 < top_p <= 1, top_k >= 0, 0 <= min_p < 1"
-            )
-        if self.max_tokens < 1:
-            raise UserError(f"sampling.max_tokens must be at least 1, got {self.max_tokens}")
+        hold(self, "sampling")
         if not all(self.stop):
             raise UserError("sampling.stop holds an empty string, which would end every response before it begins")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mmpu.core import NAN, Group, Response, Sample, UserError
+from mmpu.core import NAN, Group, Response, Sample, UserError, hold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,6 +132,9 @@ class Quantities:
 
 class Method(ABC):
     """A training method: what to train on, and the loss as a pure function of per-token quantities."""
+
+    def __post_init__(self) -> None:
+        hold(self, type(self).__module__.rpartition(".")[2])
 
     @property
     def needs(self) -> frozenset[str]:

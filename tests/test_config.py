@@ -95,7 +95,7 @@ def test_an_unknown_key_is_refused_where_it_stands(values: dict[str, Any], messa
         ("stages.1.optim=3", "x.yaml.stages.second.optim: 3"),
         ("by_name={a: {lr: slow}}", "x.yaml.by_name.a.lr: 'slow'"),
         ("run=", "x.yaml.run: None"),
-        ("stages.1.sampling={temperature: -1}", "sampling out of range"),
+        ("stages.1.sampling={temperature: -1}", "x.yaml.stages.second.sampling.temperature"),
     ],
 )
 def test_a_value_of_the_wrong_type_names_its_place(assignment: str, place: str) -> None:

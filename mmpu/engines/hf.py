@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
+from mmpu.knobs import MAY_CHANGE, Count
 from mmpu.student import Decoded, Decoding, Encoded, Student, TooLong, Tree, share, within_budget
 
 BLOCK = 512
@@ -30,9 +31,9 @@ class HF(Engine):
     student: Student
     weights: Literal["live", "frozen"] = "live"
     """`frozen` answers with the weights that the stage started from."""
-    rows: int = 256
+    rows: Annotated[Count, MAY_CHANGE] = 256
     """Responses decoded at a time."""
-    tokens_per_pass: int | None = None
+    tokens_per_pass: Annotated[Count | None, MAY_CHANGE] = None
     """Padded tokens of one `choose` forward; None takes 2,048 on a CPU, where small passes stay in its caches, and
     32,768 elsewhere."""
 

@@ -17,7 +17,9 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Interval
 
 from mmpu.client import (
     Client,
@@ -38,6 +40,7 @@ from mmpu.client import (
     weigh,
 )
 from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, in_order
+from mmpu.knobs import MAY_CHANGE, NotNegative, Parallel, Retries, Seconds
 from mmpu.media import images as media
 
 T = TypeVar("T")
@@ -53,32 +56,32 @@ NO_LOGPROBS = "the endpoint returned no log-probabilities"
 class Price:
     """Per million tokens, in any currency."""
 
-    input: float
-    output: float
+    input: NotNegative
+    output: NotNegative
 
 
 @dataclass(frozen=True)
 class OpenAI(Engine):
     model: str
-    url: str | None = None
+    url: Annotated[str | None, MAY_CHANGE] = None
     """Base URL up to and including /v1, or several separated by commas, which share the load; None reads the
     environment."""
-    urls: tuple[str, ...] = ()
+    urls: Annotated[tuple[str, ...], MAY_CHANGE] = ()
     """The same as a list."""
-    key_from: str = "OPENAI_API_KEY"
+    key_from: Annotated[str, MAY_CHANGE] = "OPENAI_API_KEY"
     """The environment variable that holds the key."""
-    concurrency: int = 64
+    concurrency: Annotated[Parallel, MAY_CHANGE] = 64
     """Most calls in flight over all endpoints. What an endpoint gets rises while its latency holds."""
-    timeout: float = 120.0
+    timeout: Annotated[Seconds, MAY_CHANGE] = 120.0
     """Seconds for one attempt."""
-    deadline: float = 600.0
+    deadline: Annotated[Seconds, MAY_CHANGE] = 600.0
     """Seconds for one item, from its first attempt on."""
-    retries: int = 6
+    retries: Annotated[Retries, MAY_CHANGE] = 6
     """Further attempts at one request, after waits that double from half a second, or as Retry-After says."""
-    top_logprobs: int = 20
-    max_image_bytes: int = 4 * 2**20
+    top_logprobs: Annotated[int, Interval(ge=1, le=100)] = 20
+    max_image_bytes: Annotated[int, Interval(ge=4096, le=2**30)] = 4 * 2**20
     """Larger image files are sent as JPEG, scaled down as far as needed, and counted as `images_shrunk`."""
-    price: Price | None = None
+    price: Annotated[Price | None, MAY_CHANGE] = None
     """For previews of what a command will cost."""
     extra: dict[str, Any] | None = None
     """Further fields of the request body, such as {chat_template_kwargs: {enable_thinking: false}}; null leaves one of
@@ -86,15 +89,6 @@ class OpenAI(Engine):
 
     tally: Counter[str] | None = field(default=None, compare=False, repr=False)
     """Where what `generate` and `choose` take is added up, if anywhere: `requests`, `tokens_in`, `tokens_cached`, …"""
-
-    def __post_init__(self) -> None:
-        if min(self.concurrency, self.top_logprobs) < 1 or min(self.timeout, self.deadline) <= 0 or self.retries < 0:
-            raise UserError(
-                f"engine openai, {self.model}: concurrency, top_logprobs, timeout and deadline must be positive, "
-                "retries not negative"
-            )
-        if self.max_image_bytes < 4096:
-            raise UserError(f"engine openai, {self.model}: max_image_bytes must be at least 4096")
 
     @property
     def identity(self) -> str:

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mmpu.core import Sample, UserError
 from mmpu.engines import _vllm
 from mmpu.engines._vllm import Mirrored, Question, Said, StaleWeights
+from mmpu.knobs import MAY_CHANGE, Count, Rate
 from mmpu.student import Student
 
 ENVIRONMENT = {
@@ -49,11 +50,11 @@ class VLLM(Mirrored):
     student: Student
     folder: Path
     """Where weights are handed over; emptied on close."""
-    max_length: int | None = None
+    max_length: Count | None = None
     """Tokens of a prompt and its answer together; None takes the model's limit."""
-    rows: int = 256
+    rows: Annotated[Count, MAY_CHANGE] = 256
     """Responses decoded at a time."""
-    memory: float = 0.4
+    memory: Annotated[Rate, MAY_CHANGE] = 0.4
     """Share of a GPU's memory for vLLM, its weights included; training needs the rest."""
     options: dict[str, Any] | None = None
     """Further arguments of `vllm.LLM`, such as {tensor_parallel_size: 2}."""

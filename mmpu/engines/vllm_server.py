@@ -19,13 +19,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 
 from mmpu.core import Failed, Response, Sample, Sampling, UserError
 from mmpu.engines import _vllm
 from mmpu.engines._vllm import Mirrored, Question, Said, StaleWeights
+from mmpu.knobs import MAY_CHANGE, Parallel, Positive, Retries, Seconds
 from mmpu.media import images as media
 from mmpu.student import Student, Tree, pack
 
@@ -52,14 +53,14 @@ class VLLMServer(Mirrored):
     student: Student
     folder: Path
     """Where adapters are handed over; the server must be able to read it."""
-    url: str = "http://localhost:8000"
-    concurrency: int = 64
+    url: Annotated[str, MAY_CHANGE] = "http://localhost:8000"
+    concurrency: Annotated[Parallel, MAY_CHANGE] = 64
     """Prompts in flight."""
-    timeout: float = 600.0
+    timeout: Annotated[Seconds, MAY_CHANGE] = 600.0
     """Seconds for one attempt."""
-    retries: int = 3
+    retries: Annotated[Retries, MAY_CHANGE] = 3
     """Further attempts after 408, 409, 429, 5xx or a lost connection."""
-    max_gap: float = 0.05
+    max_gap: Annotated[Positive, MAY_CHANGE] = 0.05
     """Largest mean difference, in nats per token, between the server's log-probabilities and the student's at a stage's
     start; above it, the server holds other weights."""
     _served: _Served = field(default_factory=_Served, init=False, repr=False)

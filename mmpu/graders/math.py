@@ -18,6 +18,7 @@ from mmpu.graders._forms import Form, same
 from mmpu.graders._normal import normalise
 from mmpu.graders._stated import formula
 from mmpu.graders._verify import require, verify
+from mmpu.knobs import Seconds
 
 __all__ = ["Math", "last_boxed"]
 
@@ -31,7 +32,7 @@ _ASKED = 12
 class Math(Grader):
     flexible: bool = False
     """Where a text has no box, take what stands after the last «answer is», or its last formula or number."""
-    timeout: float = 5.0
+    timeout: Seconds = 5.0
     """Seconds that math-verify may take for one answer."""
 
     def grade(self, sample: Sample, text: str) -> float | None:

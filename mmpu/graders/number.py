@@ -20,6 +20,7 @@ from mmpu.core import Grader, Remark, Sample
 from mmpu.graders._boxes import boxes
 from mmpu.graders._number import Quantity, inside, last, single, whole
 from mmpu.graders._text import closed_marks
+from mmpu.knobs import NotNegative
 
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _HASHES = re.compile(r"####\s*([^\n]*)")
@@ -34,10 +35,10 @@ _PROSE = 4
 
 @dataclass(frozen=True)
 class Number(Grader):
-    tolerance: float | None = None
+    tolerance: NotNegative | None = None
     """Largest difference that counts as equal. None: 1e-6, but no more than a thousandth of the answer, so that 2e-6 is
     not 3e-6."""
-    relative: float = 0.0
+    relative: NotNegative = 0.0
     """The same as a share of the answer; the larger of the two counts."""
     strict: bool = False
     """Only what stands after `#### ` counts."""

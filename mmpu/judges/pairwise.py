@@ -15,6 +15,7 @@ from typing import Literal
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, UserError
 from mmpu.duel import Duel, Judge, Order, Verdict
+from mmpu.knobs import Count, Share
 from mmpu.prompts import MAX_CHARACTERS, about, prompt_hash, template_of
 from mmpu.replies import SHORT, Reply, letter_of, shortly
 
@@ -38,11 +39,11 @@ class Pairwise(Judge):
     reasoning: bool = False
     """The judge may think or reason first; its verdict, the last `[[A]]`, is read from the text, and what it said is
     kept."""
-    max_tokens: int = 4096
+    max_tokens: Count = 4096
     """Of a reply that may reason."""
-    min_mass: float = 0.5
+    min_mass: Share = 0.5
     """Least probability on the letters together for a reading to count."""
-    max_characters: int = MAX_CHARACTERS
+    max_characters: Count = MAX_CHARACTERS
     """Of an answer as the judge sees it; the middle of a longer one is left out."""
 
     def __post_init__(self) -> None:

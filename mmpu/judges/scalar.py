@@ -15,6 +15,7 @@ from typing import Literal
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, digest
 from mmpu.duel import MARKS, Duel, Judge, Order, Verdict
+from mmpu.knobs import Count, Share
 from mmpu.prompts import MAX_CHARACTERS, about, prompt_hash, template_of
 from mmpu.replies import SHORT, Reply, letter_of, out_of_ten, shortly
 
@@ -45,13 +46,13 @@ class Scalar(Judge):
     describe: str = "a language model marked each answer by itself"
     revision: str = ""
     weighting: Literal["hard", "soft"] = "hard"
-    min_mass: float = 0.1
+    min_mass: Share = 0.1
     """Least probability on yes and no together for a mark to count."""
     reasoning: bool = False
     """The judge may think or reason first; its mark is the last `[[7]]` or `[[Yes]]`, and what it said is kept."""
-    max_tokens: int = 4096
+    max_tokens: Count = 4096
     """Of a reply that may reason."""
-    max_characters: int = MAX_CHARACTERS
+    max_characters: Count = MAX_CHARACTERS
 
     def __post_init__(self) -> None:
         template_of(Path(self.prompt))

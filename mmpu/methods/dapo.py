@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmpu.core import Group, UserError
+from mmpu.knobs import Count, CountOrZero, NotNegative, Ratio
 from mmpu.learning import Row
 from mmpu.losses import KL, Aggregation, overlong_penalty
 from mmpu.methods.grpo import GRPO
@@ -20,26 +21,23 @@ from mmpu.methods.grpo import GRPO
 @dataclass(frozen=True)
 class DAPO(GRPO):
     aggregation: Aggregation = "token_mean"
-    clip_high: float = 0.28
-    dual_clip: float | None = 10.0
+    clip_high: NotNegative = 0.28
+    dual_clip: Ratio | None = 10.0
     kl: KL = "none"
-    batches: int = 10
+    batches: CountOrZero = 10
     """Generation batches a step may take to fill up with groups whose scores differ; 0 trains on all groups."""
-    overlong_length: int | None = None
+    overlong_length: Count | None = None
     """L_max, the length at which the punishment is full; None switches it off."""
-    overlong_buffer: int = 4096
+    overlong_buffer: Count = 4096
     """B, the tokens below L_max over which it grows."""
-    overlong_factor: float = 1.0
+    overlong_factor: NotNegative = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.overlong_length is not None and not 0 < self.overlong_buffer <= self.overlong_length:
+        if self.overlong_length is not None and self.overlong_buffer > self.overlong_length:
             raise UserError(
-                f"dapo: overlong_buffer={self.overlong_buffer} must be positive and at most "
-                f"overlong_length={self.overlong_length}"
+                f"dapo: overlong_buffer={self.overlong_buffer} must be at most overlong_length={self.overlong_length}"
             )
-        if self.batches < 0:
-            raise UserError(f"dapo: batches must be at least 0, got {self.batches}")
 
     @property
     def refill(self) -> int:

@@ -16,6 +16,7 @@ from typing import Literal
 from torch import Tensor
 
 from mmpu.core import Group, UserError
+from mmpu.knobs import Count, NotNegative, Positive
 from mmpu.learning import Batch, Method, Quantities, Row, Shadow
 from mmpu.losses import pair_weights, seq_sum, sigmoid_pair_loss
 
@@ -24,19 +25,18 @@ from mmpu.losses import pair_weights, seq_sum, sigmoid_pair_loss
 class DPO(Method):
     pairs: Literal["all_ordered", "best_worst", "top_vs_rest", "anchor_vs_sample"] = "all_ordered"
     """`all_ordered`: every two candidates whose scores differ. `anchor_vs_sample` needs no scores."""
-    beta: float = 0.1
-    delta: float = 0.0
+    beta: Positive = 0.1
+    delta: NotNegative = 0.0
     """A pair's scores differ by more than this; ties give no pair."""
-    max_pairs: int | None = None
+    max_pairs: Count | None = None
     """Largest margins first, then the order of sampling."""
     include_anchor: bool = False
     """Also prefer the anchor to every candidate that scores below it."""
-    refresh_every: int | None = None
+    refresh_every: Count | None = None
     """Steps after which candidates come from the student as it is then; None keeps the stage's start."""
 
     def __post_init__(self) -> None:
-        if self.beta <= 0 or self.delta < 0 or (self.max_pairs is not None and self.max_pairs < 1):
-            raise UserError(f"dpo needs beta > 0, delta >= 0 and max_pairs >= 1, got {self}")
+        super().__post_init__()
         if self.pairs == "anchor_vs_sample" and self.include_anchor:
             raise UserError("dpo: `include_anchor` is for pairs of candidates; anchor_vs_sample has the anchor in all")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmpu.core import Group, UserError
+from mmpu.knobs import CountOrZero, NotNegative, Ratio
 from mmpu.learning import Batch, Quantities, Row
 from mmpu.losses import KL, Aggregation, Total, aggregate, clipped_surrogate, group_advantages, kl_to_start, total_std
 from mmpu.methods._to_start import ToStart
@@ -26,27 +27,26 @@ from mmpu.methods._to_start import ToStart
 class GRPO(ToStart):
     aggregation: Aggregation = "seq_mean_token_mean"
     """`token_mean_micro` divides by the tokens of a micro-batch: the only mode that `tokens_per_pass` changes."""
-    max_length: int = 0
+    max_length: CountOrZero = 0
     """Of `fixed_len`: the length that every response counts as."""
     adv_std: Literal["sample", "population", "batch", "none"] = "sample"
     """Divisor of the advantage; `batch` takes the standard deviation of all scores of the step."""
-    adv_eps: float = 1e-4
-    min_std: float = 0.0
+    adv_eps: NotNegative = 1e-4
+    min_std: NotNegative = 0.0
     """Least divisor: keeps the noise of nearly equal scores from being blown up to unit variance."""
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
+    clip_low: NotNegative = 0.2
+    clip_high: NotNegative = 0.2
+    dual_clip: Ratio | None = None
     """Bounds the loss of negative advantages at −dual_clip · A."""
     kl: KL = "k3"
     """`full` compares whole next-token distributions, at the price of another forward of the stage's start."""
-    beta: float = 0.01
+    beta: NotNegative = 0.01
     """Weight of the KL to the stage's start."""
     mask_truncated: bool = False
     """Leave out responses that the length limit cut; they still count in the group's mean."""
 
     def __post_init__(self) -> None:
-        if min(self.adv_eps, self.min_std, self.clip_low, self.clip_high, self.beta) < 0:
-            raise UserError(f"{type(self).__name__} needs adv_eps, min_std, clips and beta of at least 0, got {self}")
+        super().__post_init__()
         if self.aggregation == "fixed_len" and self.max_length < 1:
             raise UserError("`aggregation: fixed_len` needs `max_length`, the tokens that every response counts as")
 

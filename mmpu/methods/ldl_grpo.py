@@ -20,7 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Group, UserError
+from mmpu.core import Group
+from mmpu.knobs import NotNegative, Positive
 from mmpu.learning import Batch, Quantities, Row
 from mmpu.losses import KL, group_log_softmax, group_sum, kl_to_start, label_distribution, seq_mean, seq_sum
 from mmpu.methods._to_start import ToStart
@@ -29,20 +30,16 @@ from mmpu.methods._to_start import ToStart
 @dataclass(frozen=True)
 class LDLGRPO(ToStart):
     form: Literal["mean", "sum", "ratio"] = "mean"
-    label_tau: float = 1.2
+    label_tau: Positive = 1.2
     """τ of Eq. 2; not the sampling temperature."""
-    gamma: float = 5.0
+    gamma: NotNegative = 5.0
     """Gate sharpness: what lies below the anchor is told apart with inverse temperature up to 1/τ + γ."""
-    beta: float = 0.01
+    beta: NotNegative = 0.01
     """Weight of the KL to the stage's start."""
     kl: KL = "k2"
     """`full` compares whole next-token distributions, at the price of another forward of the stage's start."""
     skip_flat_groups: bool = False
     """Leave out groups whose scores are all equal; no difference under `ratio`."""
-
-    def __post_init__(self) -> None:
-        if self.label_tau <= 0 or self.gamma < 0 or self.beta < 0:
-            raise UserError(f"ldl_grpo needs label_tau > 0, gamma >= 0 and beta >= 0, got {self}")
 
     @property
     def listwise(self) -> bool:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmpu.core import Group, Sample, UserError
+from mmpu.knobs import Share
 from mmpu.learning import Shadow
 from mmpu.methods.opsd import OPSD
 
 
 @dataclass(frozen=True)
 class LOPD(OPSD):
-    beta: float = 1.0
+    beta: Share = 1.0
     model: str = ""
     """The teacher: a bundled student, a folder or a hub id."""
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmpu.core import Group, Sample, UserError
+from mmpu.knobs import Count, CountOrZero, Positive, Rate, Ratio, Share
 from mmpu.learning import Batch, Divergence, Method, Quantities, Row, Shadow
 from mmpu.losses import Aggregation, aggregate
 from mmpu.prompts import template_path, with_solution
@@ -26,34 +27,33 @@ PROMPT = Path(__file__).with_suffix(".txt")
 
 @dataclass(frozen=True)
 class OPSD(Method):
-    beta: float = 0.0
+    beta: Share = 0.0
     """0 forward KL(T ‖ S), 1 reverse KL(S ‖ T), between: generalised JSD."""
-    clip: float | None = None
+    clip: Positive | None = None
     """Largest value of a term."""
     clip_what: Literal["entry", "token"] = "entry"
     """`entry` bounds each vocabulary entry, as the released code does: the sum may turn negative and its gradient point
     away from the teacher. `token` bounds a token's sum."""
-    top_k: int = 0
+    top_k: CountOrZero = 0
     """Compare on the teacher's k likeliest tokens, both renormalised; 0 compares on all."""
     aggregation: Aggregation = "token_mean"
-    skip_first: int = 0
+    skip_first: CountOrZero = 0
     """First tokens of a response that are left out of the loss."""
-    max_ratio: float | None = None
+    max_ratio: Ratio | None = None
     """Weigh each response by p_θ / p_sampler, at most this: for a sampler that is not quite the student."""
     teacher: Literal["start", "ema", "live"] = "start"
     """Whose weights read the solution."""
-    ema_rate: float = 0.001
+    ema_rate: Rate = 0.001
     """Share of the student that an EMA teacher takes over at each step."""
     privileged: Literal["reference", "anchor"] = "reference"
     """What the teacher is shown: the task's reference, or the answer of the run's `teacher`."""
     prompt: str | None = None
     """A Jinja file with `question` and `solution`; default: the method's .txt beside its file."""
-    max_privileged: int = 20_000
+    max_privileged: Count = 20_000
     """Longest solution in characters; a longer one loses its beginning."""
 
     def __post_init__(self) -> None:
-        if self.skip_first < 0 or (self.max_ratio is not None and self.max_ratio < 1):
-            raise UserError(f"{type(self).__name__} needs skip_first >= 0 and max_ratio >= 1, got {self}")
+        super().__post_init__()
         if self.aggregation == "fixed_len":
             raise UserError(f"{type(self).__name__}: `fixed_len` is for grpo; take token_mean or seq_mean_token_mean")
         _ = self.divergence, self.shadow

@@ -16,7 +16,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from mmpu.core import Group, Sample, UserError
+from mmpu.core import Group, Sample
+from mmpu.knobs import Count, Positive
 from mmpu.learning import Batch, Method, Quantities, Row, Shadow
 from mmpu.losses import pair_weights, seq_mean, seq_sum, sigmoid_pair_loss
 from mmpu.prompts import template_path, with_solution
@@ -30,20 +31,16 @@ BETA = {"sum": 0.1, "mean": 2.0}
 class PBSD(Method):
     loglik: Literal["sum", "mean"] = "sum"
     """Sequence log-likelihoods, or their mean per token."""
-    beta: float | None = None
+    beta: Positive | None = None
     """None takes 0.1 for sums and 2.0 for means."""
-    refresh_every: int | None = None
+    refresh_every: Count | None = None
     """Steps after which the student's weights become the teacher's; None keeps the stage's start."""
     privileged: Literal["reference", "anchor"] = "reference"
     """What the teacher is shown: the task's reference, or the answer of the run's `teacher`."""
     prompt: str | None = None
     """A Jinja file with `question` and `solution`; default: opsd.txt beside this file."""
-    max_privileged: int = 20_000
+    max_privileged: Count = 20_000
     """Longest solution in characters; a longer one loses its beginning."""
-
-    def __post_init__(self) -> None:
-        if self.beta is not None and self.beta <= 0:
-            raise UserError(f"pbsd needs beta > 0, got {self.beta}")
 
     @property
     def needs(self) -> frozenset[str]:

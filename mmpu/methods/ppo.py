@@ -17,7 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmpu.core import Group, UserError
+from mmpu.core import Group
+from mmpu.knobs import NotNegative, Share
 from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.losses import Total, aggregate, clipped_surrogate, gae, total_std
 
@@ -26,20 +27,16 @@ from mmpu.losses import Total, aggregate, clipped_surrogate, gae, total_std
 class PPO(Method):
     baseline: Literal["value_head", "ema", "none"] = "value_head"
     """What scores are compared with: the value head, the moving average of earlier steps' scores, nothing."""
-    clip: float = 0.2
-    value_clip: float = 0.2
-    value_coefficient: float = 0.1
-    discount: float = 1.0
-    lam: float = 0.95
-    beta: float = 0.05
+    clip: NotNegative = 0.2
+    value_clip: NotNegative = 0.2
+    value_coefficient: NotNegative = 0.1
+    discount: Share = 1.0
+    lam: Share = 0.95
+    beta: NotNegative = 0.05
     """Weight of the KL penalty."""
     whiten: bool = True
-    missing_eos_penalty: float = 0.0
+    missing_eos_penalty: NotNegative = 0.0
     """Taken off the score of a response that the length limit cut."""
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.discount <= 1 and 0 <= self.lam <= 1) or min(self.clip, self.value_clip, self.beta) < 0:
-            raise UserError(f"ppo needs discount and lam in [0, 1], clips and beta of at least 0, got {self}")
 
     @property
     def needs(self) -> frozenset[str]:

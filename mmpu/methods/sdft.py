@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mmpu.knobs import CountOrZero, Rate
 from mmpu.losses import Aggregation
 from mmpu.methods.opsd import OPSD
 
@@ -22,10 +23,10 @@ PROMPT = Path(__file__).with_suffix(".txt")
 @dataclass(frozen=True)
 class SDFT(OPSD):
     aggregation: Aggregation = "seq_mean_token_mean"
-    skip_first: int = 3
+    skip_first: CountOrZero = 3
     """First tokens of a response that are left out: there a teacher echoes the demonstration."""
     teacher: Literal["start", "ema", "live"] = "ema"
-    ema_rate: float = 0.01
+    ema_rate: Rate = 0.01
 
     def _template(self) -> Path:
         return PROMPT

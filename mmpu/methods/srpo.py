@@ -17,6 +17,7 @@ from typing import Literal
 from torch import Tensor
 
 from mmpu.core import Group, UserError
+from mmpu.knobs import Count, CountOrZero, NotNegative, Rate, Ratio, Share
 from mmpu.learning import Batch, Divergence, Quantities, Row, Shadow
 from mmpu.losses import KL, Aggregation, Total
 from mmpu.methods.grpo import GRPO
@@ -29,22 +30,22 @@ PROMPT = Path(__file__).with_suffix(".txt")
 class SRPO(GRPO):
     aggregation: Aggregation = "token_mean"
     adv_std: Literal["sample", "population", "batch", "none"] = "none"
-    clip_high: float = 0.28
+    clip_high: NotNegative = 0.28
     kl: KL = "none"
     correct: float = 0.5
     """Least score of a right answer."""
-    entropy_weight: float = 1.0
+    entropy_weight: NotNegative = 1.0
     """b: how much less a teacher counts where it is unsure; 0 weighs all tokens alike."""
-    jsd: float = 0.5
+    jsd: Share = 0.5
     """β of the divergence, in GKD's convention."""
-    top_k: int = 100
-    max_ratio: float = 2.0
-    ema_rate: float = 0.05
+    top_k: CountOrZero = 100
+    max_ratio: Ratio = 2.0
+    ema_rate: Rate = 0.05
     solution: Literal["sibling", "reference"] = "sibling"
     """What the teacher is shown: a right answer of the same group, or the task's reference."""
     prompt: str | None = None
     """A Jinja file with `question` and `solution`; default: srpo.txt beside this file."""
-    max_privileged: int = 20_000
+    max_privileged: Count = 20_000
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -90,10 +90,6 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
         )
     needs = method.needs | (scorer.needs if scorer is not None else frozenset())
     _check_anchors(stage, method, needs, samples, wired.teacher)
-    if min(stage.prompts_per_step, stage.k, stage.optim.updates) < 1:
-        raise UserError(f"{where}: prompts_per_step, k and optim.updates must be positive")
-    if (stage.steps is not None and stage.steps < 1) or stage.epochs <= 0:
-        raise UserError(f"{where}: steps and epochs must be positive")
     if "old_logp" in method.needs and not (
         sampling.temperature > 0 and sampling.top_p == 1 and sampling.top_k == 0 and sampling.min_p == 0
     ):

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from mmpu.config import Values, build
 from mmpu.core import Engine, Sampling, UserError
+from mmpu.knobs import MAY_CHANGE, Seed, Temperature
 from mmpu.recipes import presets
 from mmpu.recipes.wiring import Source
 from mmpu.specs import Named, Spec
@@ -19,15 +23,15 @@ from mmpu.train.stage import StageConfig
 class TeacherSampling(Sampling):
     """As `sampling`, with a teacher's defaults: its likeliest answer, and room for it."""
 
-    temperature: float = 0.0
-    max_tokens: int = 2048
+    temperature: Temperature = 0.0
+    max_tokens: Annotated[int, Interval(ge=1, le=2**20)] = 2048
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """The keys of a training config."""
 
-    run: str
+    run: Annotated[str, MAY_CHANGE]
     """The run's folder."""
     student: StudentConfig
     task: Named
@@ -40,14 +44,14 @@ class RunConfig:
     """The engine that gives anchors, asked once per prompt."""
     teacher_sampling: TeacherSampling = field(default_factory=TeacherSampling)
     """How the teacher is asked for anchors. What is kept in the store is kept for this sampling."""
-    allow_urls: bool = False
+    allow_urls: Annotated[bool, MAY_CHANGE] = False
     """Fetch images that the task's rows name by URL."""
-    seed: int = 0
-    store: str | None = None
+    seed: Seed = 0
+    store: Annotated[str | None, MAY_CHANGE] = None
     """The file of answers paid for; None is `store.sqlite` beside the run's folder, shared by the runs there."""
-    trackers: tuple[str, ...] = ()
+    trackers: Annotated[tuple[str, ...], MAY_CHANGE] = ()
     """accelerate's trackers, such as `tensorboard`, `wandb`."""
-    about: str = ""
+    about: Annotated[str, MAY_CHANGE] = ""
 
     @property
     def folder(self) -> Path:

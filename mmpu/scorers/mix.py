@@ -16,12 +16,13 @@ from functools import cached_property
 from typing import Literal
 
 from mmpu.core import NAN, Group, Sample, Scorer, Task, UserError
+from mmpu.knobs import NotNegative
 
 
 @dataclass(frozen=True)
 class Mix(Scorer):
     scorers: tuple[Scorer, ...]
-    weights: tuple[float, ...]
+    weights: tuple[NotNegative, ...]
     """One per scorer, not negative; divided by their sum."""
     task: Task
     labels: tuple[bool, ...] | None = None
@@ -31,10 +32,9 @@ class Mix(Scorer):
     mix: Literal["reward", "loss"] = "reward"
 
     def __post_init__(self) -> None:
-        if len(self.weights) != len(self.scorers) or min(self.weights, default=-1) < 0 or not sum(self.weights):
+        if len(self.weights) != len(self.scorers) or not sum(self.weights):
             raise UserError(
-                f"scorer mix: {len(self.scorers)} scorers need as many weights, none negative, not all 0; got "
-                f"{list(self.weights)}"
+                f"scorer mix: {len(self.scorers)} scorers need as many weights, not all 0; got {list(self.weights)}"
             )
         if self.labels is not None and len(self.labels) != len(self.scorers):
             raise UserError(

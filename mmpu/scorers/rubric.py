@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmpu.core import NAN, Engine, Group, Sample, Sampling, Scorer, UserError, digest
+from mmpu.knobs import Count, CountOrZero, Parallel, Share, Temperature
 from mmpu.prompts import about
 from mmpu.scorers._ropd import Item, parse_rubric, parse_verdicts, reward
 from mmpu.thinking import answer_of
@@ -42,27 +43,23 @@ class Rubric(Scorer):
     verifier: Engine | None = None
     """Who checks answers; None takes the rubricator."""
     teacher: Engine | None = None
-    m: int = 4
+    m: Parallel = 4
     """Teacher answers per prompt; 1 takes the anchor."""
-    teacher_temperature: float = 0.7
+    teacher_temperature: Temperature = 0.7
     """Of the m answers; at 0 they would be near copies."""
     shared: bool = True
     """One rubric for the group; otherwise one per student answer, scores divided by each rubric's own maximum."""
     blind: bool = True
     """Hide from the verifier whose answer it reads, and shuffle; otherwise sources are named and in order."""
-    chunk: int = 0
+    chunk: CountOrZero = 0
     """Answers per verifier call; 0 puts all of a prompt into one, 1 asks for each alone."""
-    temperature: float = 0.7
+    temperature: Temperature = 0.7
     """Of the rubricator; the verifier is greedy."""
-    max_tokens: int = 4096
+    max_tokens: Count = 4096
     salt: str = ""
     """Changes the shuffled order."""
-    max_failed: float = 0.4
+    max_failed: Share = 0.4
     """Largest share of a call's groups without a readable rubric or verdict before training stops."""
-
-    def __post_init__(self) -> None:
-        if self.m < 1 or self.chunk < 0:
-            raise UserError(f"scorer rubric needs m >= 1 and chunk >= 0, got m={self.m}, chunk={self.chunk}")
 
     @property
     def needs(self) -> frozenset[str]:

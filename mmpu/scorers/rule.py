@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmpu.core import NAN, Group, Sample, Scorer, Task
+from mmpu.knobs import Share
 from mmpu.scorers.majority import braced, canonical
 
 
 @dataclass(frozen=True)
 class Rule(Scorer):
     task: Task
-    partial: float = 0.0
+    partial: Share = 0.0
     """Least score of a response that gives some answer, as ReFT grants for a wrong number."""
     reward: Literal["task", "opsd_compat"] = "task"
     """`opsd_compat`: 1 if the *first* box of a response and the answer are the same string in lower case, as OPSD's

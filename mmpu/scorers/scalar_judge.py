@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpu.core import NAN, Engine, Group, Sample, Sampling, Scorer
+from mmpu.knobs import Count
 from mmpu.prompts import about, template_path
 from mmpu.replies import score_of
 
@@ -21,7 +22,7 @@ PROMPT = Path(__file__).with_suffix(".txt")
 class ScalarJudge(Scorer):
     judge: Engine
     """Who grades, such as {name: openai, model: …}."""
-    max_tokens: int = 16
+    max_tokens: Count = 16
     prompt: str | None = None
     """A Jinja file with `question` and `candidate`; default: scalar_judge.txt beside this file."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmpu.core import NAN, Choice, Engine, Failed, Group, Response, Sample, Sampling, Scorer
+from mmpu.knobs import Share
 from mmpu.prompts import about, template_path
 from mmpu.replies import score_of
 from mmpu.thinking import answer_of
@@ -45,7 +46,7 @@ class SelfEval(Scorer):
     """Show the teacher's answer; without it the student grades from its own knowledge."""
     prompt: str | None = None
     """A Jinja file with `question`, `anchor`, `candidate`, `ask` and `cue`, in place of the toolkit's own."""
-    min_mass: float = 0.5
+    min_mass: Share = 0.5
     """Least probability on the options for a reading to count."""
     weights: Literal["frozen", "live"] = "frozen"
     """Who grades: the stage's start, or the student as it is now, which may learn to please itself."""

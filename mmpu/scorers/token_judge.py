@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpu.core import NAN, Choice, Engine, Failed, Group, Scorer
+from mmpu.knobs import Share
 from mmpu.prompts import about, template_path
 from mmpu.scorers.self_eval import NO, YES
 
@@ -28,7 +29,7 @@ class TokenJudge(Scorer):
     """1 if P_yes is above one half, else 0."""
     normalised: bool = True
     """Divide by the mass of both verdicts; otherwise the score is the probability of yes itself."""
-    min_mass: float = 0.1
+    min_mass: Share = 0.1
     """Least probability on yes and no together."""
     prompt: str | None = None
     """A Jinja file with `question` and `candidate`; default: token_judge.txt beside this file."""

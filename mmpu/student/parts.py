@@ -6,13 +6,15 @@ import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
+from annotated_types import Interval
 
 from mmpu import plugins
 from mmpu.core import UserError
 from mmpu.families import Family
+from mmpu.knobs import MAY_CHANGE
 from mmpu.student.adapters import merged
 from mmpu.student.dropout import without_dropout
 
@@ -26,9 +28,9 @@ PROJECTIONS = (
 class Lora:
     """Low-rank adapters on the language model's projections."""
 
-    r: int = 64
-    alpha: int = 128
-    dropout: float = 0.0
+    r: Annotated[int, Interval(ge=1, le=8192)] = 64
+    alpha: Annotated[int, Interval(ge=1, le=10**6)] = 128
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Stays 0 in training: with a dropped unit two forwards of one response do not agree."""
     targets: tuple[str, ...] = PROJECTIONS
 
@@ -45,13 +47,13 @@ class StudentConfig:
     """Of the weights. Training all of them takes float32, since half types lose small updates; see `autocast`."""
     autocast: Literal["bfloat16"] | None = None
     """Computes in this type, for training and sampling alike, while weights and optimiser keep `dtype`."""
-    device: str = "auto"
-    device_map: str | None = None
+    device: Annotated[str, MAY_CHANGE] = "auto"
+    device_map: Annotated[str | None, MAY_CHANGE] = None
     """Spreads the layers over devices as accelerate does (`auto`, `balanced`); takes the place of `device`."""
     quantize: Literal["4bit"] | None = None
     """Holds the base's linear layers in NF4 (bitsandbytes, CUDA only); needs `lora`."""
     attention: str = "sdpa"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, MAY_CHANGE] = False
     train_vision: bool = False
     """Also train the vision tower and the projector."""
     template: Literal["chat", "completion"] = "chat"

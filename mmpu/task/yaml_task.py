@@ -27,6 +27,7 @@ from pathlib import Path
 from mmpu import plugins
 from mmpu.config import Values, build, load_yaml
 from mmpu.core import Grader, Sample, Sampling, Task, UserError
+from mmpu.knobs import Count, Parallel, Seed
 from mmpu.specs import Spec
 from mmpu.task import templates
 from mmpu.task.lookup import find_task, on_the_path, place_of
@@ -54,7 +55,7 @@ class Split:
     """Names that the files of an `hf:` source go by where `data` points at a folder; the first that is there counts."""
     part_of: str | None = None
     """The split whose samples these are too, so that sharing them is no leak."""
-    published: int | None = None
+    published: Count | None = None
     """Samples that the whole published split has, for `mmpu tasks check`."""
 
 
@@ -76,7 +77,7 @@ class TaskConfig(SampleTemplates):
     unique: str | None = None
     """A template; of rows with the same text the first is kept."""
     grader: Spec[Grader] | None = None
-    attempts: int = 1
+    attempts: Parallel = 1
     """Answers per prompt in an evaluation; more than one gives Avg@k, maj@k and pass@k."""
     splits: dict[str, Split] = field(default_factory=lambda: {"train": Split(), "test": Split()})
     evaluate: str = "test"
@@ -99,7 +100,7 @@ class TaskConfig(SampleTemplates):
     """How to get files that are not there, for errors."""
     traps: str = ""
     """What is easily got wrong about the data or their scoring."""
-    shuffle: int | None = None
+    shuffle: Seed | None = None
     """Seed of an order of the rows, for files that are sorted; a slice such as `train[:400]` is then a sample."""
     equalise: bool = False
     """Win rates also between answers of comparable length (`lc_equalised`), as PU-RLD's tasks have them."""
@@ -371,4 +372,7 @@ def parse_split(spec: str, where: str) -> tuple[str, int, int | None]:
     if not match:
         raise UserError(f"{where}: cannot read the split {spec!r}; write `test` or `train[400:1400]`")
     name, start, stop = match.groups()
-    return name, int(start or 0), int(stop) if stop else None
+    first, last = int(start or 0), int(stop) if stop else None
+    if last is not None and last <= first:
+        raise UserError(f"{where}: the slice {spec!r} holds nothing; write [start:stop] with a stop after the start")
+    return name, first, last

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 
+from mmpu.knobs import MAY_CHANGE, Count, CountOrZero, Momentum, NotNegative, Parallel, Rate, Share
 from mmpu.student import Student
 
 
@@ -15,19 +17,19 @@ from mmpu.student import Student
 class Optim:
     """AdamW and its schedule."""
 
-    lr: float = 1e-6
+    lr: Rate = 1e-6
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = 0.03
+    warmup: Share = 0.03
     """Share of the stage's steps."""
-    warmup_steps: int | None = None
+    warmup_steps: CountOrZero | None = None
     """The same as a number of steps, which then counts."""
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float = 1.0
-    """Largest gradient norm."""
-    updates: int = 1
+    weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.0
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    clip: NotNegative = 1.0
+    """Largest gradient norm; 0 does not clip."""
+    updates: Parallel = 1
     """Optimiser steps on each rollout; more than 1 needs a method that knows how far it has moved, such as ppo."""
-    tokens_per_pass: int = 16384
+    tokens_per_pass: Annotated[Count, MAY_CHANGE] = 16384
     """Padded tokens of one forward and backward pass; bounds memory, changes nothing else."""
 
     def rate(self, step: int, steps: int) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmpu.core import Group, Response, Sample, Task, UserError
+from mmpu.knobs import Count, CountOrZero, Share
 from mmpu.statistics import auc
 from mmpu.train.diagnostics import describe
 from mmpu.train.rollout import Rollout
@@ -21,11 +22,11 @@ from mmpu.train.rollout import Rollout
 class Preflight:
     """How the evaluator is checked."""
 
-    prompts: int = 64
+    prompts: CountOrZero = 64
     """Prompts it is tried on; 0 switches the check off."""
-    min_auc: float = 0.75
+    min_auc: Share = 0.75
     """Below this the stage does not start, or stops."""
-    every: int = 50
+    every: Count = 50
     """Steps between two checks."""
 
     def __call__(self, rollout: Rollout, samples: Sequence[Sample], task: Task, seed: int) -> dict[str, float]:

@@ -6,11 +6,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from accelerate import Accelerator
 
 from mmpu.core import Sample, Sampling, Scorer, Task, digest
+from mmpu.knobs import MAY_CHANGE, Count, CountOrZero, Parallel, Positive, Share
 from mmpu.learning import Method
 from mmpu.specs import Spec
 from mmpu.student import Student
@@ -28,20 +29,20 @@ class StageConfig:
     split: str
     """Prompts to train on, such as `train[400:1400]`."""
     scorer: Spec[Scorer] | None = None
-    k: int = 8
+    k: Parallel = 8
     """Candidates sampled per prompt."""
     sampling: Sampling | None = None
     """None takes the task's, at temperature 1 and untruncated."""
-    prompts_per_step: int = 32
-    epochs: float = 1.0
-    steps: int | None = None
+    prompts_per_step: Count = 32
+    epochs: Positive = 1.0
+    steps: Count | None = None
     """None follows from `epochs`."""
     optim: Optim = field(default_factory=Optim)
-    preflight: Preflight = field(default_factory=Preflight)
-    checkpoint_every: int = 50
-    max_refused: int = 5
+    preflight: Annotated[Preflight, MAY_CHANGE] = field(default_factory=Preflight)
+    checkpoint_every: Annotated[Count, MAY_CHANGE] = 50
+    max_refused: Annotated[Count, MAY_CHANGE] = 5
     """Updates with a non-finite gradient before the stage gives up."""
-    max_skipped: float = 0.5
+    max_skipped: Annotated[Share, MAY_CHANGE] = 0.5
     """Largest share of a step's groups that may be without an anchor, left out, or without a usable score, before the
     stage gives up."""
     leave_out: tuple[Literal["cut", "low"], ...] = ()
@@ -49,16 +50,16 @@ class StageConfig:
     Otherwise a cut one is trained on without an end of sequence. Both are counted: `cut_anchors`, `low_anchors`."""
     low_anchor: float = 0.5
     """An s* below this is low: the evaluator does not think much of the teacher's answer."""
-    length_alarm: float = 0.5
+    length_alarm: Annotated[Positive, MAY_CHANGE] = 0.5
     """Warn when the mean response length has moved by more than this share since the stage's start."""
-    kl_every: int = 10
+    kl_every: Annotated[CountOrZero, MAY_CHANGE] = 10
     """Steps between two measurements of the KL to the stage's start, for methods that sample and do not need it at
     every step; 0 never. Under full training it takes a frozen copy of the weights."""
-    hacking_window: int = 10
+    hacking_window: Annotated[Count, MAY_CHANGE] = 10
     """Steps whose mean score and accuracy are compared with the window before."""
-    hacking_rises: int = 3
+    hacking_rises: Annotated[Count, MAY_CHANGE] = 3
     """Warn when over so many windows in a row the score rose and the accuracy fell."""
-    alarms: dict[str, float] = field(
+    alarms: Annotated[dict[str, float], MAY_CHANGE] = field(
         default_factory=lambda: {
             "flat_groups": 0.8,
             "truncated": 0.5,

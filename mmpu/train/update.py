@@ -127,7 +127,7 @@ class Updater:
                     for name, value in self._backward(chunk, totals, share, mean_score).items():
                         sums[name] = sums.get(name, 0.0) + share * value
         with sharding.stepping(self.wrapped, self.accelerator):
-            clipped: Any = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.optim.clip)
+            clipped: Any = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.optim.clip or math.inf)
             norm = float(sharding.whole(clipped))
             if math.isfinite(norm):
                 self.optimizer.step()

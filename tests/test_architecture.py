@@ -37,23 +37,35 @@ USES = {
     "judges": "core duel knobs prompts replies",
     "scorers": "core graders knobs prompts replies thinking",
     "families": "core media",
-    "methods": "core learning losses prompts student",
-    "task": "config core files graders media plugins sandbox shown specs thinking",
-    "student": "core families learning media plugins thinking",
-    "engines": "client core media store student thinking",
-    "train": "core learning losses prompts specs statistics store student",
+    "methods": "core knobs learning losses prompts student",
+    "task": "config core files graders knobs media plugins sandbox shown specs thinking",
+    "student": "core families knobs learning media plugins thinking",
+    "engines": "client core knobs media store student thinking",
+    "train": "core knobs learning losses prompts specs statistics store student",
     "boards": "core duel media plugins prompts statistics store task",
     "judging": "boards core duel media prompts statistics store",
     "evaluation": "boards config core duel judging media statistics store student task thinking",
-    "recipes": "boards config core duel engines evaluation judging learning media plugins specs store student task "
-    "thinking train",
+    "recipes": "boards config core duel engines evaluation judging knobs learning media plugins specs store "
+    "student task thinking train",
     "studies": "config core duel engines evaluation judging plugins recipes specs statistics store task thinking",
     "cli": EVERYTHING,
 }
 """What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""
 
 LIGHT = {
-    *("core", "thinking", "replies", "duel", "learning", "statistics", "plugins", "prompts", "config", "specs"),
+    *(
+        "core",
+        "knobs",
+        "thinking",
+        "replies",
+        "duel",
+        "learning",
+        "statistics",
+        "plugins",
+        "prompts",
+        "config",
+        "specs",
+    ),
     *("files", "shown", "strict_yaml", "sandbox"),
     *("client", "media", "store", "graders", "judges", "task", "boards", "judging", "evaluation", "cli"),
     *("studies.comparison", "studies.curves"),

@@ -125,6 +125,14 @@ def freedom_of(clusters: int, n: int, alone: float, between: float) -> int:
     return n - 1 if share * (n - 1) <= clusters - 1 else round((clusters - 1) / share)
 
 
+def around(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean of values, and how far its 95% interval reaches on both sides (Student's); None for a single value."""
+    data = np.asarray(values, dtype=np.float64)
+    spread = spread_of(data)
+    reach = None if spread.freedom < 1 else _quantile(spread.freedom) * math.sqrt(spread.variance)
+    return float(data.mean()), reach
+
+
 def bounds(found: Interval | Difference, scale: float = 100, form: str = ".1f") -> str:
     """`[58.9, 63.8]`, in percent unless told otherwise."""
     if found.low is None or found.high is None:

@@ -15,12 +15,14 @@ from mmpu.boards.board import (
     read,
     write,
 )
+from mmpu.boards.document import FOLDER, document
 from mmpu.boards.exhibits import keep, kept
 from mmpu.boards.html import Shown, Texts, page, view_of
 from mmpu.boards.provenance import prompt_of, provenance_of
 from mmpu.boards.tables import cells, header, notes, ranked, sentences
 
 __all__ = [
+    "FOLDER",
     "Adversarial",
     "Agreement",
     "Audit",
@@ -34,6 +36,7 @@ __all__ = [
     "Texts",
     "WinRate",
     "cells",
+    "document",
     "header",
     "keep",
     "kept",

@@ -1,17 +1,10 @@
-"""One page for boards: a file that opens from disk, asks nobody for anything, and shows the answers behind the numbers.
+"""The page of boards: their tables and plots, and the answers behind the numbers.
 
-The page's form, style and script are the files in `page/`, put in line as they are; a plug-in adds a column or a panel
-by a file `page/<name>.js` of its own. Numbers stand in the page as JSON, samples as gzipped JSON in base64. The content
-security policy names the scripts and the style by their hashes and forbids every request, so nothing that an answer
-holds can run or be fetched, whatever a browser makes of it.
+A plug-in adds a column or a panel by a file `page/<name>.js` of its own.
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,11 +13,11 @@ from typing import Any
 
 from mmpu import __version__, plugins
 from mmpu.boards.board import Board
+from mmpu.boards.document import FOLDER, document, spelled
 from mmpu.boards.every_eval_ever import records
 from mmpu.boards.tables import markdown
 from mmpu.core import UserError
 
-FOLDER = Path(__file__).parent / "page"
 SCRIPTS = ("page", "state", "table", "plots", "audit", "diff", "samples", "provenance", "takeaway", "main")
 """In the order in which they run."""
 PICTURES = 8 * 2**20
@@ -125,42 +118,10 @@ def page(shown: Sequence[Shown], texts: Texts, name: str = "page") -> dict[str, 
         "pictures": inside,
         "matches": [list(s.matches) for s in shown],
     }
-    packed = base64.b64encode(gzip.compress(_json(samples).encode(), mtime=0)).decode()
     title = ", ".join(f"{s.board.task} · {s.board.judge}" for s in shown)
-    return {f"{name}.html": _filled(title, _json(numbers), packed, bool(files)), **files}
-
-
-def _filled(title: str, numbers: str, packed: str, beside: bool) -> str:
-    scripts = [_read(FOLDER / f"{name}.js") for name in SCRIPTS[:-1]]
-    scripts += [_read(path) for path in _plugged()]
-    scripts.append(_read(FOLDER / f"{SCRIPTS[-1]}.js"))
-    script = "\n".join(scripts)
-    style = _read(FOLDER / "page.css")
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {_hash(script)}" + (" 'self' file:" if beside else ""),
-            f"style-src {_hash(style)}",
-            "img-src data: blob:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
-    values = {
-        "POLICY": html.escape(policy),
-        "TITLE": html.escape(title),
-        "STYLE": style,
-        "NUMBERS": numbers,
-        "SAMPLES": packed,
-        "SCRIPT": script,
-    }
-    form = _read(FOLDER / "page.html")
-    first, *pieces = form.split("{{")
-    filled = [first]
-    for piece in pieces:
-        key, _, rest = piece.partition("}}")
-        filled += [values[key], rest]
-    return "".join(filled)
+    own = [FOLDER / f"{name}.js" for name in SCRIPTS]
+    scripts = [*own[:-1], *_plugged(), own[-1]]
+    return {f"{name}.html": document(title, scripts, numbers, samples, bool(files)), **files}
 
 
 def _plugged() -> list[Path]:
@@ -186,18 +147,4 @@ def _split(pictures: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str
 
 
 def _pictures(at: int, piece: Sequence[str]) -> str:
-    return f"mmpu.pictures({at}, {_json(list(piece))});\n"
-
-
-def _hash(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
-
-
-def _json(values: object) -> str:
-    """JSON that can stand in a script element: nothing in it ends one, or begins a comment."""
-    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+    return f"mmpu.pictures({at}, {spelled(list(piece))});\n"

@@ -5,22 +5,11 @@
   const part = () => make("section", {});
   const places = { filters: part(), table: part(), plots: part(), audit: part(), panels: part(), samples: part(), provenance: part(), takeaway: part() };
 
-  function put(place, content) {
-    const focus = document.activeElement?.dataset?.key, caret = document.activeElement?.selectionStart;
-    places[place].replaceChildren(...[content].flat(2).filter(Boolean));
-    const back = focus && places[place].querySelector(`[data-key="${focus}"]`);
-    if (back) { back.focus(); if (back.type === "search") back.setSelectionRange(caret, caret); }
-  }
-
-  function theme() {
-    if (state.now.theme) document.documentElement.dataset.theme = state.now.theme;
-    else delete document.documentElement.dataset.theme;
-  }
-
+  const put = (place, content) => mmpu.put(places[place], content);
   const touches = (changed, ...keys) => keys.some((key) => changed.has(key));
 
   function refresh(changed) {
-    theme();
+    mmpu.theme(state.now.theme);
     const other = touches(changed, "board", "view");
     if (other) document.getElementById("head").replaceChildren(...mmpu.table.head());
     if (other || touches(changed, "find", "method", "base", "seed", "theme")) put("filters", mmpu.table.filters());

@@ -4,6 +4,7 @@
 const mmpu = (() => {
   const numbers = JSON.parse(document.getElementById("numbers").textContent);
   const columns = [], panels = [];
+  const LONG = 20000;
   let samples = null, read = null;
 
   /** An element; children are elements or texts, and a text is never markup. */
@@ -53,13 +54,78 @@ const mmpu = (() => {
     uris.forEach((uri, i) => { samples.pictures[at + i] = uri; });
   }
 
+  /** A state that is kept in the address's fragment, so that a view can be sent; what is as by default is left out. */
+  function remember(defaults) {
+    let now = read();
+    const listeners = [];
+
+    function read() {
+      const given = new URLSearchParams(location.hash.slice(1));
+      return Object.fromEntries(Object.entries(defaults).map(([key, value]) => [key, given.get(key) ?? value]));
+    }
+
+    function tell(before) {
+      const changed = new Set(Object.keys(defaults).filter((key) => before[key] !== now[key]));
+      if (changed.size) listeners.forEach((listener) => listener(changed));
+    }
+
+    function set(changes) {
+      const before = now;
+      now = { ...now, ...changes };
+      const told = Object.entries(now).filter(([key, value]) => value !== defaults[key]);
+      history.replaceState(null, "", "#" + new URLSearchParams(told).toString());
+      tell(before);
+    }
+
+    addEventListener("hashchange", () => {
+      const before = now;
+      now = read();
+      tell(before);
+    });
+
+    return { get now() { return now; }, set, listen: (listener) => listeners.push(listener) };
+  }
+
+  /** New content in a place; a field that is typed into keeps the focus. */
+  function put(place, ...content) {
+    const focus = document.activeElement?.dataset?.key, caret = document.activeElement?.selectionStart;
+    place.replaceChildren(...content.flat(3).filter(Boolean));
+    const back = focus && place.querySelector(`[data-key="${focus}"]`);
+    if (!back) return;
+    back.focus();
+    if (back.type === "search") back.setSelectionRange(caret, caret);
+  }
+
+  /** A choice of one key of a state. */
+  function choice(state, label, key, options) {
+    return make("label", {}, label, make("select", { "data-key": key, onchange: (event) => state.set({ [key]: event.target.value }) },
+      options.map(([value, text]) => make("option", { value, selected: state.now[key] === value }, text))));
+  }
+
+  /** A text as text; a long one is opened on demand. */
+  function told(value, runs) {
+    if (value.length > LONG) {
+      const place = make("p", { class: "text", dir: "auto" }, value.slice(0, LONG));
+      const more = make("button", { type: "button", onclick: () => { place.textContent = value; more.remove(); } }, `Show all ${count(value.length)} characters`);
+      return [place, more];
+    }
+    const parts = runs ? runs.map(([kind, run]) => (kind === "same" ? run : make(runs.mark, {}, run))) : [value];
+    return make("p", { class: "text", dir: "auto" }, value ? parts : make("em", { class: "quiet" }, "empty"));
+  }
+
+  function theme(name) {
+    if (name) document.documentElement.dataset.theme = name;
+    else delete document.documentElement.dataset.theme;
+  }
+
+  const THEMES = [["", "as the system"], ["light", "light"], ["dark", "dark"]];
   const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value).toFixed(digits));
   const bounds = (found) => (found.low === null || found.low === undefined ? "[–]" : `[${percent(found.low)}, ${percent(found.high)}]`);
   const rate = (found) => (found ? `${percent(found.value)} ${bounds(found)}` : "–");
   const count = (n) => n.toLocaleString("en");
 
   return {
-    numbers, columns, panels, make, draw, unpacked, pictures, percent, bounds, rate, count,
+    numbers, columns, panels, make, draw, unpacked, pictures, remember, put, choice, told, theme, THEMES, LONG, percent, bounds, rate, count,
     column: (column) => columns.push(column),
     panel: (panel) => panels.push(panel),
   };

@@ -3,8 +3,8 @@
    data is [sample, [[answer, thought], [answer, thought]], grades, words, verdicts], ours before the baseline's; a verdict
    is [order, win, soft, reason, detail, said]. */
 mmpu.samples = (() => {
-  const { make, percent, count, state } = mmpu;
-  const HEIGHT = 46, LONG = 20000;
+  const { make, told, percent, count, state, LONG } = mmpu;
+  const HEIGHT = 46;
   const OPENS = ["all", "won", "lost", "tied", "orders disagree", "unread", "judge against grader"];
   let data = null, items = [], shown = [];
 
@@ -89,17 +89,6 @@ mmpu.samples = (() => {
   }
 
   // ---------------------------------------------------------------------------------------------------- one sample
-
-  /** A text as text; one of a megabyte is opened on demand. */
-  function told(value, runs) {
-    if (value.length > LONG) {
-      const place = make("p", { class: "text", dir: "auto" }, value.slice(0, LONG));
-      const more = make("button", { type: "button", onclick: () => { place.textContent = value; more.remove(); } }, `Show all ${count(value.length)} characters`);
-      return [place, more];
-    }
-    const parts = runs ? runs.map(([kind, run]) => (kind === "same" ? run : make(runs.mark, {}, run))) : [value];
-    return make("p", { class: "text", dir: "auto" }, value ? parts : make("em", { class: "quiet" }, "empty"));
-  }
 
   function picture(part) {
     const uri = data.pictures[part.picture];
@@ -205,10 +194,7 @@ mmpu.samples = (() => {
   function refresh() {
     if (!list) return;
     select();
-    const focus = document.activeElement?.dataset?.key, caret = document.activeElement?.selectionStart;
-    bar.replaceChildren(controls());
-    const back = focus && bar.querySelector(`[data-key="${focus}"]`);
-    if (back) { back.focus(); if (back.type === "search") back.setSelectionRange(caret, caret); }
+    mmpu.put(bar, controls());
     reveal(list);
     place.replaceChildren(detail());
   }

@@ -1,41 +1,11 @@
 "use strict";
-/* What is shown, kept in the address's fragment, so that a view can be sent. A view is what may be compared: one split,
-   one baseline, one judge. */
+/* What is shown. A view is what may be compared: one split, one baseline, one judge. */
 mmpu.state = (() => {
   const defaults = { board: "0", view: "0", sort: "win rate", order: "descending", find: "", method: "", base: "", seed: "", system: "", only: "all", by: "order", search: "", sample: "", theme: "" };
-  let now = read();
-  const listeners = [];
-
-  function read() {
-    const given = new URLSearchParams(location.hash.slice(1));
-    return Object.fromEntries(Object.entries(defaults).map(([key, value]) => [key, given.get(key) ?? value]));
-  }
-
-  function fragment(values) {
-    const changed = Object.entries(values).filter(([key, value]) => value !== defaults[key]);
-    return "#" + new URLSearchParams(changed).toString();
-  }
-
-  function set(changes) {
-    const before = now;
-    now = { ...now, ...changes };
-    history.replaceState(null, "", fragment(now));
-    tell(before);
-  }
-
-  function tell(before) {
-    const changed = new Set(Object.keys(defaults).filter((key) => before[key] !== now[key]));
-    if (changed.size) listeners.forEach((listener) => listener(changed));
-  }
-
-  addEventListener("hashchange", () => {
-    const before = now;
-    now = read();
-    tell(before);
-  });
+  const kept = mmpu.remember(defaults);
 
   /** The board that is looked at, with what belongs to it. */
-  const board = () => mmpu.numbers.boards[Number(now.board)] ?? mmpu.numbers.boards[0];
+  const board = () => mmpu.numbers.boards[Number(kept.now.board)] ?? mmpu.numbers.boards[0];
 
   /** The views of a board, largest first as they stand. */
   function views(of = board()) {
@@ -51,7 +21,7 @@ mmpu.state = (() => {
 
   function view() {
     const all = views();
-    return all[Number(now.view)] ?? all[0] ?? { key: "", split: "–", baseline: "–", judge: "", entries: [] };
+    return all[Number(kept.now.view)] ?? all[0] ?? { key: "", split: "–", baseline: "–", judge: "", entries: [] };
   }
 
   const same = (entry) => JSON.stringify(entry.system) === JSON.stringify(entry.baseline);
@@ -59,8 +29,8 @@ mmpu.state = (() => {
   /** The system whose answers are looked at: the one asked for, or the best that met the baseline. */
   function system() {
     const met = view().entries.filter((entry) => !same(entry)).sort((a, b) => b.win_rate.rate.value - a.win_rate.rate.value);
-    return met.find((entry) => entry.system.name === now.system) ?? met[0] ?? null;
+    return met.find((entry) => entry.system.name === kept.now.system) ?? met[0] ?? null;
   }
 
-  return { get now() { return now; }, set, board, views, view, same, system, listen: (listener) => listeners.push(listener) };
+  return { ...kept, get now() { return kept.now; }, board, views, view, same, system };
 })();

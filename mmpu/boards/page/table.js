@@ -108,9 +108,7 @@ mmpu.table = (() => {
 
   function filters() {
     const view = state.view();
-    const choice = (label, key, options) => make("label", {}, label,
-      make("select", { "data-key": key, onchange: (event) => state.set({ [key]: event.target.value }) },
-        options.map(([value, text]) => make("option", { value, selected: state.now[key] === value }, text))));
+    const choice = (label, key, options) => mmpu.choice(state, label, key, options);
     const any = (of) => [["", "any"], ...[...new Set(view.entries.map(of))].map((text) => [String(text), String(text)])];
     const views = state.views();
     const judges = [...new Set(views.map((v) => v.judge))];
@@ -122,7 +120,7 @@ mmpu.table = (() => {
       choice("method", "method", any((e) => e.system.method ?? "–")),
       choice("base", "base", any((e) => e.system.model)),
       view.entries.some((e) => e.system.seed !== null) ? choice("seed", "seed", any((e) => e.system.seed)) : null,
-      choice("colours", "theme", [["", "as the system"], ["light", "light"], ["dark", "dark"]]));
+      choice("colours", "theme", mmpu.THEMES));
   }
 
   function sorter(key) {

@@ -47,7 +47,8 @@ USES = {
     "evaluation": "boards config core duel judging media statistics store student task thinking",
     "recipes": "boards config core duel engines evaluation judging knobs learning media plugins specs store "
     "student task thinking train",
-    "studies": "config core duel engines evaluation judging plugins recipes specs statistics store task thinking",
+    "studies": "boards config core duel engines evaluation judging plugins recipes specs statistics store task "
+    "thinking",
     "cli": EVERYTHING,
 }
 """What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""

@@ -163,12 +163,12 @@ class Tab:
         self.browser = browser
         self.url = path.resolve().as_uri()
 
-    def open(self, fragment: str = "") -> Tab:
+    def open(self, fragment: str = "", ready: str = "[role=option]") -> Tab:
         self.browser.get("about:blank")
         for kind in ("browser", "performance"):
             self.browser.get_log(kind)
         self.browser.get(f"{self.url}#{fragment}")
-        self.wait("return document.querySelector('[role=option]') !== null")
+        self.wait(f"return document.querySelector('{ready}') !== null")
         return self
 
     def js(self, script: str, *values: object) -> Any:

@@ -266,21 +266,28 @@ def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, *
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds between looks.")
 @click.option("--once", is_flag=True, help="Show the present state and end.")
-def watch(run: Path, every: float, once: bool) -> None:
+@click.option("--html", type=click.Path(path_type=Path), help="Write the run's page anew at every look.")
+def watch(run: Path, every: float, once: bool, html: Path | None) -> None:
     """Show the metrics of RUN live."""
     from mmpu.studies import curves
+    from mmpu.studies.run_page import write_run_page
 
-    curves.watch(run, every, once)
+    curves.watch(run, every, once, lambda: html and write_run_page([run], html))
 
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the files; default: report/ in the first run.")
-def report(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Draw the curves of one run, or of several that differ in one number, as PNG and in one HTML file."""
+@click.option("--figures", type=click.Choice(["png", "svg"]), help="Draw curves as files too; needs mmpu[report].")
+def report(runs: tuple[Path, ...], out: Path | None, figures: str | None) -> None:
+    """Write a page of RUNs: curves with seeds pooled, settings that differ, costs, and what the student said at every
+    step."""
     from mmpu.studies import curves
+    from mmpu.studies.run_page import write_run_page
 
-    for path in curves.report(runs, out or runs[0] / "report"):
+    folder = out or runs[0] / "report"
+    click.echo(write_run_page(runs, folder / "report.html"))
+    for path in curves.draw(runs, folder, figures) if figures else []:
         click.echo(path)
 
 

@@ -1,17 +1,15 @@
-"""A run's metrics, looked at: live in the terminal, or as curves in PNG files and one HTML page.
+"""A run's metrics, looked at: live in the terminal, or as curves in PNG and SVG files for papers.
 
 Reads `metrics.jsonl` and `config.yaml` of run folders, nothing else, so a run of another machine will do.
 """
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -95,30 +93,36 @@ def panel(run: Run) -> Any:
     return table
 
 
-def watch(folder: Path, every: float, once: bool) -> None:
-    """Shows the panel until interrupted, or once."""
+def watch(folder: Path, every: float, once: bool, also: Callable[[], object] = lambda: None) -> None:
+    """Shows the panel until interrupted, or once.
+
+    Args:
+        also: Called at every look.
+    """
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
     if once:
         console.print(panel(read(folder)))
+        also()
         return
     with Live(panel(read(folder)), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(every)
             live.update(panel(read(folder)), refresh=True)
+            also()
 
 
 # ------------------------------------------------------------------------------------------------------------------
 # on paper
 
 
-def report(folders: Sequence[Path], out: Path) -> list[Path]:
+def draw(folders: Sequence[Path], out: Path, kind: str = "png") -> list[Path]:
     """Draws a run's convergence and metrics, and, for several runs that differ in one number, how results hang on it.
 
     Returns:
-        The files written: PNGs, and `report.html` with all of them inside.
+        The files written.
     """
     try:
         import matplotlib
@@ -140,20 +144,16 @@ def report(folders: Sequence[Path], out: Path) -> list[Path]:
     images: dict[str, bytes] = {}
     for name, figure in figures.items():
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+        figure.savefig(buffer, format=kind, dpi=130, bbox_inches="tight")
         images[name] = buffer.getvalue()
-    written: list[Path] = []
     for name, image in images.items():
-        written.append(out / f"{name}.png")
-        written[-1].write_bytes(image)
-    written.append(out / "report.html")
-    written[-1].write_text(_page(runs, images), encoding="utf-8")
-    return written
+        (out / f"{name}.{kind}").write_bytes(image)
+    return [out / f"{name}.{kind}" for name in images]
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> str | None:
     """The dotted name of the one number in which configs differ, run folders and seeds aside; None if it is not one."""
-    flat = [_flatten(config) for config in configs]
+    flat = [flattened(config) for config in configs]
     names = {n for values in flat for n in values if len({json.dumps(v.get(n), default=str) for v in flat}) > 1}
     names -= {"run", "store", "seed"}
     if len(names) != 1:
@@ -162,14 +162,15 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> str | None:
     return name if all(isinstance(values.get(name), int | float) for values in flat) else None
 
 
-def _flatten(value: object, prefix: str = "") -> dict[str, object]:
+def flattened(value: object, prefix: str = "") -> dict[str, object]:
+    """Nested settings by their dotted names."""
     if isinstance(value, Mapping):
         items = [(str(k), v) for k, v in cast(Mapping[object, object], value).items()]
     elif isinstance(value, list):
         items = [(str(i), v) for i, v in enumerate(cast(list[object], value))]
     else:
         return {prefix: value}
-    return {n: v for key, each in items for n, v in _flatten(each, f"{prefix}.{key}" if prefix else key).items()}
+    return {n: v for key, each in items for n, v in flattened(each, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _figure(rows: int, columns: int, width: float = 4.2, height: float = 2.8) -> tuple[Any, Any]:
@@ -219,8 +220,8 @@ def _sensitivity(runs: Sequence[Run], knob: str) -> Any:
     if not shown:
         raise UserError("the runs share no metric to compare: accuracy, score, kl_ref or length")
     figure, axes = _figure(1, len(shown))
-    ordered = sorted(runs, key=lambda run: float(str(_flatten(run.config)[knob])))
-    xs = [float(str(_flatten(run.config)[knob])) for run in ordered]
+    ordered = sorted(runs, key=lambda run: float(str(flattened(run.config)[knob])))
+    xs = [float(str(flattened(run.config)[knob])) for run in ordered]
     for axis, name in zip(axes[0], shown, strict=True):
         points: list[tuple[float, float]] = []
         for run in ordered:
@@ -233,23 +234,3 @@ def _sensitivity(runs: Sequence[Run], knob: str) -> Any:
         axis.set_xlabel(knob)
         axis.set_title(name)
     return figure
-
-
-def _page(runs: Sequence[Run], images: Mapping[str, bytes]) -> str:
-    def figure(name: str) -> str:
-        return (
-            f'<h2>{html.escape(name)}</h2><img src="data:image/png;base64,{base64.b64encode(images[name]).decode()}">'
-        )
-
-    tables: list[str] = []
-    for run in runs:
-        stage = run.stages()[-1]
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{run.series(stage, name)[-1][1]:.4g}</td></tr>"
-            for name in run.metrics(stage)
-            if run.series(stage, name)
-        )
-        tables.append(f"<h2>{html.escape(f'{run.folder.name}: end of {stage}')}</h2><table>{rows}</table>")
-    style = "body{font-family:sans-serif;margin:2em}td{padding:0 1em 0 0}img{max-width:100%}"
-    body = "".join(figure(name) for name in images) + "".join(tables)
-    return f"<!doctype html><meta charset=utf-8><title>mmpu report</title><style>{style}</style>{body}\n"

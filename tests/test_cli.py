@@ -98,7 +98,7 @@ MISTAKES = {
     "baseline": (evaluation(baseline="none.jsonl"), "no answers file none.jsonl"),
     "label": (evaluation("base=ours.jsonl"), "two systems are labelled 'base': ours.jsonl and theirs.jsonl"),
     "model": (evaluation("./nosuch"), "no model './nosuch': no such folder"),
-    "sampling": (evaluation(temperature="-1"), "sampling out of range"),
+    "sampling": (evaluation(temperature="-1"), "sampling.temperature: -1.0 is out of range"),
     "place": (evaluation(out="rows.json"), "cannot write rows.json/"),
     "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 3"),
     "no board": (["leaderboard", "gone.json"], "cannot read the leaderboard gone.json"),

@@ -18,6 +18,7 @@ from mmpu.boards.board import (
     System,
     WinRate,
     merge,
+    merged,
     read,
     schema,
     write,
@@ -319,3 +320,16 @@ def test_a_broken_board_is_noticed_before_anything_is_asked(options: EvalOptions
     with pytest.raises(UserError, match="is not a leaderboard"):
         evaluate(options)
     assert [p.name for p in (tmp_path / "boards").iterdir()] == ["sums.rule.json"]
+
+
+def test_boards_of_one_task_and_judge_become_one() -> None:
+    early, late = entry("a", 0.4), entry("a", 0.6, created="2026-02-01T00:00:00+00:00")
+    gap = Difference(0.1, 0.0, 0.2, 0.01, 4)
+    old = Comparison("a", "b", "base", "test", "rule:x", "raw", gap, None, 0.01)
+    one = replace(board(early, entry("b")), comparisons=(old,))
+    both = merged([board(late), one])
+    assert {(e.system.name, e.win_rate.rate.value) for e in both.entries} == {("a", 0.6), ("b", 0.5)}
+    assert both.comparisons == (), "a comparison of the earlier a is none of the later one"
+    assert merged([one, board(entry("c"))]).comparisons == (old,)
+    with pytest.raises(UserError, match="boards of one task and judge can be merged"):
+        merged([one, replace(one, judge="other")])

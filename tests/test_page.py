@@ -21,7 +21,7 @@ from mmpu.boards.exhibits import FILE, kept
 from mmpu.boards.html import Shown, Texts, page, view_of
 from mmpu.core import UserError
 from mmpu.judging.ranks import places, strengths
-from mmpu.recipes.pages import write_page
+from mmpu.recipes.pages import write_page, write_site
 
 AXE = Path(os.environ.get("MMPU_AXE", Path(__file__).parent.parent / "node_modules/axe-core/axe.min.js"))
 
@@ -129,6 +129,24 @@ def test_records_of_every_eval_ever_hold_scores_with_their_intervals(board: Path
     scoring = asked[0]["evaluation_results"][0]["metric_config"]["llm_scoring"]
     assert scoring["input_prompt"] == "Which is better?"
     assert scoring["judges"][0]["model_info"]["name"] == "m"
+
+
+def test_a_site_lists_every_board_with_its_best_system(board: Path, tmp_path: Path) -> None:
+    boards = Path(__file__).parent.parent / "leaderboards"
+    written = write_site([boards, board], tmp_path / "site")
+    assert {"index.html", "board.schema.json", "market.rule.html", "shown.leaning.json"} <= {f.name for f in written}
+    text = written[0].read_text(encoding="utf-8")
+    lines = json.loads(text.partition('id="numbers">')[2].partition("</script>")[0])["lines"]
+    shown = next(line for line in lines if line["task"] == "shown")
+    best = max(read(board).entries, key=lambda e: e.win_rate.rate.value if e.system != e.baseline else -1)
+    assert (shown["best"], shown["rate"]["value"]) == (best.system.name, best.win_rate.rate.value)
+    assert shown["trend"] == [[best.created[:10], best.win_rate.rate.value]]
+    assert read(tmp_path / "site/shown.leaning.json") == read(board)
+    with pytest.raises(UserError, match="are both of shown under leaning"):
+        write_site([board, board], tmp_path / "twice")
+    with pytest.raises(UserError, match="needs boards"):
+        write_site([tmp_path], tmp_path / "none")
+    assert not (tmp_path / "twice").exists()
 
 
 # ---------------------------------------------------------------------------------------------------- in a browser
@@ -350,3 +368,12 @@ def test_a_view_is_spelled_alike_in_python_and_in_the_page(tab: Tab) -> None:
     assert tab.js("return mmpu.state.view().key") == spelled
     odd = ['a"b\\', "ü–\u2028 \x07", "<i>"]
     assert tab.js("return JSON.stringify(arguments[0])", odd) == view_of(odd[0], odd[1], odd[2])
+
+
+def test_an_index_leads_to_its_boards(browser: Any, board: Path) -> None:
+    site = write_site([board], board.with_name("site"))[0]
+    tab = Tab(browser, site).open(ready="tbody tr")
+    assert [e for e in tab.browser.get_log("browser") if e["level"] == "SEVERE"] == []
+    tab.js("document.querySelector('tbody a').click()")
+    tab.wait("return document.querySelector('[role=option]') !== null")
+    assert tab.texts("h1") == ["shown"]

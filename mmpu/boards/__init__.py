@@ -12,6 +12,7 @@ from mmpu.boards.board import (
     System,
     WinRate,
     merge,
+    merged,
     read,
     write,
 )
@@ -19,10 +20,12 @@ from mmpu.boards.document import FOLDER, document
 from mmpu.boards.exhibits import keep, kept
 from mmpu.boards.html import Shown, Texts, page, view_of
 from mmpu.boards.provenance import prompt_of, provenance_of
+from mmpu.boards.site import SCHEMA_FILE, Listed, index, schema_text
 from mmpu.boards.tables import cells, header, notes, ranked, sentences
 
 __all__ = [
     "FOLDER",
+    "SCHEMA_FILE",
     "Adversarial",
     "Agreement",
     "Audit",
@@ -30,6 +33,7 @@ __all__ = [
     "Comparison",
     "Entry",
     "LengthModel",
+    "Listed",
     "Provenance",
     "Shown",
     "System",
@@ -38,15 +42,18 @@ __all__ = [
     "cells",
     "document",
     "header",
+    "index",
     "keep",
     "kept",
     "merge",
+    "merged",
     "notes",
     "page",
     "prompt_of",
     "provenance_of",
     "ranked",
     "read",
+    "schema_text",
     "sentences",
     "view_of",
     "write",

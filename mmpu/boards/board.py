@@ -240,8 +240,8 @@ def write(path: Path, board: Board) -> None:
 def merge(board: Board, new: Sequence[Entry], comparisons: Sequence[Comparison] = ()) -> Board:
     """The board with new entries; one takes the place of the same system on the same prompts, sampling, baseline and
     judge. Comparisons with a system that was evaluated anew are dropped, unless they are new too."""
-    taken = {json.dumps(_key(dataclasses.asdict(entry)), sort_keys=True) for entry in new}
-    kept = [e for e in board.entries if json.dumps(_key(dataclasses.asdict(e)), sort_keys=True) not in taken]
+    taken = set(map(_name, new))
+    kept = [e for e in board.entries if _name(e) not in taken]
     judged = {(e.split, e.baseline.name, e.provenance.judge_identity, e.system.name) for e in new}
     current = [
         c
@@ -249,6 +249,37 @@ def merge(board: Board, new: Sequence[Entry], comparisons: Sequence[Comparison] 
         if not judged & {(c.split, c.baseline, c.judge_identity, name) for name in (c.ours, c.theirs)}
     ]
     return dataclasses.replace(board, entries=(*kept, *new), comparisons=(*current, *comparisons))
+
+
+def merged(boards: Sequence[Board]) -> Board:
+    """Boards of one task and judge as one; of two entries of the same system under the same circumstances the one made
+    later stands.
+
+    Raises:
+        UserError: there is none, or they are of different tasks or judges.
+    """
+    names = {(board.task, board.judge) for board in boards}
+    if len(names) != 1:
+        told = ", ".join(sorted(f"{task} under {judge}" for task, judge in names)) or "no board"
+        raise UserError(f"boards of one task and judge can be merged, and these are {told}")
+    entries = sorted((e for board in boards for e in board.entries), key=lambda e: e.created)
+    latest = {_name(entry): entry for entry in entries}
+    found = dataclasses.replace(boards[-1], entries=(), comparisons=())
+    for board in boards:
+        own = [e for e in board.entries if latest[_name(e)] == e]
+        kept = {(e.split, e.baseline.name, e.provenance.judge_identity, e.system.name) for e in own}
+        met = [
+            c
+            for c in board.comparisons
+            if all((c.split, c.baseline, c.judge_identity, name) in kept for name in (c.ours, c.theirs))
+        ]
+        found = merge(found, own, met)
+    return found
+
+
+def _name(entry: Entry) -> str:
+    """What two entries share where the later one takes the other's place."""
+    return json.dumps(_key(dataclasses.asdict(entry)), sort_keys=True)
 
 
 def _key(entry: dict[str, Any]) -> list[Any]:

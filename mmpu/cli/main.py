@@ -190,11 +190,32 @@ def cache(store: Path, model: str | None, older_than: str | None, keep: str | No
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page of the boards and the samples behind them.")
-def leaderboard(paths: tuple[Path, ...], markdown: bool, html: Path | None) -> None:
-    """Validate and show board files."""
+@click.option("--site", type=click.Path(path_type=Path), help="Write a folder for a static host: index, pages, schema.")
+@click.option(
+    "--merge", "into", type=click.Path(path_type=Path), help="Write boards of one task and judge as one file."
+)
+@click.option("--check", is_flag=True, help="Only validate; exit 2 at the first file that is no board.")
+def leaderboard(
+    paths: tuple[Path, ...], markdown: bool, html: Path | None, site: Path | None, into: Path | None, check: bool
+) -> None:
+    """Validate and show board files, or the folders that hold them."""
     from mmpu.boards import board as boards
     from mmpu.boards import tables
 
+    paths = tuple(f for path in paths for f in (sorted(path.glob("*.json")) if path.is_dir() else [path]))
+    if site is not None:
+        from mmpu.recipes.pages import write_site
+
+        click.echo(f"site: {write_site(paths, site)[0]}")
+        return
+    if into is not None:
+        boards.write(into, boards.merged([boards.read(path) for path in paths]))
+        click.echo(f"written to {into}")
+        return
+    if check:
+        entries = sum(len(boards.read(path).entries) for path in paths)
+        click.echo(f"{len(paths)} boards with {entries} entries are valid")
+        return
     if html is not None:
         show_page(paths, html)
         return

@@ -10,7 +10,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmpu.boards import Board, Entry, Shown, System, Texts, kept, page, read, view_of
+from mmpu.boards import (
+    SCHEMA_FILE,
+    Board,
+    Entry,
+    Listed,
+    Shown,
+    System,
+    Texts,
+    index,
+    kept,
+    page,
+    read,
+    schema_text,
+    view_of,
+    write,
+)
 from mmpu.core import UserError
 from mmpu.evaluation import STORE, said_by
 from mmpu.judging import Match, Verdicts, match_of, places, raw_wins, strengths
@@ -35,6 +50,27 @@ def write_page(paths: Sequence[Path], out: Path) -> list[Path]:
     for name in reversed(files):  # the page last: it does not stand there without its pictures
         write_atomically(out.with_name(name), files[name])
     return [out.with_name(name) for name in files]
+
+
+def write_site(paths: Sequence[Path], out: Path) -> list[Path]:
+    """Writes a site of all boards in these files and folders to the folder `out`.
+
+    Returns:
+        What was written, the index first.
+
+    Raises:
+        UserError: a board cannot be read, two are of one task and judge, or `out` cannot be written.
+    """
+    files = [f for path in paths for f in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    boards = [Listed(file.name, read(file)) for file in files]
+    listing = index(boards)
+    written: list[Path] = []
+    for file, listed in zip(files, boards, strict=True):
+        write(out / file.name, listed.board)
+        written += [*write_page([file], out / f"{file.stem}.html"), out / file.name]
+    write_atomically(out / SCHEMA_FILE, schema_text())
+    write_atomically(out / "index.html", listing)
+    return [out / "index.html", *written, out / SCHEMA_FILE]
 
 
 @dataclass

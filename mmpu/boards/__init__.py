@@ -17,11 +17,12 @@ from mmpu.boards.board import (
     write,
 )
 from mmpu.boards.document import FOLDER, document
+from mmpu.boards.every_eval_ever import records
 from mmpu.boards.exhibits import keep, kept
 from mmpu.boards.html import Shown, Texts, page, view_of
 from mmpu.boards.provenance import prompt_of, provenance_of
 from mmpu.boards.site import SCHEMA_FILE, Listed, index, schema_text
-from mmpu.boards.tables import cells, header, notes, ranked, sentences
+from mmpu.boards.tables import cells, header, markdown, notes, ranked, sentences
 
 __all__ = [
     "FOLDER",
@@ -45,6 +46,7 @@ __all__ = [
     "index",
     "keep",
     "kept",
+    "markdown",
     "merge",
     "merged",
     "notes",
@@ -53,6 +55,7 @@ __all__ = [
     "provenance_of",
     "ranked",
     "read",
+    "records",
     "schema_text",
     "sentences",
     "view_of",

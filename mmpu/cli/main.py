@@ -227,6 +227,28 @@ def leaderboard(
             show_board(board)
 
 
+@main.command()
+@click.argument("target", type=click.Path(path_type=Path), metavar="BOARD_OR_RUN")
+@click.option("--to", required=True, metavar="hf://ORG/NAME|DIR", help="A repository of the hub, or a folder.")
+@click.option("--board", "boards", multiple=True, type=click.Path(path_type=Path), help="For a run: shown on its card.")
+@click.option("--dry-run", is_flag=True, help="Write the folder, say what would go where, and stop.")
+def publish(target: Path, to: str, boards: tuple[Path, ...], dry_run: bool) -> None:
+    """Publish a board (or a folder of them) as a static Space, or a run as a model with its card."""
+    quiet()
+    from mmpu.recipes import publishing
+
+    repository = publishing.repository(to)
+    place = Path("publish", repository.partition("/")[2]) if repository else Path(to)
+    folder = publishing.prepared(target, place, boards)
+    for name, size in folder.files:
+        click.echo(f"{size:>12,}  {name}")
+    click.echo(f"written to {folder.path}")
+    if repository and dry_run:
+        click.echo(f"would go to the {folder.kind} {repository} of the hub")
+    elif repository:
+        click.echo(publishing.upload(folder, repository))
+
+
 main.add_command(tasks)
 
 

@@ -31,7 +31,7 @@ USES = {
     "config": "core files knobs plugins strict_yaml",
     "client": "core thinking",
     "specs": "config core plugins",
-    "media": "core",
+    "media": "core files",
     "store": "core plugins",
     "graders": "core knobs",
     "judges": "core duel knobs prompts replies",

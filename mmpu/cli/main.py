@@ -106,7 +106,7 @@ def evaluate(
     if task is None:
         if not harness:
             raise click.UsageError("Missing option '--task', or '--lm-eval'.")
-        for path in assess.lm_eval(systems, harness, limit, Path(out), data):
+        for path in assess.lm_eval(systems, harness, limit, Path(out), data, trust):
             click.echo(f"written to {path}")
         return
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
@@ -337,7 +337,8 @@ def report(runs: tuple[Path, ...], out: Path | None, figures: str | None) -> Non
 @main.command()
 @click.argument("run")
 @click.argument("folder", type=click.Path(path_type=Path))
-def export(run: str, folder: Path) -> None:
+@TRUST
+def export(run: str, folder: Path, trust: bool) -> None:
     """Write the weights of RUN (or of one of its stages), adapters merged, as a folder that transformers and vLLM
     load."""
     quiet()
@@ -345,7 +346,7 @@ def export(run: str, folder: Path) -> None:
 
     if folder.exists():
         raise UserError(f"{folder} exists; choose another folder")
-    runs.export(run, folder)
+    runs.export(run, folder, trust=trust)
     click.echo(f"written to {folder}")
 
 

@@ -14,7 +14,9 @@ DATA = click.option(
     metavar="[NAME=]PATH|@REVISION",
     help="Local files, or the hub's revision, of the task, or of the task or data set NAME.",
 )
-TRUST = click.option("--trust", is_flag=True, help="Let a Python source beside a YAML given by its path run.")
+TRUST = click.option(
+    "--trust", is_flag=True, help="Trust a task given by its path, and the Python of a run's model: they may run code."
+)
 
 
 @click.group(invoke_without_command=True)

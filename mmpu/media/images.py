@@ -12,12 +12,12 @@ import hashlib
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Generator, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from mmpu import files
 from mmpu.core import Message, Sample, UserError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ ORIENTATION = 0x0112
 """The EXIF tag."""
 BITS, SAMPLE_FORMAT = 258, 339
 """Tags of a TIFF: bits per sample, and 1 for whole numbers without a sign."""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "ICO")
+"""What is opened. Others are read by code that few look at, or by another program: of EPS, by Ghostscript."""
 SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 """How the files begin that endpoints read."""
 STARTS = (*SIGNATURES, b"II*\0", b"MM\0*", b"BM")
@@ -57,7 +59,7 @@ def image_bytes(data: str) -> bytes:
         raise UserError(f"image {name}: URLs are only fetched with --allow-urls; or download it and give its path")
     path = Path(data)
     member = ""
-    archive = next((p for p in path.parents if p.suffix == ".zip" and p.is_file()), None)
+    archive = next((p for p in path.parents if p.suffix == ".zip" and files.is_file(p)), None)
     try:
         if archive is None:
             size = path.stat().st_size
@@ -66,11 +68,12 @@ def image_bytes(data: str) -> bytes:
             size = _archive(str(archive)).getinfo(member).file_size
         if size > MAX_BYTES:
             raise UserError(f"image {name}: {size >> 20} MiB, more than {MAX_BYTES >> 20} MiB; shrink it")
-        return path.read_bytes() if archive is None else _archive(str(archive)).read(member)
+        return files.content(path, MAX_BYTES) if archive is None else _archive(str(archive)).read(member)
     except (OSError, KeyError):
         raise UserError(f"image {name}: no such file; check the task's image path") from None
-    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last where it is encrypted
-        raise UserError(f"image {name}: {archive} is not a readable zip file ({error})") from None
+    except Exception as error:  # damaged, encrypted, packed in a way that zipfile does not read, a name that is none
+        broken = f"{archive} is not a readable zip file" if archive else "not a file's name"
+        raise UserError(f"image {name}: {broken} ({error})") from None
 
 
 def _unwrapped(text: str, where: str) -> bytes:
@@ -93,18 +96,26 @@ def load_image(data: str) -> Image:
 
 def _decode(raw: bytes, name: str) -> tuple[Image, bool]:
     """The picture in a file, and whether any reader would see the same one."""
+    try:
+        image = _opened(raw)
+        return normalised(image, name), _plain(image)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        raise UserError(f"image {name}: not readable as a picture ({error}); replace or remove it") from None
+
+
+def _opened(raw: bytes) -> Image:
+    """A picture before it is decoded; only formats that Pillow itself reads, whatever the file's name is."""
     import warnings
 
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns near its own bomb limit; ours is lower and an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(raw))
-        return normalised(image, name), _plain(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, EOFError, SyntaxError, ValueError) as error:
-        raise UserError(f"image {name}: not readable as a picture ({error}); replace or remove it") from None
+    Image.init()
+    with warnings.catch_warnings():
+        # Pillow warns near its own bomb limit; ours is lower and an error.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(raw), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _plain(image: Image) -> bool:
@@ -168,12 +179,11 @@ def _eight_bits(image: Image, *, unsigned: bool) -> Image:
 
 def image_size(data: str) -> tuple[int, int]:
     """Width and height of an image file in pixels, from its header."""
-    from PIL import Image, UnidentifiedImageError
-
+    raw = image_bytes(data)
     try:
-        with Image.open(io.BytesIO(image_bytes(data))) as image:
+        with _opened(raw) as image:
             return image.size
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever a decoder makes of a damaged file
         name = data if len(data) < 120 else f"{data[:60]}…"
         raise UserError(f"image {name}: not readable as a picture ({error}); replace or remove it") from None
 
@@ -218,6 +228,8 @@ def named_picture(value: object, where: str) -> object:
         raw = fields["bytes"]
         if isinstance(raw, str):  # JSON holds no bytes
             raw = image_bytes(raw) if raw.startswith("data:") else _unwrapped(raw, where)
+        if raw is not None and not isinstance(raw, bytes):
+            raise UserError(f"{where}: `bytes` of a picture are base64, not {raw!r:.80}")
         return fields["path"] if raw is None else _uri(_kind(raw) or "unknown", raw)
     if type(value).__module__.startswith("PIL."):
         try:

@@ -15,7 +15,7 @@ from mmpu.duel import Judge
 from mmpu.recipes.judges import read_judge
 from mmpu.recipes.runs import contender, named
 from mmpu.store import write_atomically
-from mmpu.task import YamlTask, load_local
+from mmpu.task import YamlTask, border, load_local
 
 if TYPE_CHECKING:
     from mmpu.boards import Audit, Board
@@ -55,7 +55,7 @@ class EvalOptions:
     data: str | Sequence[str] = ()
     """`PATH`, or `NAME=PATH` of tasks and data sets."""
     trust: bool = False
-    """Whether Python beside a YAML given by its path may run."""
+    """Whether a task given by its path is trusted, and the Python of a run's model."""
     allow_urls: bool = False
     folder: str = "leaderboards"
     sampling: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -127,7 +127,7 @@ def _prepare(options: EvalOptions) -> _Evaluation:
         label, target = named(text)
         if targets.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
             raise UserError(f"two systems are labelled {label!r}: {targets[label]} and {target}; choose another label")
-    contenders = [contender(label, target) for label, target in targets.items()]
+    contenders = [contender(label, target, trust=options.trust) for label, target in targets.items()]
     shares = {"max_unread": judging.max_unread, "max_missing": judging.max_missing}
     settings = evaluation.Settings(
         equalise=task.config.equalise if judging.equalise is None else judging.equalise,
@@ -174,7 +174,7 @@ def audit_judge(
 
     task = load_local(task_name, data, trust=trust)
     judge = read_judge(judge_name).make(task, url)
-    engine = contender("baseline", baseline).engine if baseline else Reference()
+    engine = contender("baseline", baseline, trust=trust).engine if baseline else Reference()
     samples = task.samples(f"{split}[:{limit}]")
     answers = engine.generate(samples, 1, task.config.sampling)
     known = [(s, a[0].text) for s, a in zip(samples, answers, strict=True) if not isinstance(a, Failed)]
@@ -185,12 +185,17 @@ def audit_judge(
 
 
 def lm_eval(
-    systems: Sequence[str], tasks: Sequence[str], limit: int | None, folder: Path, data: str | Sequence[str] = ()
+    systems: Sequence[str],
+    tasks: Sequence[str],
+    limit: int | None,
+    folder: Path,
+    data: str | Sequence[str] = (),
+    trust: bool = False,
 ) -> list[Path]:
     """Runs lm-eval's tasks alone; returns the files with its reports, one per system."""
     from mmpu.evaluation import slug
 
-    reports = _lm_eval([contender(*named(text)) for text in systems], tasks, limit, data)
+    reports = _lm_eval([contender(*named(text), trust=trust) for text in systems], tasks, limit, data)
     if not reports:
         raise UserError("lm-eval runs models, and these are recorded answers; name a run, a stage or a model")
     paths = {folder / f"{slug(name)}.lm_eval.json": report for name, report in reports.items()}
@@ -241,7 +246,13 @@ def export_alpaca_eval(
 
 
 def _default(key: str, given: str | None, task: YamlTask) -> str:
+    """What was asked for, or what the task names; one given by its path names what it may (docs/security.md)."""
     chosen = given or getattr(task.config, key)
     if not chosen:
         raise UserError(f"task {task.name} names no {key}; choose one with --{key}")
-    return str(chosen)
+    if given or task.trusted:
+        return str(chosen)
+    if key == "judge":
+        return border.check_judge(str(chosen), str(task.path))
+    label, equals, name = str(chosen).rpartition("=")
+    return f"{label}{equals}{border.check_baseline(name, task.path.parent, str(task.path))}"

@@ -20,22 +20,45 @@ def trained_student(folder: Path) -> Student:
     """The student after the last finished stage of a run."""
     from mmpu.student import load_student
 
-    return load_student(as_trained(load_yaml(folder / "config.yaml"), last_stage(folder)))
+    # Who calls has just trained it, or found its config to be his own.
+    return load_student(as_trained(load_yaml(folder / "config.yaml"), last_stage(folder), trust=True))
 
 
-def as_trained(values: Values, stage: Path) -> StudentConfig:
-    """How a run's student is held for answering: with the weights of a stage, its adapters merged."""
+def as_trained(values: Values, stage: Path, *, trust: bool) -> StudentConfig:
+    """How a run's student is held for answering: with the weights of a stage, its adapters merged.
+
+    Args:
+        trust: Whether Python that comes with the model may run, where the run's config says so.
+
+    Raises:
+        UserError: the config says so, and it may not: whoever wrote it is not who runs it.
+    """
     from mmpu.student import StudentConfig
 
+    check_student(values, stage, trust)
     held = {"model": str(stage), "lora": None, "quantize": None}
     return build(StudentConfig, values["student"] | held, "student")
 
 
-def contender(name: str, target: str) -> Contender:
+def check_student(values: Values, stage: Path, trust: bool) -> None:
+    """Raises:
+    UserError: a run's config lets Python of the model run, and nobody here has said that it may.
+    """
+    if not isinstance(values.get("student"), dict):
+        raise UserError(f"{stage.parent / 'config.yaml'}: no `student`; this is not the config that training wrote")
+    if values["student"].get("trust_remote_code") and not trust:
+        raise UserError(
+            f"{stage.parent / 'config.yaml'} lets Python that comes with the model {values['student'].get('model')!r} "
+            "run (trust_remote_code); read it, and allow it with --trust"
+        )
+
+
+def contender(name: str, target: str, *, trust: bool = False) -> Contender:
     """Who answers under `name` in an evaluation.
 
     Args:
         target: `reference`, a file of answers, a run (its last finished stage), a stage or a model.
+        trust: As for `as_trained`.
     """
     from mmpu.engines.replay import Replay
     from mmpu.evaluation import Contender
@@ -49,16 +72,18 @@ def contender(name: str, target: str) -> Contender:
         if not path.exists():
             raise UserError(f"no answers file {target}")
         return Contender(name, path.name, Replay(str(path)), _hash_files([path]))
+    stage = last_stage(path) if (path / "config.yaml").exists() else path
+    run = run_of(stage)
+    if run is not None:
+        check_student(run[0], stage, trust)
     from mmpu.engines.hf import HF
     from mmpu.student import StudentConfig, load_student, resolve_model
 
-    stage = last_stage(path) if (path / "config.yaml").exists() else path
     config = StudentConfig(str(stage) if stage.exists() else target)
     trained: Values = {}
-    run = run_of(stage)
     if run is not None:
         values, index = run
-        config = as_trained(values, stage)
+        config = as_trained(values, stage, trust=trust)
         target = str(values["student"]["model"])
         trained = {
             "method": Named.read(values["stages"][index]["method"], "method").name,
@@ -100,10 +125,14 @@ def _hash_files(paths: Sequence[Path]) -> str:
     return total.hexdigest()[:16]
 
 
-def export(target: str, folder: Path) -> None:
-    """Writes the merged weights of a run, a stage or a model."""
-    from mmpu.student import StudentConfig, load_student
-
+def export(target: str, folder: Path, *, trust: bool = False) -> None:
+    """Writes the merged weights of a run, a stage or a model; `trust` as for `as_trained`."""
     path = Path(target).expanduser()
     stage = last_stage(path) if (path / "config.yaml").exists() else path
-    load_student(StudentConfig(str(stage) if stage.exists() else target)).save(folder)
+    run = run_of(stage)
+    if run is not None:
+        check_student(run[0], stage, trust)
+    from mmpu.student import StudentConfig, load_student
+
+    remote = run is not None and bool(run[0]["student"].get("trust_remote_code"))
+    load_student(StudentConfig(str(stage) if stage.exists() else target, trust_remote_code=remote)).save(folder)

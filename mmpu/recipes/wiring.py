@@ -25,17 +25,20 @@ class Source(Readable):
     written: object
     engine: Spec[Engine] | None
     model: str = ""
+    trust: bool = False
+    """Whether Python that comes with a run's model may run, where its config says so."""
 
     @classmethod
     def read(cls, written: object, where: str, *arguments: Any) -> Self:
         if written != "hf" and not (isinstance(written, Mapping) and cast(Any, written).get("name") == "hf"):
             return cls(written, Spec[Engine].read(written, where, Engine))
         _, values = split(written, where)
-        if set(values) != {"model"}:
+        if set(values) - {"trust"} != {"model"}:
             raise UserError(
-                f"{where} hf: takes one key, `model`, a run, a stage or a model; got {', '.join(values) or 'none'}"
+                f"{where} hf: takes one key, `model`, a run, a stage or a model (and `trust: true`); got "
+                f"{', '.join(values) or 'none'}"
             )
-        return cls(written, None, str(values["model"]))
+        return cls(written, None, str(values["model"]), values.get("trust") is True)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def opened(source: Source, task: YamlTask) -> tuple[Engine, str]:
     """Who answers, and what the answers depend on besides its identity: the weights of a run or a model."""
     if source.engine is not None:
         return engine(source.engine, task), ""
-    found = contender("hf", source.model)
+    found = contender("hf", source.model, trust=source.trust)
     return found.engine, found.weights
 
 

@@ -15,6 +15,8 @@ from itertools import combinations
 from mmpu.core import Grader, Sample, UserError
 from mmpu.media import fingerprint, load_image
 from mmpu.task import templates
+from mmpu.task.border import WAY_OUT
+from mmpu.task.lookup import find_task, on_the_path
 from mmpu.task.shares import plain
 from mmpu.task.yaml_task import YamlTask, load_local, load_task
 
@@ -179,6 +181,8 @@ def _held_out(task: YamlTask, name: str, pools: Samples, data: Sequence[str], re
     """Compares with a split of another task; a bare path of `data` is its folder too only if they share a data set."""
     other, _, split = name.partition("/")
     try:
+        if not task.trusted and not on_the_path(find_task(other)):
+            raise UserError(f"{task.path} may name tasks of the search path only; {WAY_OUT}")
         known = load_task(other).config.dataset
         shared = known is not None and known == task.config.dataset
         those = load_local(other, [item for item in data if "=" in item or shared]).samples(split)

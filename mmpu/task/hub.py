@@ -14,10 +14,13 @@ from typing import Any, cast
 
 from mmpu.config import Values
 from mmpu.core import UserError
+from mmpu.task.packed import check_size
 
 STREAM_BYTES = 2**30
 """Splits larger than this are streamed, not downloaded whole."""
-_SPEC = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[^#]+))?(?:#(?P<split>.+))?")
+_SPEC = re.compile(
+    r"hf:(?P<name>\w[\w.-]*/\w[\w.-]*)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[^#]+))?(?:#(?P<split>.+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class HubSource:
         datasets.disable_progress_bars()
         logging.set_verbosity_error()  # it would announce every retry; what is wrong is said below, once
         place = str(folder) if folder else self.name
+        if folder is None and Path(self.name).exists():
+            raise UserError(
+                f"the folder {Path(self.name).resolve()} would be read in the place of the hub's data set {self.name}; "
+                "run this elsewhere, or name the folder with --data"
+            )
         wanted = self.split or split
         try:
             options: Values = {"name": self.config} if folder else {"name": self.config, "revision": self.revision}
@@ -77,12 +85,17 @@ class HubSource:
 def read_parquet(file: Path) -> Iterator[Values]:
     """Rows of a Parquet file, batch by batch."""
     _pyarrow()
-    from pyarrow import ArrowException, parquet
+    from pyarrow import parquet
 
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(1024):
+        opened: Any = parquet.ParquetFile(file)
+        groups = (opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups))
+        check_size(sum(group.total_byte_size for group in groups), file.stat().st_size)
+        for batch in opened.iter_batches(1024):
             yield from batch.to_pylist()
-    except (OSError, ArrowException) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever pyarrow makes of a damaged file
         raise _unreadable(file, error) from None
 
 
@@ -101,7 +114,9 @@ def read_arrow(file: Path) -> Iterator[Values]:
                 batches = (opened.get_batch(i) for i in range(opened.num_record_batches))
             for batch in batches:
                 yield from batch.to_pylist()
-    except (OSError, ArrowException) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever pyarrow makes of a damaged file
         raise _unreadable(file, error) from None
 
 

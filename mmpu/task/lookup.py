@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from mmpu import plugins
-from mmpu.config import load_yaml
+from mmpu.config import Values, load_yaml
 from mmpu.core import UserError
 
 
@@ -16,7 +17,7 @@ def find_task(name: str) -> Path:
         return plugins.find_data("tasks", name)
     except UserError:
         known = plugins.data("tasks")
-        aliases = {str(a): path for path in known.values() for a in load_yaml(path).get("aliases") or ()}
+        aliases = {alias: path for path in known.values() for alias in readable(path)[0]}
         found = {alias.casefold(): path for alias, path in aliases.items()}.get(name.casefold())
         if found is not None:
             return found
@@ -44,15 +45,37 @@ def place_of(data: Sequence[str], task: str, others: Sequence[str] = ()) -> str 
         elif name in own:
             chosen = folder
         else:
-            known = {n for stem, p in plugins.data("tasks").items() for n in (stem, *_names(p))} | set(others)
+            tasks = plugins.data("tasks")
+            known = {n for stem, p in tasks.items() for n in (stem, *_names(p))} | set(others)
             if name not in known:
                 raise UserError(f"--data {item}: no task or data set is named {name!r}; {plugins.suggest(name, known)}")
     return chosen
 
 
 def _names(path: Path) -> list[str]:
+    aliases, values = readable(path)
+    return [*aliases, *([dataset] if isinstance(dataset := values.get("dataset"), str) else [])]
+
+
+def readable(path: Path) -> tuple[list[str], Values]:
+    """A task's aliases and keys; none where its YAML cannot be read, which only who wants that task must know."""
+    try:
+        return described(path)
+    except UserError:
+        return [], {}
+
+
+def described(path: Path) -> tuple[list[str], Values]:
+    """A task's aliases and keys.
+
+    Raises:
+        UserError: its YAML cannot be read, or its aliases are no list of names.
+    """
     values = load_yaml(path)
-    return [str(n) for n in (*(values.get("aliases") or ()), values.get("dataset")) if n]
+    aliases: object = values.get("aliases") or []
+    if not isinstance(aliases, list) or not all(isinstance(a, str) for a in cast(list[object], aliases)):
+        raise UserError(f"{path}: `aliases` must be a list of names, got {aliases!r:.80}")
+    return cast(list[str], aliases), values
 
 
 def on_the_path(path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from mmpu.config import Values
 from mmpu.core import Message, Part, Sample, UserError
-from mmpu.task import templates
+from mmpu.task import border, templates
 from mmpu.task.cells import cell
 
 Role = Literal["system", "user", "assistant"]
@@ -54,8 +54,13 @@ class SampleTemplates:
 class Maker:
     """Makes the samples of one split."""
 
-    def __init__(self, config: SampleTemplates, path: Path, folder: Path, split: str) -> None:
-        self.config, self.path, self.folder, self.split = config, path, folder, split
+    def __init__(
+        self, config: SampleTemplates, path: Path, folder: Path, split: str, within: Path | None = None
+    ) -> None:
+        """Args:
+        within: A folder that pictures may not leave through links.
+        """
+        self.config, self.path, self.folder, self.split, self.within = config, path, folder, split, within
         self.turns = [self._turn(turn) for turn in config.prompt]
         if not self.turns:
             raise UserError(f"{path}: `prompt` has no turn")
@@ -150,6 +155,8 @@ class Maker:
         path = Path(os.path.normpath(self.folder / found))  # not resolved: a link inside the folder is the user's own
         if not path.is_relative_to(self.folder):
             raise UserError(f"{where}: the image {found!r} leaves the data folder {self.folder}; point `data` higher")
+        if self.within is not None:
+            border.check_file(path, self.within, where)
         return Part("image", str(path))
 
 

@@ -15,21 +15,23 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import inspect
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from mmpu import plugins
+from mmpu import files, plugins
 from mmpu.config import Values
 from mmpu.core import UserError
+from mmpu.task.border import check_file
+from mmpu.task.packed import BROKEN, member, unzipped
 
+METADATA = ("metadata.jsonl", "metadata.csv")
+"""Files that describe the pictures of a folder."""
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 KINDS = (
     ".jsonl, .json, .csv, .tsv (or these with .gz), .parquet, .arrow, .zip, a folder of pictures, hf:org/name, or .py"
@@ -40,21 +42,28 @@ Numbered = Iterable[tuple[str, object]]
 """Rows with their place in the file, such as `line 3`."""
 
 
-def read_rows(file: Path, split: str, fields: tuple[str, ...] = (), folder: Path | None = None) -> Iterator[Any]:
+def read_rows(
+    file: Path, split: str, fields: tuple[str, ...] = (), folder: Path | None = None, within: Path | None = None
+) -> Iterator[Any]:
     """(place, row) for every row of a file, rows as mappings.
 
     Args:
         file: As above; its name may hold `*`.
         fields: Names for the columns of rows that are lists.
         folder: Where the task's data are, for `.py` sources; default: beside the file.
+        within: A folder that no file may leave through links.
 
     Raises:
         UserError: no such file, unreadable, or a row that is no mapping; with file and line.
     """
-    files = sorted(file.parent.glob(file.name)) if "*" in file.name else [file]
-    if not files:
+    found = sorted(file.parent.glob(file.name)) if "*" in file.name else [file]
+    if not found:
         raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder")
-    for each in files:
+    for each in found:
+        for read in (each, *(each / name for name in METADATA)) if within else ():
+            check_file(read, within, str(file))
+        if each.exists() and not each.is_file() and not each.is_dir():
+            raise UserError(f"{each}: a pipe or a device is no file to read; write its rows into one")
         yield from _mappings(each, _open(each, split, folder or file.parent), fields)
 
 
@@ -63,11 +72,14 @@ def is_there(file: Path) -> bool:
     if "*" in file.name:
         return any(file.parent.glob(file.name))
     archive = _archive_of(file)
-    if archive is None:
-        return file.exists()
+    try:
+        if archive is None:
+            return file.exists()
+    except OSError:  # a name that is too long
+        return False
     try:
         return file.relative_to(archive).as_posix() in _members(archive, archive.stat().st_mtime_ns)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (*BROKEN, ValueError) as error:
         raise UserError(f"cannot read {archive}: {error}") from None
 
 
@@ -123,15 +135,11 @@ def _python(file: Path, split: str, folder: Path) -> Numbered:
 def _text(file: Path) -> str:
     archive = _archive_of(file)
     try:
-        if archive is None:
-            raw = file.read_bytes()
-        else:
-            with zipfile.ZipFile(archive) as opened:
-                raw = opened.read(file.relative_to(archive).as_posix())
-        return _decoded(gzip.decompress(raw) if file.suffix == ".gz" else raw)
-    except (FileNotFoundError, KeyError):
+        raw = files.content(file) if archive is None else member(archive, file.relative_to(archive).as_posix())
+        return _decoded(unzipped(raw) if file.suffix == ".gz" else raw)
+    except (FileNotFoundError, NotADirectoryError, KeyError):
         raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError) as error:
+    except (*BROKEN, EOFError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
 
 
@@ -141,7 +149,7 @@ def _decoded(raw: bytes) -> str:
 
 
 def _archive_of(file: Path) -> Path | None:
-    return next((p for p in file.parents if p.suffix == ".zip" and p.is_file()), None)
+    return next((p for p in file.parents if p.suffix == ".zip" and files.is_file(p)), None)
 
 
 def _jsonl(text: str, file: Path) -> Numbered:
@@ -150,19 +158,19 @@ def _jsonl(text: str, file: Path) -> Numbered:
     for number, line in enumerate((line.strip().strip("\ufeff") for line in text.split("\n")), 1):
         if line:
             try:
-                yield f"line {number}", json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+                yield f"line {number}", files.parsed(line)
+            except ValueError as error:
                 raise UserError(f"{file}, line {number}: not JSON ({error}): {line[:80]!r}") from None
 
 
 def _json(text: str, file: Path) -> Numbered:
     try:
-        rows: object = json.loads(text)
+        rows: object = files.parsed(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text[: error.pos].strip() == text.split("\n", 1)[0].strip():
             return _jsonl(text, file)
         raise UserError(f"{file}: not JSON ({error})") from None
-    except RecursionError as error:
+    except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from None
     if not isinstance(rows, list):
         raise UserError(f"{file}: must hold a list of rows")
@@ -198,7 +206,7 @@ def _tsv(text: str, file: Path) -> Numbered:
 
 
 def _folder(file: Path, folder: Path) -> Numbered:
-    for metadata in (file / "metadata.jsonl", file / "metadata.csv"):
+    for metadata in (file / name for name in METADATA):
         if metadata.is_file():
             reader = _jsonl if metadata.suffix == ".jsonl" else _csv
             rows = _mappings(metadata, reader(_text(metadata), metadata), ())
@@ -220,7 +228,7 @@ def _zip(file: Path, folder: Path) -> Numbered:
             names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in PICTURES)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder") from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except (*BROKEN, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
     return numbered(_picture(file / name, folder, file) for name in names)
 

@@ -11,7 +11,7 @@
 
 Texts are Jinja templates over a row's fields, and `split`; a field that a row lacks is an error that names file, line
 and field. Paths are relative to the YAML's folder, or to `data` where the user points the task at files elsewhere, and
-may not leave it.
+may not leave it unless the task is trusted (docs/security.md).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from mmpu.config import Values, build, load_yaml
 from mmpu.core import Grader, Sample, Sampling, Task, UserError
 from mmpu.knobs import Count, Parallel, Seed
 from mmpu.specs import Spec
-from mmpu.task import templates
+from mmpu.task import border, templates
 from mmpu.task.lookup import find_task, on_the_path, place_of
 from mmpu.task.sample import Maker, SampleTemplates
 from mmpu.task.shares import bounds, key_of, point, spelled_out
@@ -117,16 +117,33 @@ class TaskConfig(SampleTemplates):
 class YamlTask(Task):
     """A task as its YAML says."""
 
-    def __init__(self, name: str, path: Path, config: TaskConfig, *, trusted: bool, allow_urls: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        config: TaskConfig,
+        *,
+        trusted: bool,
+        allow_urls: bool = False,
+        given: Collection[str] = (),
+    ) -> None:
+        """Args:
+        given: Keys of the config that the user said, not the YAML.
+        """
         self.name = name
         self.path = path
         self.config = config
+        self.trusted = trusted
+        self._given = given
+        if config.data and not self._allowed("data"):
+            border.check_name(config.data, path.parent, f"{path}: `data`")
+            border.check_file(path.parent / config.data, path.parent, f"{path}: `data`")
+            config = self.config = replace(config, data=str(path.parent / config.data))
         self.folder = Path(config.data).expanduser().resolve() if config.data else path.parent
         self.dropped: dict[str, Counter[str]] = {}
         """By split as asked for: rows read and left out, by the key of the YAML that did it."""
         self.columns: set[str] = set()
         """Fields that some row read so far has, derived ones included."""
-        self._trusted = trusted
         self._allow_urls = allow_urls
         self._grader = config.grader.make({}) if config.grader else None
         self._samples: dict[str, tuple[Sample, ...]] = {}
@@ -164,6 +181,15 @@ class YamlTask(Task):
             )
         return samples
 
+    def _allowed(self, key: str) -> bool:
+        """Whether what a key names may lie anywhere."""
+        return self.trusted or key in self._given
+
+    @property
+    def _within(self) -> Path | None:
+        """The folder that files may not leave through links; None where they may, as in a folder of the user's."""
+        return None if self._allowed("data") else self.folder
+
     @property
     def grader(self) -> Grader | None:
         return self._grader
@@ -188,14 +214,17 @@ class YamlTask(Task):
             raise UserError(f"{self.path}: neither the task nor its split {split!r} names a `source`")
         if source.startswith("hf:"):
             return self._hub(source, split, spec)
+        within = None if (free := self._allowed("splits" if spec.source else "source")) else self._within
+        if not free:
+            border.check_name(source, self.folder, f"{self.path}: `source`")
         path = self.folder / source
         if path.suffix == ".py":
             path = self.path.parent / source  # code stays where the task is; only data moves with `data`
-            if not self._trusted:
+            if not self.trusted:
                 raise UserError(f"{self.path} runs the code of {path}; read it, and allow it with --trust")
         elif self.config.obtain and not is_there(path):
             raise UserError(f"{path}: no such file; {self.config.obtain}")
-        return str(path), read_rows(path, split, self.config.fields, self.folder)
+        return str(path), read_rows(path, split, self.config.fields, self.folder, within)
 
     def _hub(self, source: str, split: str, spec: Split) -> tuple[str, Iterator[tuple[str, Values]]]:
         from mmpu.task.hub import HubSource
@@ -204,6 +233,8 @@ class YamlTask(Task):
         if self.config.data is None:
             return source, ((f"row {n}", row) for n, row in enumerate(hub.rows(split), 1))
         for name in spec.local:
+            if not self._allowed("splits"):
+                border.check_name(name, self.folder, f"{self.path}: `local`")
             if is_there(self.folder / name):
                 return str(self.folder / name), read_rows(self.folder / name, split, self.config.fields, self.folder)
         if not self.folder.is_dir() or not any(self.folder.rglob("*.parquet")):
@@ -221,7 +252,7 @@ class YamlTask(Task):
     def _load(self, spec: str) -> list[Sample]:
         name, start, stop = parse_split(spec, f"task {self.name}")
         file, found = self.rows(name)
-        make = Maker(self.config, self.path, self.folder, name)
+        make = Maker(self.config, self.path, self.folder, name, self._within)
         dropped = self.dropped[spec] = Counter()
         rows: Iterable[tuple[int, str, Values]] = self._kept(found, file, make, name, dropped)
         if self.config.shuffle is not None:
@@ -280,7 +311,9 @@ class YamlTask(Task):
             )
         shares = {name: s.share for name, s in self.config.splits.items() if self._source(name) == source}
         start, end = bounds(shares, str(self.path))[split]
-        make = Maker(self.config, self.path, self.folder, "")  # the same for all splits, even if templates name theirs
+        make = Maker(
+            self.config, self.path, self.folder, "", self._within
+        )  # the same for all splits, even if templates name theirs
 
         def belongs(number: int, where: str, row: Values) -> bool:
             sample = make(number, make.prepare(row, where), where)
@@ -336,7 +369,7 @@ def load_task(name: str, *, trust: bool = False, allow_urls: bool = False, **ove
     """The task `name` (an alias, or of a YAML's path).
 
     Args:
-        trust: Whether a `.py` source may run though the YAML is not on the search path.
+        trust: Whether a task that is not on the search path may run code and name what lies outside its folder.
         allow_urls: Fetch images that rows name by URL. Not a key of the YAML: who runs a task decides, not its author.
         overrides: Replace keys of the YAML, such as `data`.
     """
@@ -345,7 +378,8 @@ def load_task(name: str, *, trust: bool = False, allow_urls: bool = False, **ove
     if "splits" in values:
         values["splits"] = spelled_out(values["splits"])
     config = build(TaskConfig, values, str(path))
-    return YamlTask(path.stem, path, config, trusted=trust or on_the_path(path), allow_urls=allow_urls)
+    trusted = trust or on_the_path(path)
+    return YamlTask(path.stem, path, config, trusted=trusted, allow_urls=allow_urls, given=overrides)
 
 
 def load_local(

@@ -154,14 +154,14 @@ def test_an_eps_is_no_picture_whatever_its_name(tmp_path: Path, monkeypatch: pyt
 
 def _gzip(folder: Path) -> str:
     with gzip.open(folder / "rows.jsonl.gz", "wb") as file:
-        for _ in range(80):
+        for _ in range(70):
             file.write(b" " * 2**20)
     return "rows.jsonl.gz"
 
 
 def _zip(folder: Path) -> str:
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("rows.jsonl", b" " * (80 * 2**20))
+        archive.writestr("rows.jsonl", b" " * (70 * 2**20))
     return "a.zip/rows.jsonl"
 
 

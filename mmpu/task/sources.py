@@ -60,8 +60,9 @@ def read_rows(
     if not found:
         raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder")
     for each in found:
-        for read in (each, *(each / name for name in METADATA)) if within else ():
-            check_file(read, within, str(file))
+        if within is not None:
+            for read in (each, *(each / name for name in METADATA)):
+                check_file(read, within, str(file))
         if each.exists() and not each.is_file() and not each.is_dir():
             raise UserError(f"{each}: a pipe or a device is no file to read; write its rows into one")
         yield from _mappings(each, _open(each, split, folder or file.parent), fields)

@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # memory, small tensors were up to seven times faster with it.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-processors test-lowest test-newest test-vllm lint check wheel clean
+.PHONY: quickstart test test-processors test-lowest test-newest test-vllm lint check screenshots wheel clean
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -75,6 +75,13 @@ test-lowest test-newest: test-%: .venv-%/ready
 test-vllm: .venv-vllm/ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_serve.py \
 		tests/test_students.py::test_resizing_agrees_with_qwen_vl_utils -k "not transformers"
+
+# The pictures of docs/, from what `make quickstart` left in $(RUNS).
+screenshots: .venv/core
+	$(BIN)/mmpu report $(RUNS)/quickstart-text-$(SEED) --out $(RUNS)/report
+	$(BIN)/python scripts/screenshots.py \
+		--size 1300x1750 "$(RUNS)/boards-$(SEED)/shapes.rule.html#only=won=docs/leaderboard.png" \
+		--size 1300x1500 "$(RUNS)/report/report.html=docs/run.png"
 
 check: test lint
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -71,6 +71,7 @@ class Sample:
 
     id: str
     prompt: tuple[Message, ...]
+    """Where it ends with the assistant, that is what the model's own turn begins with."""
     reference: str | None = None
     """Ground truth in words: shown to judges, privileged context of self-distillation; never to the student."""
     answer: str | None = None
@@ -149,6 +150,20 @@ class Choice:
     outside: float
     bounded: frozenset[str] = frozenset()
     """Options that an endpoint's list of likeliest tokens did not show: theirs is an upper bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely a model finds a response after a prompt."""
+
+    logp: float
+    """In nats, of all its tokens, the end of a finished one included; at temperature 1."""
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Nats per token."""
+        return self.logp / self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +273,17 @@ class Engine(ABC):
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         """The distribution of the next token over `options`; a token counts if its stripped text is the option."""
 
+    def likelihoods(self, samples: Sequence[Sample], responses: Sequence[Response]) -> list[Likelihood | Failed]:
+        """How likely each response is after its sample's prompt, without sampling.
+
+        Raises:
+            UserError: the engine cannot weigh a given text.
+        """
+        raise UserError(
+            f"{type(self).__name__.lower()} cannot say how likely a given text is; take a model in process (hf), or "
+            "another scorer mode"
+        )
+
     def lacking(self, samples: Sequence[Sample]) -> list[str]:
         """Ids of those samples that the engine is known to have no answer for, without asking it."""
         return []
@@ -310,6 +336,15 @@ class Scorer(ABC):
         """The part that a sample's group belongs to, an index of `shares`."""
         return 0
 
+    @property
+    def tally(self) -> Mapping[str, int]:
+        """Groups that were not scored as asked for, since the scorer was made, by the metric that counts them."""
+        return {}
+
+    def settled(self, choose: Callable[[Scorer], Scorer]) -> Scorer:
+        """The same scorer with `choose` applied to those of its parts that leave open how they score."""
+        return self
+
     def abstains(self, samples: Sequence[Sample]) -> str | None:
         """Why the scorer could only abstain on all of these prompts; None if it may score. Costs no model call."""
         return None
@@ -343,6 +378,10 @@ class Task(ABC):
     @abstractmethod
     def grade(self, sample: Sample, text: str) -> float | None:
         """0..1, or None where the task has no grader or the sample no answer."""
+
+    def key(self, sample: Sample, text: str) -> str | None:
+        """What a text answers, equal for equal answers; None if it answers nothing, or nobody here can tell."""
+        return None
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -341,9 +341,18 @@ def test_a_teacher_file_that_lacks_a_prompt_says_which(workshop: Path, tmp_path:
 def test_an_evaluator_that_cannot_tell_is_refused(workshop: Path, tmp_path: Path) -> None:
     """A random student as its own judge, the real scorer, the default bound."""
     path = config(workshop, tmp_path / "run")
-    overrides = ["stages.ldl.scorer={name: self_eval, min_mass: 0.0}", "stages.ldl.preflight.min_auc=0.75"]
+    scorer = "stages.ldl.scorer={name: self_eval, mode: expected, min_mass: 0.0}"
     with pytest.raises(UserError, match=r"pre-flight: .* AUC .* below 0.75"):
+        recipe.train(str(path), [scorer, "stages.ldl.preflight.min_auc=0.75"])
+
+
+def test_a_student_that_can_grade_in_no_way_is_refused(workshop: Path, tmp_path: Path) -> None:
+    """A random student, and what would help in place of a traceback."""
+    path = config(workshop, tmp_path / "run")
+    overrides = ["stages.ldl.scorer=self_eval", "stages.ldl.preflight={prompts: 8, min_auc: 0.9, graded: 2}"]
+    with pytest.raises(UserError, match=r"pre-flight: of \d\d ways .* none tells right from wrong.*mmpu evaluator"):
         recipe.train(str(path), overrides)
+    assert not (tmp_path / "run/1-ldl/evaluator.json").exists()
 
 
 def test_a_run_folder_of_other_settings_is_not_touched(workshop: Path, tmp_path: Path) -> None:

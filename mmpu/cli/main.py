@@ -376,4 +376,33 @@ def doctor(model: str, options: tuple[str, ...]) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL…")
+@click.option("--task", required=True, help="Task name or YAML file.")
+@click.option("--anchors", help="A .jsonl of answers, or `reference`; default: what stands beside the task, or these.")
+@click.option("--split", default="train", show_default=True)
+@click.option("--limit", type=click.IntRange(min=6), default=64, show_default=True, help="Prompts to try on.")
+@click.option("--seconds", type=click.IntRange(min=0), default=16, show_default=True, help="Second answers to ask for.")
+@click.option("--graded", type=click.IntRange(min=0), default=16, show_default=True, help="Prompts to sample for.")
+@click.option("--k", type=click.IntRange(min=2), default=4, show_default=True, help="Candidates of each of these.")
+@click.option("--max-tokens", type=int, help="Longest candidate; default: the task's.")
+@click.option("--min-auc", type=click.FloatRange(0, 1), default=0.75, show_default=True, help="What is good enough.")
+@click.option("--out", type=click.Path(path_type=Path), help="JSON of all rows; models that it holds are done.")
+@DATA
+@TRUST
+@_allow_urls
+def evaluator(**options: Any) -> None:
+    """Find out whether MODEL can grade its own answers to TASK, and in which way. Exit code 1 if none can."""
+    quiet()
+    from mmpu.recipes import evaluator as recipe
+
+    found = recipe.examine(recipe.EvaluatorOptions(**options), lambda text: click.echo(text, err=True))
+    for outcome in found:
+        header, rows = recipe.table(outcome)
+        table(outcome.model, header, rows)
+        click.echo(f"{outcome.model}: {outcome.verdict}")
+    if not any(outcome.able for outcome in found):
+        sys.exit(1)
+
+
 main.add_command(judge_group)

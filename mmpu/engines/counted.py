@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
+from mmpu.core import Choice, Engine, Failed, Likelihood, Response, Sample, Sampling
 from mmpu.store import Ledger
 
 T = TypeVar("T")
@@ -28,6 +28,9 @@ class Counted(Engine):
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         return self._counted(self.engine.choose(samples, options))
+
+    def likelihoods(self, samples: Sequence[Sample], responses: Sequence[Response]) -> list[Likelihood | Failed]:
+        return self._counted(self.engine.likelihoods(samples, responses))
 
     def _counted(self, answers: list[T]) -> list[T]:
         failed = sum(isinstance(answer, Failed) for answer in answers)

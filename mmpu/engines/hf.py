@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling
+from mmpu.core import Choice, Engine, Failed, Likelihood, Response, Sample, Sampling
 from mmpu.knobs import MAY_CHANGE, Count
 from mmpu.student import Decoded, Decoding, Encoded, Student, TooLong, Tree, share, within_budget
 
@@ -34,8 +34,8 @@ class HF(Engine):
     rows: Annotated[Count, MAY_CHANGE] = 256
     """Responses decoded at a time."""
     tokens_per_pass: Annotated[Count | None, MAY_CHANGE] = None
-    """Padded tokens of one `choose` forward; None takes 2,048 on a CPU, where small passes stay in its caches, and
-    32,768 elsewhere."""
+    """Padded tokens of one forward of `choose` or `likelihoods`; None takes 2,048 on a CPU, where small passes stay in
+    its caches, and 32,768 elsewhere."""
 
     @property
     def identity(self) -> str:
@@ -96,8 +96,7 @@ class HF(Engine):
         trees = [Tree(trunk, tuple(branch + asked for branch in branches)) for trunk, branches in shared]
         choices: list[Choice] = []
         with self._inference():
-            default = 2048 if self.student.device.type == "cpu" else 32768
-            for chunk in within_budget(trees, lambda tree: tree.tokens, self.tokens_per_pass or default):
+            for chunk in within_budget(trees, lambda tree: tree.tokens, self._budget):
                 packed = self.student.pack(chunk).to(self.student.device)
                 logits = self.student.logits(self.student.hidden(packed, packed.end_M))
                 total_M1 = logits.logsumexp(1, keepdim=True)
@@ -105,6 +104,40 @@ class HF(Engine):
                 choices += [Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass]
         found = dict(zip(distinct, choices, strict=True))
         return [e if isinstance(e, Failed) else found[e.ids, e.images] for e in encoded]
+
+    def likelihoods(self, samples: Sequence[Sample], responses: Sequence[Response]) -> list[Likelihood | Failed]:
+        """Consecutive prompts that begin alike are encoded once. What the student sampled is weighed token by token as
+        sampled, any other text as it would be trained on."""
+        results: list[Likelihood | Failed] = []
+        asked: dict[int, tuple[Encoded, tuple[int, ...]]] = {}
+        limit = self.student.encoder.limit
+        for i, (sample, response) in enumerate(zip(samples, responses, strict=True)):
+            prompt = self._encode(sample)
+            results.append(prompt if isinstance(prompt, Failed) else Failed(f"sample {sample.id!r}: an empty answer"))
+            if isinstance(prompt, Failed):
+                continue
+            ids = self.student.response_ids(sample, response)
+            if limit and len(prompt.ids) + len(ids) > limit:
+                together = f"a prompt of {len(prompt.ids)} tokens and an answer of {len(ids)}"
+                results[i] = Failed(f"sample {sample.id!r}: {together} are more than the {limit} that the model reads")
+            elif ids:
+                asked[i] = prompt, ids
+        targets = iter(ids for _, ids in asked.values())
+        shared = share([prompt for prompt, _ in asked.values()])
+        trees = [Tree(trunk, tuple(tail + next(targets) for tail in tails)) for trunk, tails in shared]
+        found: list[Tensor] = []
+        with self._inference():
+            for chunk in within_budget(trees, lambda tree: tree.tokens, self._budget):
+                logp_N = self.student(self.student.pack(chunk)).double()
+                found += logp_N.split([len(branch) for tree in chunk for branch in tree.branches])
+        for (i, (_, ids)), logp_T in zip(asked.items(), found, strict=True):
+            results[i] = Likelihood(float(logp_T[-len(ids) :].sum()), len(ids))
+        return results
+
+    @property
+    def _budget(self) -> int:
+        """Padded tokens of one forward."""
+        return self.tokens_per_pass or (2048 if self.student.device.type == "cpu" else 32768)
 
     def _encode(self, sample: Sample) -> Encoded | Failed:
         try:

@@ -91,7 +91,9 @@ def contender(name: str, target: str, *, trust: bool = False) -> Contender:
             "seed": values["seed"],
         }
     base, adapters = resolve_model(config.model)
-    files = [f for place in [Path(base), *adapters] if place.exists() for f in place.glob("*.safetensors")]
+    places = [Path(base), *adapters]
+    files = [f for place in places if place.is_dir() for f in place.glob("*.safetensors")]
+    files += [place for place in places if place.is_file()]
     weights = _hash_files(sorted(files)) if files else f"hub:{base}"
     return Contender(name, target, HF(load_student(config)), weights, **trained)
 

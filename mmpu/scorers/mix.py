@@ -10,8 +10,9 @@ source says that rewards are combined, notes on it write a sum of losses; both a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -70,6 +71,13 @@ class Mix(Scorer):
 
     def part(self, sample: Sample) -> int:
         return 0 if self.mix == "reward" or self._is_labelled(sample) else 1
+
+    @property
+    def tally(self) -> Mapping[str, int]:
+        return sum((Counter(scorer.tally) for scorer, _ in self._active), Counter[str]())
+
+    def settled(self, choose: Callable[[Scorer], Scorer]) -> Scorer:
+        return replace(self, scorers=tuple(scorer.settled(choose) for scorer in self.scorers))
 
     def abstains(self, samples: Sequence[Sample]) -> str | None:
         reasons = [scorer.abstains(samples) for scorer, _ in self._active]

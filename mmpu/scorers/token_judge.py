@@ -16,7 +16,7 @@ from pathlib import Path
 from mmpu.core import NAN, Choice, Engine, Failed, Group, Scorer
 from mmpu.knobs import Share
 from mmpu.prompts import about, template_path
-from mmpu.scorers.self_eval import NO, YES
+from mmpu.scorers._asking import NO, YES
 
 PROMPT = Path(__file__).with_suffix(".txt")
 

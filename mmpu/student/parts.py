@@ -15,6 +15,7 @@ from mmpu import plugins
 from mmpu.core import UserError
 from mmpu.families import Family
 from mmpu.knobs import MAY_CHANGE
+from mmpu.student import gguf
 from mmpu.student.adapters import merged
 from mmpu.student.dropout import without_dropout
 
@@ -40,7 +41,7 @@ class StudentConfig:
     """Which model, and how it is held."""
 
     model: str
-    """A bundled student (`tiny-text`, `tiny-vl`), a folder, or a hub id."""
+    """A bundled student (`tiny-text`, `tiny-vl`), a folder, a GGUF file, or a hub id."""
     lora: Lora | None = None
     """None trains all weights of the language model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -97,9 +98,11 @@ def load_parts(config: StudentConfig) -> Parts:
 
     logging.disable_progress_bar()  # loading is quick next to what follows
 
+    folder, file = gguf.place(path)
+
     def load(what: str, auto: Any, **options: Any) -> Any:
         try:
-            return auto.from_pretrained(path, trust_remote_code=config.trust_remote_code, **options)
+            return auto.from_pretrained(folder, trust_remote_code=config.trust_remote_code, **file, **options)
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"cannot load the {what} of {config.model!r}: {first}") from error
@@ -116,6 +119,8 @@ def load_parts(config: StudentConfig) -> Parts:
         attn_implementation=config.attention,
         **_placement(config),
     )
+    if file:
+        model = gguf.plain(model, path)
     tokenizer = load("tokenizer", AutoTokenizer)
     if config.template == "chat" and tokenizer.chat_template is None:
         tokenizer.chat_template = _processor_template(path)
@@ -147,6 +152,8 @@ def resolve_model(name: str) -> tuple[str, list[Path]]:
         base = str(path / base) if (path / base / "config.json").exists() else base
         root, before = resolve_model(base)
         return root, [*before, *((path / a).resolve() for a in entry["adapters"])]
+    if path.suffix == gguf.SUFFIX and path.is_file():
+        return str(path), []
     if path.is_dir():
         if not (path / "config.json").exists():
             raise UserError(f"{name} is a folder without config.json: neither a model nor a stage of a run")

@@ -64,6 +64,8 @@ class Student(nn.Module):
         """Counts the changes of the weights. An engine that holds a copy of them compares it with its copy's."""
         self.stage_version = 0
         """The version that the stage started from: what «adapter off» means."""
+        self.tokens_read = 0
+        """Places of all input that went through the layers so far, padding included."""
         self.value: nn.Linear | None = None
         self._frozen: list[Any] = []  # a list hides the copy from parameters() and state_dict()
         banned = cast(list[int], tokenizer.convert_tokens_to_ids(list(self.family.never_sampled)))
@@ -209,6 +211,7 @@ class Student(nn.Module):
         model = getattr(self.base, self.base.base_model_prefix)
         if cache is not None:
             inputs[_cache_keyword(type(model))] = cache
+        self.tokens_read += inputs["input_ids"].numel()
         with self.computing():
             return model(**inputs)
 

@@ -206,6 +206,9 @@ class YamlTask(Task):
             self._grades[key] = self._grader.grade(sample, text)
         return self._grades[key]
 
+    def key(self, sample: Sample, text: str) -> str | None:
+        return None if self._grader is None else self._grader.key(sample, answer_of(text))
+
     def rows(self, split: str) -> tuple[str, Iterator[tuple[str, Values]]]:
         """What errors call the source of a split, and its rows with their places."""
         spec = self._split(split)

@@ -48,6 +48,8 @@ class _Step:
     generate: float = 0.0
     score: float = 0.0
     """Seconds."""
+    fallen: Counter[str] = field(default_factory=Counter[str])
+    """Groups that were not scored as the scorer was asked to, by metric."""
 
     def note(self, notes: Mapping[str, str]) -> None:
         self.counts.update(notes.keys())
@@ -95,7 +97,11 @@ def collect(stage: Stage, step: int, position: int) -> Collected:
         for g, (group, rows) in enumerate(found.kept)
     ]
     groups = [group for group, _ in found.kept]
-    metrics |= _shares(stage, found.counts, batches)
+    metrics |= _shares(stage, found.counts, batches) | {name: float(n) for name, n in found.fallen.items()}
+    for name in found.fallen:
+        found.examples.setdefault(
+            name, "less than `min_mass` was on the options; `scorer.mode: auto` finds another way"
+        )
     return Collected(groups, rows, position, metrics, found.dropped, found.examples)
 
 
@@ -106,7 +112,9 @@ def _batch(stage: Stage, step: int, batch: int, position: int, found: _Step) -> 
     anchored, left_out = _anchored(stage, stage.prompts(position), found)
     groups = _sampled(stage, anchored, step, batch)
     sampled = time.perf_counter()
+    before = Counter(rollout.scorer.tally) if rollout.scorer else Counter[str]()
     groups = rollout.scored(groups)
+    found.fallen += Counter(rollout.scorer.tally) - before if rollout.scorer else Counter[str]()
     found.generate += sampled - began
     found.score += time.perf_counter() - sampled
     if rollout.fitting is not None:

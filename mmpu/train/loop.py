@@ -12,13 +12,16 @@ from mmpu.train import alarms, checkpoint, sharding
 from mmpu.train.collect import collect
 from mmpu.train.diagnostics import describe
 from mmpu.train.record import Record
-from mmpu.train.stage import Stage, checks_evaluator
+from mmpu.train.stage import Stage, checks_evaluator, with_evaluator
 from mmpu.train.update import Updater
 
 
 def run(stage: Stage, record: Record) -> None:
     """Trains the stage from its newest checkpoint, or its start, to its end."""
-    config, rollout, accelerator, shadow = stage.config, stage.rollout, stage.accelerator, stage.rollout.shadow
+    config, accelerator, shadow = stage.config, stage.accelerator, stage.rollout.shadow
+    if checks_evaluator(stage.rollout):
+        stage = with_evaluator(stage, record.say)
+    rollout = stage.rollout
     wrapped, optimizer = sharding.prepare(accelerator, stage.student, config.optim.build(stage.student))
     update = Updater(
         stage.student,

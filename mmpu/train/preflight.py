@@ -15,7 +15,9 @@ from mmpu.core import Group, Response, Sample, Task, UserError
 from mmpu.knobs import Count, CountOrZero, Share
 from mmpu.statistics import auc
 from mmpu.train.diagnostics import describe
+from mmpu.train.evaluator import Trial
 from mmpu.train.rollout import Rollout
+from mmpu.train.search import another
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,16 @@ class Preflight:
     """Below this the stage does not start, or stops."""
     every: Count = 50
     """Steps between two checks."""
+    graded: CountOrZero = 16
+    """Prompts among them whose candidates are sampled and, where the task can, graded, for `score_auc`."""
+    seconds: CountOrZero = 16
+    """Prompts of which the teacher is asked for a second answer where `scorer.mode: auto` looks for a way to grade; 0
+    asks for none, and then what may merely recognise an anchor is not tried."""
+
+    @property
+    def trial(self) -> Trial:
+        """What a search for a way to grade is made of."""
+        return Trial(self.prompts, self.seconds, self.graded, self.min_auc)
 
     def __call__(self, rollout: Rollout, samples: Sequence[Sample], task: Task, seed: int) -> dict[str, float]:
         """AUCs of the scorer: `anchor_auc` (own anchor against another's) and, where the task grades, `score_auc`.
@@ -41,13 +53,13 @@ class Preflight:
         pairs = [
             replace(group, responses=(Response(group.anchor), Response(other)))
             for i, group in enumerate(groups)
-            if group.anchor is not None and (other := _another(i, [g.anchor for g in groups])) is not None
+            if group.anchor is not None and (other := another(i, [g.anchor for g in groups])) is not None
         ]
         if not pairs:
             raise UserError(_uniform(groups))
         scores = [s for s in rollout.scorer.score(pairs) if not any(map(math.isnan, s))]
         result = {"anchor_auc": auc([s[0] for s in scores], [s[1] for s in scores])}
-        candidates = rollout.scored(rollout.sampled(groups, seed))
+        candidates = rollout.scored(rollout.sampled(groups[: self.graded], seed))
         found = describe(candidates, [[]] * len(candidates), task)
         result |= {name: found[name] for name in ("score_auc", "accuracy", "score") if name in found}
         if not result["anchor_auc"] >= self.min_auc:  # NaN, nothing readable, fails too
@@ -71,16 +83,3 @@ def _uniform(groups: Sequence[Group]) -> str:
         "Whether the evaluator can tell a prompt's own anchor from another's cannot be checked, and such anchors teach "
         f"one answer to everything. Look at the teacher's answers; {way_out}"
     )
-
-
-def _another(i: int, anchors: Sequence[str | None]) -> str | None:
-    """The next anchor that differs from the i-th, in order."""
-    for step in range(1, len(anchors)):
-        other = anchors[(i + step) % len(anchors)]
-        if other is not None and _plain(other) != _plain(anchors[i] or ""):
-            return other
-    return None
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +15,7 @@ from mmpu.knobs import MAY_CHANGE, Count, CountOrZero, Parallel, Positive, Share
 from mmpu.learning import Method
 from mmpu.specs import Spec
 from mmpu.student import Student
+from mmpu.train import evaluator
 from mmpu.train.optim import Optim
 from mmpu.train.preflight import Preflight
 from mmpu.train.rollout import Rollout
@@ -67,6 +68,7 @@ class StageConfig:
             "unanchored_groups": 0.0,
             "cut_anchors": 0.0,
             "low_anchors": 0.5,
+            "fallback_groups": 0.0,
             "infinite_scores": 0.0,
             "cut_contexts": 0.0,
             "overlong_groups": 0.0,
@@ -148,3 +150,19 @@ def keeps_reference(config: StageConfig, method: Method) -> bool:
 def checks_evaluator(rollout: Rollout) -> bool:
     """True if training trusts a scorer that reads the anchor."""
     return "scores" in rollout.method.needs and "anchor" in rollout.needs
+
+
+def with_evaluator(stage: Stage, say: Callable[[str], None]) -> Stage:
+    """The stage with an evaluator that was chosen, where its config leaves open how it reads."""
+    rollout = evaluator.settled(
+        stage.rollout,
+        stage.samples,
+        stage.task,
+        stage.config.preflight.trial,
+        stage.folder,
+        stage.accelerator,
+        lambda: stage.student.tokens_read,
+        say,
+        stage.step_seed("evaluator", 0),
+    )
+    return replace(stage, rollout=rollout)

@@ -210,13 +210,9 @@ class SelfEval(Reader):
         return {name: _plain(value) for name, value in kept.items() if value not in ((), "none") and value != "full"}
 
     def restored(self, settings: Mapping[str, object]) -> Reader:
-        known: dict[str, Any] = dict(settings)
-
-        def examples(values: Mapping[str, Any]) -> tuple[Example, ...]:
-            return tuple(Example(**each) for each in values.get("examples", ()))
-
-        parts = tuple(Part(**{**each, "examples": examples(each)}) for each in known.pop("parts", ()))
-        return replace(self, **{**known, "examples": examples(known), "parts": parts})
+        known = cast(dict[str, Any], dict(settings))
+        parts = tuple(Part(**_with_examples(part)) for part in known.pop("parts", ()))
+        return replace(self, **_with_examples(known), parts=parts)
 
     def readings(self, examples: Sequence[Group]) -> Mapping[str, Reader]:
         """Digits, yes and no in two wordings, the reminder in the question or as the answer's beginning, with examples;
@@ -264,6 +260,11 @@ def _examples(groups: Sequence[Group]) -> tuple[Example, ...]:
         return ()
     (first, right), (second, other) = told[:2]
     return Example(first, right, right, True), Example(second, other, right, False)
+
+
+def _with_examples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON has them, with examples as such."""
+    return {**values, "examples": tuple(Example(**each) for each in values.get("examples", ()))}
 
 
 def _plain(value: object) -> object:

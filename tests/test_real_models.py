@@ -10,7 +10,6 @@ import importlib.util
 import math
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,14 +41,14 @@ def test_a_file_without_the_package_that_reads_it(tmp_path: Path, monkeypatch: p
 
 
 @pytest.fixture(scope="module", params=MODELS or ["none"], ids=lambda path: Path(str(path)).stem)
-def model(request: pytest.FixtureRequest) -> Iterator[Path]:
+def model(request: pytest.FixtureRequest) -> Path:
     if HOME is None:
         pytest.skip("MMPU_REAL_MODELS names no folder of pretrained models; scripts/real_models.py fetches some")
     if not MODELS:
         pytest.skip(f"MMPU_REAL_MODELS={HOME} holds no GGUF file and no model's folder")
     if request.param.suffix == ".gguf" and importlib.util.find_spec("gguf") is None:
         pytest.skip("the package gguf, which reads GGUF files, is not installed")
-    yield request.param
+    return request.param
 
 
 @pytest.fixture(scope="module")

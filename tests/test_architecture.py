@@ -29,11 +29,11 @@ USES = {
     "strict_yaml": "",
     "sandbox": "",
     "config": "core files knobs plugins strict_yaml",
-    "client": "core thinking",
+    "client": "core files thinking",
     "specs": "config core plugins",
     "readings": "core",
     "media": "core files",
-    "store": "core plugins",
+    "store": "core files plugins",
     "graders": "core knobs",
     "judges": "core duel knobs prompts replies",
     "scorers": "core graders knobs prompts readings replies thinking",
@@ -41,15 +41,15 @@ USES = {
     "methods": "core knobs learning losses prompts student",
     "task": "config core files graders knobs media plugins sandbox shown specs thinking",
     "student": "core families knobs learning media plugins thinking",
-    "engines": "client core knobs media store student thinking",
-    "train": "core knobs learning losses prompts readings specs statistics store student",
-    "boards": "core duel media plugins prompts statistics store task",
-    "judging": "boards core duel media prompts statistics store",
-    "evaluation": "boards config core duel judging media statistics store student task thinking",
-    "recipes": "boards config core duel engines evaluation judging knobs learning media plugins scorers specs store "
-    "student task thinking train",
-    "studies": "boards config core duel engines evaluation judging plugins recipes specs statistics store task "
-    "thinking",
+    "engines": "files client core knobs media store student thinking",
+    "train": "files shown core knobs learning losses prompts readings specs statistics store student",
+    "boards": "files shown core duel media plugins prompts statistics store task",
+    "judging": "files boards core duel media prompts statistics store",
+    "evaluation": "files boards config core duel judging media statistics store student task thinking",
+    "recipes": "files boards config core duel engines evaluation judging knobs learning media plugins scorers specs "
+    "store student task thinking train",
+    "studies": "boards files shown config core duel engines evaluation judging plugins recipes specs statistics store "
+    "task thinking",
     "cli": EVERYTHING,
 }
 """What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""

@@ -19,8 +19,9 @@ from mmpu.cli.main import main
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
 from mmpu.duel import Duel
 from mmpu.engines.replay import Replay
-from mmpu.evaluation.answers import Contender, slug
+from mmpu.evaluation.answers import Contender
 from mmpu.evaluation.evaluate import STORE, Settings, prepare, publish
+from mmpu.files import file_name as slug
 from mmpu.judges.alpaca_eval import AlpacaEval
 from mmpu.judges.pairwise import Pairwise
 from mmpu.judges.rule import Rule

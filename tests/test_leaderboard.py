@@ -25,7 +25,7 @@ from mmpu.boards.board import (
 )
 from mmpu.boards.tables import markdown
 from mmpu.core import UserError
-from mmpu.evaluation.answers import slug
+from mmpu.files import file_name as slug
 from mmpu.recipes.evaluation import EvalOptions, evaluate
 from mmpu.statistics import Difference, Interval
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmpu.core import UserError
+from mmpu.files import file_name
 from mmpu.statistics import Difference, Interval
 from mmpu.store import write_atomically
 
@@ -225,6 +226,11 @@ def read(path: Path) -> Board:
     if board.schema not in READS:
         raise UserError(f"{path} has schema {board.schema}, this version reads {', '.join(map(str, READS))}")
     return dataclasses.replace(board, schema=SCHEMA)
+
+
+def board_name(task: str, judge: str) -> str:
+    """The file of a board in its folder."""
+    return f"{file_name(task)}.{file_name(judge)}.json"
 
 
 def write(path: Path, board: Board) -> None:

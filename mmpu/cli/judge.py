@@ -77,7 +77,7 @@ def metrics(
             for name, strength in sorted(ranking.items(), key=lambda pair: -pair[1].value):
                 click.echo(f"  {name}  {tables.percent(strength)}")
         if out:
-            path = out / f"{board.task}.{board.judge}.json"
+            path = out / leaderboard.board_name(board.task, board.judge)
             leaderboard.write(path, board)
             click.echo(f"written to {path}")
 

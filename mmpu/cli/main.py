@@ -130,9 +130,12 @@ def evaluate(
     if dry_run:
         click.echo("\n".join(assess.estimate(options).lines()))
         return
+
+    from mmpu.boards import board_name
+
     board = assess.evaluate(options, progress_on_stderr(), announce)
     show_board(board)
-    path = Path(out) / f"{board.task}.{board.judge}.json"
+    path = Path(out) / board_name(board.task, board.judge)
     click.echo(f"written to {path}")
     show_page([path], path.with_suffix(".html"))
 

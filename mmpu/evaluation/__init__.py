@@ -1,6 +1,6 @@
 """An evaluation, from systems' answers to a board."""
 
-from mmpu.evaluation.answers import Contender, answers_of, said_by, slug
+from mmpu.evaluation.answers import Contender, answers_of, said_by
 from mmpu.evaluation.evaluate import STORE, Prepared, Settings, asked, publish
 from mmpu.evaluation.metrics import by_sample
 
@@ -14,5 +14,4 @@ __all__ = [
     "by_sample",
     "publish",
     "said_by",
-    "slug",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmpu.boards import System
 from mmpu.core import Engine, Failed, Response, Sample, Sampling, UserError, digest
 from mmpu.evaluation.metrics import by_sample
+from mmpu.files import file_name
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
 from mmpu.thinking import answer_of, thinks_on
@@ -67,7 +68,7 @@ def answer(
     answered = [(sample, each) for sample, each in zip(samples, attempts_of, strict=True) if each]
     rows = [{"id": s.id, **_row(each, attempts > 1)} for s, each in answered]
     write_atomically(
-        folder / f"{slug(contender.name)}.outputs.jsonl",
+        folder / f"{file_name(contender.name)}.outputs.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     )
     system = System(
@@ -103,7 +104,7 @@ def said_by(system: System, folder: Path) -> dict[str, tuple[str, str]]:
     Raises:
         UserError: the file is not there, or holds other answers than those that were judged.
     """
-    path = folder / f"{slug(system.name)}.outputs.jsonl"
+    path = folder / f"{file_name(system.name)}.outputs.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError) as error:
@@ -134,9 +135,3 @@ def _row(responses: Sequence[Response], several: bool) -> dict[str, object]:
     said, apart = [r.raw for r in responses], [r.reasoning for r in responses]
     row: dict[str, object] = {"output": said if several else said[0]}
     return {**row, "reasoning": apart if several else apart[0]} if any(apart) else row
-
-
-def slug(name: str) -> str:
-    """A file name for a system; names that would fall together get a hash each."""
-    plain = "".join(c if c.isalnum() or c in "-._" else "-" for c in name)
-    return plain if plain == name else f"{plain}-{digest(name)[:6]}"

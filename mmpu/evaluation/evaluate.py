@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmpu.boards import Board, Provenance, keep, merge, prompt_of, provenance_of, read, write
+from mmpu.boards import Board, Provenance, board_name, keep, merge, prompt_of, provenance_of, read, write
 from mmpu.core import Sample, Sampling, UserError
 from mmpu.duel import Duel, Judge
-from mmpu.evaluation.answers import Answers, Contender, answer, slug
+from mmpu.evaluation.answers import Answers, Contender, answer
 from mmpu.evaluation.clusters import clusters_of
 from mmpu.evaluation.metrics import intervals
+from mmpu.files import file_name
 from mmpu.judging import (
     MAX_UNREAD,
     Calibration,
@@ -42,11 +43,13 @@ from mmpu.judging import (
     measure_all,
     questions,
 )
-from mmpu.store import write_atomically
+from mmpu.store import locked, write_atomically
 from mmpu.task import YamlTask
 
 T = TypeVar("T")
 STORE = "verdicts.sqlite"
+PATIENCE = 120.0
+"""Seconds to wait for others who publish to the same board; each takes a fraction of one."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +94,20 @@ def publish(
     Raises:
         Stopped: the budget of `settings.limits` is spent; the same call goes on from there.
     """
-    path = folder / f"{task.name}.{judge.name}.json"
+    path = folder / board_name(task.name, judge.name)
     store = Verdicts(folder / STORE)
     ask(judge, asked(judge, prepared), store, settings.limits, progress)
     for one in prepared:
         store.add_match(one.match.key, one.match.plain())
     measured = measure_all([one.match for one in prepared], store, settings.calibration, settings.max_unread)
     for one in measured:
-        _write_verdicts(folder / f"{task.name}.{judge.name}", one.match, store)
-    # Another evaluation may have published meanwhile.
-    board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
-    board = merge(board, [m.entry for m in measured], comparisons(measured))
-    board = replace(board, judge_prompt=prompt_of(judge))
-    write(path, board)
+        _write_verdicts(folder / board_name(task.name, judge.name).removesuffix(".json"), one.match, store)
+    with locked(path.with_name(f".{path.name}.lock"), f"the board {path}", PATIENCE):
+        # Another evaluation may have published meanwhile.
+        board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
+        board = merge(board, [m.entry for m in measured], comparisons(measured))
+        board = replace(board, judge_prompt=prompt_of(judge))
+        write(path, board)
     return board
 
 
@@ -118,10 +122,10 @@ def prepare(
     settings: Settings,
 ) -> list[Prepared]:
     """Everything before a judge is asked: answers, and one match per system."""
-    if (path := folder / f"{task.name}.{judge.name}.json").exists():
+    if (path := folder / board_name(task.name, judge.name)).exists():
         read(path)  # a board that cannot be added to should fail before anything is asked
     samples = task.samples(split)
-    place = folder / f"{task.name}.{split}"
+    place = folder / f"{file_name(task.name)}.{split}"
     if task.config.redistribute:
         keep(samples, place)
     answers = {
@@ -203,6 +207,6 @@ def _write_verdicts(folder: Path, match: Match, store: Verdicts) -> None:
     readings = store.get(match.keys)
     verdicts = [v for item in match.items for v in item.raw.verdicts(item.sample, readings)]
     write_atomically(
-        folder / f"{slug(match.system.name)}.verdicts.jsonl",
+        folder / f"{file_name(match.system.name)}.verdicts.jsonl",
         "".join(json.dumps(asdict(v), ensure_ascii=False) + "\n" for v in verdicts),
     )

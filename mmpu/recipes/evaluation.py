@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmpu.config import replaced
 from mmpu.core import Failed, UserError
 from mmpu.duel import Judge
+from mmpu.files import file_name
 from mmpu.recipes.judges import read_judge
 from mmpu.recipes.runs import contender, named
 from mmpu.store import write_atomically
@@ -193,12 +194,10 @@ def lm_eval(
     trust: bool = False,
 ) -> list[Path]:
     """Runs lm-eval's tasks alone; returns the files with its reports, one per system."""
-    from mmpu.evaluation import slug
-
     reports = _lm_eval([contender(*named(text), trust=trust) for text in systems], tasks, limit, data)
     if not reports:
         raise UserError("lm-eval runs models, and these are recorded answers; name a run, a stage or a model")
-    paths = {folder / f"{slug(name)}.lm_eval.json": report for name, report in reports.items()}
+    paths = {folder / f"{file_name(name)}.lm_eval.json": report for name, report in reports.items()}
     for path, report in paths.items():
         write_atomically(path, json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     return list(paths)
@@ -225,7 +224,7 @@ def export_alpaca_eval(
     Returns:
         Each match's folder, and how many of its duels could not be read.
     """
-    from mmpu.evaluation import answers_of, slug
+    from mmpu.evaluation import answers_of
     from mmpu.judging import Verdicts, match_of, write_annotations
 
     task = load_local(task_name, data, trust=trust)
@@ -237,9 +236,10 @@ def export_alpaca_eval(
     for match in (m for m in matches if m.system != m.baseline):
         samples = {sample.id: sample for sample in task.samples(match.split)}
         ours, theirs = (
-            answers_of(s, store.parent / f"{task.name}.{match.split}") for s in (match.system, match.baseline)
+            answers_of(s, store.parent / f"{file_name(task.name)}.{match.split}")
+            for s in (match.system, match.baseline)
         )
-        folder = target / f"{slug(match.system.name)}.{slug(match.baseline.name)}.{slug(match.judge)}"
+        folder = target / f"{file_name(match.system.name)}.{file_name(match.baseline.name)}.{file_name(match.judge)}"
         unread = write_annotations(match, verdicts.get(match.keys), samples, ours, theirs, folder)
         written.append((folder, unread))
     return written

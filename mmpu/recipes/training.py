@@ -22,7 +22,7 @@ from mmpu.recipes.fit import Planned
 from mmpu.recipes.resolved import resolved
 from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
-from mmpu.store import Ledger, write_atomically
+from mmpu.store import Ledger, locked, write_atomically
 from mmpu.student import Student, load_student
 from mmpu.train import loop, sharding
 from mmpu.train.checkpoint import WRITE_ERRORS
@@ -49,6 +49,14 @@ def train_run(run: RunConfig) -> Path:
     )
     sharding.admit(accelerator, run.student, run.rollout.name)
     set_seed(run.seed)
+    with contextlib.ExitStack() as held:
+        if accelerator.is_main_process:
+            held.enter_context(locked(run.folder / ".lock", f"the run {run.folder}"))
+        return _train(run, accelerator)
+
+
+def _train(run: RunConfig, accelerator: Accelerator) -> Path:
+    """Trains in a folder that no other command trains in."""
     ledger = Ledger(run.folder / ("ledger.json" if accelerator.is_main_process else ".ledger.json"))
     wired = wiring.wired(run.task, run.allow_urls, run.teacher, run.store_file, ledger)
     plan = fit.plan(run, wired)

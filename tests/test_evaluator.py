@@ -33,6 +33,7 @@ from mmpu.core import (
 )
 from mmpu.engines.hf import HF
 from mmpu.methods.ldl_grpo import LDLGRPO
+from mmpu.scorers._asking import Asking
 from mmpu.scorers.mix import Mix
 from mmpu.scorers.self_eval import Part as Weighted
 from mmpu.scorers.self_eval import SelfEval
@@ -465,6 +466,28 @@ def test_shared_trunks_spare_the_prompt() -> None:
         for text in texts:
             evaluator.reads([replace(group, responses=(text,))])
         assert together < most * (student.tokens_read - before), mode
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_window", "opt", "qwen2_5_vl"])
+def test_falling_back_costs_the_prompt_once(family: str) -> None:
+    """The same replies as from prompts each encoded by itself, in fewer places where the architecture can share."""
+    student = shared_student(family)
+    texts = tuple(Response(f"{word} it is") for word in ("red", "green", "blue and red, I am sure of it", "red"))
+    groups = [replace(group, responses=texts) for group in FEW[:2]]
+    asking = Asking("generate")
+    prompts = [prompt for group in groups for text in texts for prompt in asking.prompts(group, text)]
+    greedy = Sampling(temperature=0.0, max_tokens=6)
+    before = student.tokens_read
+    together = HF(student).generate(prompts, 1, greedy)
+    shared, before = student.tokens_read - before, student.tokens_read
+    apart = [HF(student).generate([prompt], 1, greedy)[0] for prompt in prompts]
+    for one, other in zip(together, apart, strict=True):
+        assert isinstance(one, tuple)
+        assert isinstance(other, tuple)
+        assert one[0].tokens == other[0].tokens
+        assert one[0].text == other[0].text
+    if family != "qwen2_window":
+        assert shared < 0.6 * (student.tokens_read - before)
 
 
 def test_trees_of_a_length_are_not_needed_for_a_pass() -> None:

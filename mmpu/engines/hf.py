@@ -52,24 +52,26 @@ class HF(Engine):
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         """A response that reaches the end of the model's context is left unfinished there; a prompt that does not fit
-        fails."""
+        fails. Several prompts of one sample, such as those that grade its answers, are encoded once as far as they are
+        alike."""
         encoded = [self._encode(sample) for sample in samples]
         results: list[tuple[Response, ...] | Failed] = [e if isinstance(e, Failed) else () for e in encoded]
         fits = [(i, e) for i, e in enumerate(encoded) if isinstance(e, Encoded)]
-        by_length = sorted(fits, key=lambda pair: len(pair[1].ids))
+        alike = n == 1 and len({sample.id for sample in samples}) < len(samples)
+        by_length = sorted(fits, key=lambda pair: len(pair[1].ids)) if not alike else fits
         per_call = max(1, self.rows // n)
         with self._inference():
             for start in range(0, len(by_length), per_call):
                 chosen = by_length[start : start + per_call]
                 streams = [_stream(sampling.seed, samples[i].id, k) for i, _ in chosen for k in range(n)]
-                decoded = self._decoded([prompt for _, prompt in chosen], n, sampling, streams)
+                decoded = self._decoded([prompt for _, prompt in chosen], n, sampling, streams, alike)
                 responses = [self._response(row) for row in decoded]
                 for place, (i, _) in enumerate(chosen):
                     results[i] = tuple(responses[place * n : (place + 1) * n])
         return results
 
     def _decoded(
-        self, prompts: list[Encoded], n: int, sampling: Sampling, streams: list[np.random.Generator]
+        self, prompts: list[Encoded], n: int, sampling: Sampling, streams: list[np.random.Generator], alike: bool
     ) -> list[Decoded]:
         student = self.student
 
@@ -80,7 +82,7 @@ class HF(Engine):
         def stopped(tokens: Sequence[int]) -> str | None:
             return sampling.before_stop(student.decode(tokens)) if sampling.stop else None
 
-        return Decoding(student, n, sampling.max_tokens, drawn, stopped, student.eos)(prompts)
+        return Decoding(student, n, sampling.max_tokens, drawn, stopped, student.eos, alike)(prompts)
 
     def _response(self, row: Decoded) -> Response:
         text = row.cut if row.cut is not None else self.student.decode(row.tokens)

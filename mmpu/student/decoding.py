@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicLayer
 
 from mmpu.core import UserError
 from mmpu.student import attention
 from mmpu.student.attention import Prefix
-from mmpu.student.packing import Encoded, shown, visible
+from mmpu.student.packing import Encoded, Tree, share, shown, visible
 from mmpu.student.student import Student
 
 
@@ -47,6 +49,8 @@ class Decoding:
     """The text before a stop string, if tokens have reached one."""
     ends: Set[int]
     """Ids that end a row."""
+    alike: bool = False
+    """Encode what consecutive prompts begin with once; for one row to each."""
     tokens: list[list[int]] = field(default_factory=list[list[int]])
     logp: list[list[float]] = field(default_factory=list[list[float]])
 
@@ -60,7 +64,8 @@ class Decoding:
         alive = list(range(rows))
         student, device = self.student, self.student.device
         cache = DynamicCache(config=student.base.config.get_text_config())
-        hidden, mask, position = self._prefill(prompts, cache)
+        prefill = self._prefill_alike if self._can_share(cache) else self._prefill
+        hidden, mask, position = prefill(prompts, cache)
         prefix = self._prefix(cache, mask)
         if prefix is not None:
             cache = DynamicCache()
@@ -136,6 +141,35 @@ class Decoding:
             mask.to(device),
             following.to(device).repeat_interleave(self.n),
         )
+
+    def _can_share(self, cache: Any) -> bool:
+        whole = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
+        return self.alike and self.n == 1 and self.student.sharing and whole
+
+    def _prefill_alike(self, prompts: list[Encoded], cache: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_prefill`, over trunks and branches; each prompt is then given its keys and values, left-padded."""
+        student, device = self.student, self.student.device
+        shared = share(prompts)
+        packed = student.pack([Tree(trunk, tuple((*tail, student.pad) for tail in tails)) for trunk, tails in shared])
+        packed = packed.to(device)
+        hidden = student.hidden(packed, packed.end_M, cache)
+        length = packed.ids_SL.shape[1]
+        rows: list[Tensor] = []
+        for s, (trunk, tails) in enumerate(shared):
+            begin, at = torch.arange(len(trunk.ids)), len(trunk.ids)
+            for tail in tails:
+                rows.append(s * length + torch.cat([begin, torch.arange(at, at + len(tail))]))
+                at += len(tail)
+        most = max(map(len, rows))
+        index_RL = torch.stack([pad(row, (most - len(row), 0)) for row in rows]).to(device)
+        mask = torch.stack([pad(torch.ones_like(row), (most - len(row), 0)) for row in rows]).to(device)
+        for layer in cache.layers:
+            for name in ("keys", "values"):
+                flat = getattr(layer, name).transpose(1, 2).flatten(0, 1)
+                setattr(layer, name, flat[index_RL].transpose(1, 2).contiguous())
+        self.axes = packed.positions_RSL.shape[0]
+        following = [trunk.next_position + len(tail) for trunk, tails in shared for tail in tails]
+        return hidden, mask, torch.tensor(following, device=device)
 
     def _repeat(self, cache: Any) -> None:
         try:

@@ -230,13 +230,14 @@ class Student(nn.Module):
         """Trees laid out for this model; the order of branches is kept."""
         return pack(trees if self.sharing else [single for tree in trees for single in alone(tree)], self.pad)
 
-    def hidden(self, pack: Pack, places_N: Tensor) -> Tensor:
-        """Hidden states at flat places (S·L) of a pack, (N, H)."""
+    def hidden(self, pack: Pack, places_N: Tensor, cache: Any = None) -> Tensor:
+        """Hidden states at flat places (S·L) of a pack, (N, H); keys and values, as they lie in it, into `cache`."""
         axes = pack.positions_RSL.shape[0]
         out = self.backbone(
             input_ids=pack.ids_SL,
             position_ids=pack.positions_RSL[0] if axes == 1 else pack.positions_RSL,
-            use_cache=False,
+            cache=cache,
+            use_cache=cache is not None,
             **self._attention(pack),
             **self.see(pack.images),
             **self.reading(places_N, pack.ids_SL.numel()),

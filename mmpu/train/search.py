@@ -33,6 +33,8 @@ FEW = 4
 """Prompts with a second answer, or pairs of a right and a wrong sample in one group, below which nothing is judged."""
 MARGIN = 0.02
 """A difference of value below which the way that is named first is taken."""
+HOPELESS = 0.25
+"""A mass on the options of the first text below which a way is not tried any further."""
 ALIKE = 1e-9
 """A spread of scores that is rounding."""
 RESAMPLES = 1000
@@ -155,7 +157,11 @@ class Search:
 
     def _race(self, readings: Mapping[str, Reader], cases: Sequence[Case], grades: _Graded | None) -> list[Tried]:
         rows: dict[str, Tried] = {}
-        running = dict(readings)
+        for name, reader in readings.items():
+            if (row := self._hopeless(name, reader, cases[0])) is not None:
+                rows[name] = row
+                self.say(line(row))
+        running = {name: reader for name, reader in readings.items() if name not in rows}
         done = 0
         while running and done < len(cases):
             until = min(len(cases), max(FIRST, 2 * done))
@@ -169,6 +175,7 @@ class Search:
             better = {row.name for row in kept[:most]} | {name for name in running if self._waits(rows[name])}
             running = {name: reader for name, reader in running.items() if name in better}
             done = until
+        rows = {name: rows[name] for name in readings}
         # Those that copy and had no second answers to show themselves on.
         if grades is not None and grades.groups:
             for name in list(rows):
@@ -177,6 +184,18 @@ class Search:
                     rows[name] = self._row(name, readings[name], cases[:done], grades)
                     self.say(line(rows[name]))
         return list(rows.values())
+
+    def _hopeless(self, name: str, reader: Reader, case: Case) -> Tried | None:
+        """The row of a way that cannot read one text, so that nothing more is spent on it; None for all others."""
+        try:
+            ((read,),) = reader.reads([replace(case.group, responses=case.group.responses[:1])])
+        except UserError as error:
+            self.failures[name] = str(error)
+            return Tried(name, reader.copies, reason=str(error))
+        if not math.isnan(read.score) or read.mass >= HOPELESS:
+            return None
+        self.failures[name] = read.reason
+        return Tried(name, reader.copies, 1, read.mass, reason=f"unread: {read.reason}")
 
     def _waits(self, row: Tried) -> bool:
         """Whether it was not yet tried on enough second answers to be judged."""

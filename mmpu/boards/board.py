@@ -8,17 +8,35 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from mmpu import files
 from mmpu.core import UserError
 from mmpu.files import file_name
 from mmpu.statistics import Difference, Interval
 from mmpu.store import write_atomically
 
+LARGEST = 2**30
+"""Bytes of a board."""
+COUNTS = (
+    "n",
+    "wins",
+    "losses",
+    "ties",
+    "unread",
+    "identical",
+    "lost",
+    "tied",
+    "won",
+    "readings",
+    "truncated",
+    "clusters",
+)
 SCHEMA = 3
 READS = (1, 2, 3)
 """Schemas that this version reads; what an older one lacks is absent or unknown."""
@@ -216,7 +234,8 @@ def read(path: Path) -> Board:
     from pydantic import ValidationError
 
     try:
-        board: Board = _adapter().validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8), extra="forbid")
+        raw = files.content(path, LARGEST).removeprefix(codecs.BOM_UTF8)
+        board: Board = _adapter().validate_json(raw, extra="forbid")
     except OSError as error:
         raise UserError(f"cannot read the leaderboard {path}: {error}") from None
     except ValidationError as error:
@@ -225,7 +244,37 @@ def read(path: Path) -> Board:
         raise UserError(f"{path} is not a leaderboard of schema {SCHEMA}: {problem}") from None
     if board.schema not in READS:
         raise UserError(f"{path} has schema {board.schema}, this version reads {', '.join(map(str, READS))}")
+    _check_numbers(board, path)
     return dataclasses.replace(board, schema=SCHEMA)
+
+
+def _check_numbers(board: Board, path: Path) -> None:
+    """What no evaluation writes: numbers that are none, and counts that do not add up.
+
+    Raises:
+        UserError: with the entry.
+    """
+    for place, value in _numbers(dataclasses.asdict(board), ""):
+        name = place.rpartition(".")[2]
+        if not math.isfinite(value) or (name in COUNTS and value < 0):
+            raise UserError(f"{path}: {place} is {value}, which no evaluation writes; take the file from a backup")
+    for number, entry in enumerate(board.entries):
+        record = entry.win_rate
+        total = record.wins + record.losses + record.ties + record.unread
+        if total > entry.n or not 0 <= record.rate.value <= 1:
+            raise UserError(
+                f"{path}: entries.{number}: {total} duels on {entry.n} prompts, win rate {record.rate.value:g}, which "
+                "no evaluation writes; take the file from a backup"
+            )
+
+
+def _numbers(value: object, place: str) -> Iterator[tuple[str, int | float]]:
+    if isinstance(value, int | float):
+        yield place, value
+    elif isinstance(value, dict | list | tuple):
+        pairs = cast(Mapping[str, object], value).items() if isinstance(value, dict) else enumerate(value)
+        for key, inside in pairs:
+            yield from _numbers(inside, f"{place}.{key}" if place else str(key))
 
 
 def board_name(task: str, judge: str) -> str:

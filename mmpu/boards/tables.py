@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mmpu.boards.board import Board, Comparison, Entry, LengthModel
+from mmpu.shown import markdown as plain
 from mmpu.statistics import NO_BOUNDS, Interval, bounds
 
 ONE_CLUSTER = f"{NO_BOUNDS}: no interval, since all prompts are of one cluster, which says nothing of others."
@@ -74,17 +75,15 @@ def markdown(board: Board) -> str:
     """The board as a Markdown table, by win rate, and what the systems differ by."""
     columns = header(board)
     lines = [
-        f"**{board.task}**, judge `{board.judge}`: {board.decided_by}. Brackets: 95% interval over prompts.",
+        f"**{plain(board.task)}**, judge `{plain(board.judge)}`: {plain(board.decided_by)}. Brackets: 95% interval "
+        "over prompts.",
         "",
-        "| " + " | ".join(columns) + " |",
+        "| " + " | ".join(map(plain, columns)) + " |",
         "|" + "---|" * len(columns),
-        *(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells(entry, board)) + " |"
-            for entry in ranked(board)
-        ),
+        *("| " + " | ".join(map(plain, cells(entry, board))) + " |" for entry in ranked(board)),
     ]
     if said := notes(board):
-        lines += ["", *(f"* {note}" for note in said)]
+        lines += ["", *(f"* {plain(note)}" for note in said)]
     identities = {e.provenance.judge_identity for e in board.entries}
     if len(identities) > 1:
         lines += [
@@ -92,7 +91,7 @@ def markdown(board: Board) -> str:
             f"Rows of {len(identities)} versions of the judge stand here together; do not compare across them.",
         ]
     if board.comparisons:
-        lines += ["", *sentences(board)]
+        lines += ["", *map(plain, sentences(board))]
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mmpu.cli.show import show_board
+from mmpu.cli.show import say, show_board
 from mmpu.cli.tasks import DATA, TRUST
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ def metrics(
     for board, rankings in recompute(store, task, judge_name, calibration, max_unread):
         show_board(board)
         for where, ranking in rankings.items():
-            click.echo(f"Bradley–Terry, chance to beat the average system, % ({where}):")
+            say(f"Bradley–Terry, chance to beat the average system, % ({where}):")
             for name, strength in sorted(ranking.items(), key=lambda pair: -pair[1].value):
-                click.echo(f"  {name}  {tables.percent(strength)}")
+                say(f"  {name}  {tables.percent(strength)}")
         if out:
             path = out / leaderboard.board_name(board.task, board.judge)
             leaderboard.write(path, board)
-            click.echo(f"written to {path}")
+            say(f"written to {path}")
 
 
 @judge.command()
@@ -122,7 +122,7 @@ def import_(file: Path, store: Path) -> None:
     from mmpu.judging import import_verdicts
 
     readings, matches, known = import_verdicts(file, store)
-    click.echo(f"{readings} readings and {matches} matches added to {store}; {known} readings were there already")
+    say(f"{readings} readings and {matches} matches added to {store}; {known} readings were there already")
 
 
 @judge.command("export")
@@ -138,12 +138,10 @@ def export(store: Path, target: Path, task: str | None, data: tuple[str, ...], t
 
     if task is None:
         readings, matches = export_verdicts(store, target)
-        click.echo(f"{readings} readings and {matches} matches written to {target}")
+        say(f"{readings} readings and {matches} matches written to {target}")
         return
     for folder, unread in assess.export_alpaca_eval(store, target, task, data, trust):
-        click.echo(
-            f"written to {folder}" + (f"; {unread} preferences are null, their verdicts unread" if unread else "")
-        )
+        say(f"written to {folder}" + (f"; {unread} preferences are null, their verdicts unread" if unread else ""))
 
 
 def show_audit(audit: Audit) -> bool:
@@ -157,12 +155,12 @@ def show_audit(audit: Audit) -> bool:
         "correlation with length": "–" if audit.length_correlation is None else f"{audit.length_correlation:+.2f}",
     }
     for name, value in rates.items():
-        click.echo(f"{name:<34} {value}")
+        say(f"{name:<34} {value}")
     content = True
     for kind, traps in audit.adversarial.items():
         passed = traps.lost >= MUST_LOSE * traps.n
         content = content and passed
-        click.echo(
+        say(
             f"{kind + ' answer':<34} {'ok' if passed else 'FAILED'}: lost {traps.lost}, tied {traps.tied}, "
             f"won {traps.won}, unread {traps.unread}, of {traps.n}"
         )
@@ -176,7 +174,7 @@ def _percent(share: float | None) -> str:
 def announce(estimate: Estimate) -> None:
     """Says what is about to be asked, if anything is."""
     if estimate.calls:
-        click.echo("\n".join(estimate.lines()))
+        say("\n".join(estimate.lines()))
 
 
 def progress_on_stderr() -> Callable[[Progress], None]:

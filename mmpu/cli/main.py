@@ -11,7 +11,7 @@ import click
 from mmpu import __version__
 from mmpu.cli.judge import announce, judging_options, progress_on_stderr
 from mmpu.cli.judge import judge as judge_group
-from mmpu.cli.show import lines, list_data, quiet, show_board, show_page, table
+from mmpu.cli.show import lines, list_data, quiet, say, show_board, show_page, table
 from mmpu.cli.tasks import DATA, TRUST, tasks
 from mmpu.core import UserError
 
@@ -25,11 +25,28 @@ class _Main(click.Group):
         except UserError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"mmpu: {error}", err=True)
+            say(f"mmpu: {error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            click.echo("mmpu: interrupted; the same command resumes", err=True)
+            say("mmpu: interrupted; the same command resumes", err=True)
             sys.exit(130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except OSError as error:  # a full disk, a folder that cannot be written
+            if ctx.params.get("debug"):
+                raise
+            say(f"mmpu: {error}; make room, or look at who may write there", err=True)
+            sys.exit(1)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            said = " ".join(str(error).split())[:300]
+            say(
+                f"mmpu: this should not have happened ({type(error).__name__}: {said}). Please report it with what "
+                "`mmpu --debug` and the same command print",
+                err=True,
+            )
+            sys.exit(1)
 
 
 _allow_urls = click.option("--allow-urls", is_flag=True, help="Fetch images that the task names by URL.")
@@ -53,7 +70,7 @@ def train(config: str, overrides: tuple[str, ...], allow_urls: bool) -> None:
     from mmpu.recipes import training as recipe
 
     folder = recipe.train(config, (*overrides, "allow_urls=true") if allow_urls else overrides)
-    click.echo(f"{folder}: done. Next: mmpu eval {folder} --task … --judge … --baseline {folder}/0-…")
+    say(f"{folder}: done. Next: mmpu eval {folder} --task … --judge … --baseline {folder}/0-…")
 
 
 @main.command("eval")
@@ -107,7 +124,7 @@ def evaluate(
         if not harness:
             raise click.UsageError("Missing option '--task', or '--lm-eval'.")
         for path in assess.lm_eval(systems, harness, limit, Path(out), data, trust):
-            click.echo(f"written to {path}")
+            say(f"written to {path}")
         return
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     options = assess.EvalOptions(
@@ -128,7 +145,7 @@ def evaluate(
         assess.JudgingOptions(**judging),
     )
     if dry_run:
-        click.echo("\n".join(assess.estimate(options).lines()))
+        say("\n".join(assess.estimate(options).lines()))
         return
 
     from mmpu.boards import board_name
@@ -136,7 +153,7 @@ def evaluate(
     board = assess.evaluate(options, progress_on_stderr(), announce)
     show_board(board)
     path = Path(out) / board_name(board.task, board.judge)
-    click.echo(f"written to {path}")
+    say(f"written to {path}")
     show_page([path], path.with_suffix(".html"))
 
 
@@ -168,10 +185,10 @@ def generate(**options: Any) -> None:
     sampling = {name: value for name in given if (value := options.pop(name)) is not None}
     collection = collecting.collection(collecting.GenerateOptions(sampling=sampling, **options))
     if options["dry_run"]:
-        click.echo(collection.preview())
+        say(collection.preview())
         return
     report = collecting.run(collection)
-    click.echo(report.text)
+    say(report.text)
     if report.failed:
         sys.exit(1)
 
@@ -186,7 +203,7 @@ def cache(store: Path, model: str | None, older_than: str | None, keep: str | No
     """Show what the answers in STORE take, and delete some."""
     from mmpu.store import prune as caches
 
-    click.echo(caches.prune_and_show(store, model, older_than, keep, everything))
+    say(caches.prune_and_show(store, model, older_than, keep, everything))
 
 
 @main.command()
@@ -209,15 +226,15 @@ def leaderboard(
     if site is not None:
         from mmpu.recipes.pages import write_site
 
-        click.echo(f"site: {write_site(paths, site)[0]}")
+        say(f"site: {write_site(paths, site)[0]}")
         return
     if into is not None:
         boards.write(into, boards.merged([boards.read(path) for path in paths]))
-        click.echo(f"written to {into}")
+        say(f"written to {into}")
         return
     if check:
         entries = sum(len(boards.read(path).entries) for path in paths)
-        click.echo(f"{len(paths)} boards with {entries} entries are valid")
+        say(f"{len(paths)} boards with {entries} entries are valid")
         return
     if html is not None:
         show_page(paths, html)
@@ -225,7 +242,7 @@ def leaderboard(
     for path in paths:
         board = boards.read(path)
         if markdown:
-            click.echo(tables.markdown(board))
+            say(tables.markdown(board))
         else:
             show_board(board)
 
@@ -244,12 +261,12 @@ def publish(target: Path, to: str, boards: tuple[Path, ...], dry_run: bool) -> N
     place = Path("publish", repository.partition("/")[2]) if repository else Path(to)
     folder = publishing.prepared(target, place, boards)
     for name, size in folder.files:
-        click.echo(f"{size:>12,}  {name}")
-    click.echo(f"written to {folder.path}")
+        say(f"{size:>12,}  {name}")
+    say(f"written to {folder.path}")
     if repository and dry_run:
-        click.echo(f"would go to the {folder.kind} {repository} of the hub")
+        say(f"would go to the {folder.kind} {repository} of the hub")
     elif repository:
-        click.echo(publishing.upload(folder, repository))
+        say(publishing.upload(folder, repository))
 
 
 main.add_command(tasks)
@@ -278,7 +295,7 @@ def show_method(name: str) -> None:
     quiet()
     from mmpu.recipes import presets
 
-    click.echo(presets.explain(name))
+    say(presets.explain(name))
 
 
 @main.command()
@@ -302,10 +319,10 @@ def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, *
     except ValueError:
         raise UserError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
     asked = comparing.Options(config, tuple(methods.split(",")), numbers, overrides=overrides, **options)
-    found = comparing.compare(asked, lambda text: click.echo(text, err=True))
+    found = comparing.compare(asked, lambda text: say(text, err=True))
     table("Comparison", comparison.header(found), [comparison.cells(line, found) for line in found.lines])
-    click.echo(comparison.note(found))
-    click.echo(f"written to {found.folder / 'comparison.md'}")
+    say(comparison.note(found))
+    say(f"written to {found.folder / 'comparison.md'}")
 
 
 @main.command()
@@ -332,9 +349,9 @@ def report(runs: tuple[Path, ...], out: Path | None, figures: str | None) -> Non
     from mmpu.studies.run_page import write_run_page
 
     folder = out or runs[0] / "report"
-    click.echo(write_run_page(runs, folder / "report.html"))
+    say(write_run_page(runs, folder / "report.html"))
     for path in curves.draw(runs, folder, figures) if figures else []:
-        click.echo(path)
+        say(path)
 
 
 @main.command()
@@ -350,7 +367,7 @@ def export(run: str, folder: Path, trust: bool) -> None:
     if folder.exists():
         raise UserError(f"{folder} exists; choose another folder")
     runs.export(run, folder, trust=trust)
-    click.echo(f"written to {folder}")
+    say(f"written to {folder}")
 
 
 @main.command()
@@ -373,9 +390,9 @@ def doctor(model: str, options: tuple[str, ...]) -> None:
         limit = "" if check.limit is None else f"≤ {check.limit:.0e}"
         verdict = " " if check.limit is None and check.value is None else "✓" if check.passed else "✗"
         failed += not check.passed
-        click.echo(f"{verdict} {check.name:<27} {measured:>8} {limit:<8} {check.note}")
+        say(f"{verdict} {check.name:<27} {measured:>8} {limit:<8} {check.note}")
     if failed:
-        click.echo(f"{failed} checks failed: do not train {model} with these options", err=True)
+        say(f"{failed} checks failed: do not train {model} with these options", err=True)
         sys.exit(1)
 
 
@@ -399,11 +416,11 @@ def evaluator(**options: Any) -> None:
     quiet()
     from mmpu.recipes import evaluator as recipe
 
-    found = recipe.examine(recipe.EvaluatorOptions(**options), lambda text: click.echo(text, err=True))
+    found = recipe.examine(recipe.EvaluatorOptions(**options), lambda text: say(text, err=True))
     for outcome in found:
         header, rows = recipe.table(outcome)
         table(outcome.model, header, rows)
-        click.echo(f"{outcome.model}: {outcome.verdict}")
+        say(f"{outcome.model}: {outcome.verdict}")
     if not any(outcome.able for outcome in found):
         sys.exit(1)
 

@@ -10,6 +10,14 @@ from typing import Any
 
 import click
 
+from mmpu.core import UserError
+from mmpu.shown import one_line, visible
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Prints a text, of which others may have written a part."""
+    click.echo(visible(str(text)), err=err)
+
 
 def list_data(kind: str) -> None:
     """Prints the names of a kind of data on the search path."""
@@ -22,10 +30,25 @@ def lines(found: Mapping[str, Path]) -> None:
     """Prints names of YAML files, each with what it is about."""
     from mmpu.config import load_yaml
 
-    width = max(map(len, found), default=0)
+    read: dict[str, str] = {}
+    broken: list[str] = []
     for name in sorted(found):
-        about = str(load_yaml(found[name]).get("about", ""))
-        click.echo(f"{name:<{width}}  {about}")
+        try:
+            read[name] = str(load_yaml(found[name]).get("about", ""))
+        except UserError as error:
+            broken.append(str(error))
+    listed(read, broken)
+
+
+def listed(found: Mapping[str, str], broken: Sequence[str]) -> None:
+    """Prints names with what there is to say of each; what cannot be read is named and keeps no other away."""
+    width = max(map(len, found), default=0)
+    for name, about in found.items():
+        say(f"{one_line(name):<{width}}  {one_line(about)}")
+    for reason in broken:
+        say(f"left out: {' '.join(reason.split())}", err=True)
+    if broken:
+        say(f"{len(broken)} of {len(found) + len(broken)} files cannot be read and are left out", err=True)
 
 
 def show_board(board: Any) -> None:
@@ -35,7 +58,7 @@ def show_board(board: Any) -> None:
     title = f"{board.task}, judge {board.judge}: {board.decided_by}"
     table(title, header(board), [cells(entry, board) for entry in reversed(ranked(board))])
     for line in (*notes(board), *sentences(board)):
-        click.echo(line)
+        say(line)
 
 
 def show_page(boards: Sequence[Path], out: Path) -> None:
@@ -44,19 +67,20 @@ def show_page(boards: Sequence[Path], out: Path) -> None:
 
     written = write_page(boards, out)
     beside = f", with {len(written) - 1} files of pictures beside it" if len(written) > 1 else ""
-    click.echo(f"page: {written[0]}{beside}")
+    say(f"page: {written[0]}{beside}")
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table, its first column to the left and all others to the right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left")
+    drawn = Table(title=Text(one_line(title)), title_justify="left")
     for n, column in enumerate(header):
-        drawn.add_column(column, justify="right" if n else "left", no_wrap=True)
+        drawn.add_column(Text(one_line(column)), justify="right" if n else "left", no_wrap=True)
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(Text(one_line(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 180).print(drawn)
 
 

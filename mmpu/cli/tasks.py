@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mmpu import files
+from mmpu.cli.show import listed, say
 from mmpu.core import UserError
 
 DATA = click.option(
@@ -62,9 +64,9 @@ def check(name: str, split: tuple[str, ...], data: tuple[str, ...], trust: bool)
 
     report = task_check.check(load_local(name, data, trust=trust), data, split)
     for line in report.facts:
-        click.echo(f"ok    {line}")
+        say(f"ok    {line}")
     for line in report.notes:
-        click.echo(f"note  {line}")
+        say(f"note  {line}")
     if report.problems:
         raise UserError(f"{len(report.problems)} problems in {name}:\n" + "\n".join(f"- {p}" for p in report.problems))
 
@@ -85,7 +87,7 @@ def new(name: str, folder: Path) -> None:
             target.write_text(source.read_text(encoding="utf-8").replace("task.jsonl", f"{target.stem}.jsonl"))
         except OSError as error:
             raise UserError(f"cannot write {target}: {error}") from None
-    click.echo(f"written: {', '.join(map(str, targets.values()))}. Next: mmpu tasks check {folder / name}.yaml")
+    say(f"written: {', '.join(map(str, targets.values()))}. Next: mmpu tasks check {folder / name}.yaml")
 
 
 @tasks.command()
@@ -98,21 +100,33 @@ def export(folder: Path, names: tuple[str, ...], split: str | None, data: tuple[
     from mmpu.evaluation import lm_eval as harness
 
     harness.export(names, folder, split, data)
-    click.echo(f"written: {', '.join(f'mmpu_{name}' for name in names)} in {folder}")
+    say(f"written: {', '.join(f'mmpu_{name}' for name in names)} in {folder}")
 
 
 def _list(words: tuple[str, ...]) -> None:
     from mmpu import plugins
-    from mmpu.config import load_yaml
+    from mmpu.task import lookup
 
     found = plugins.data("tasks")
     if words:
-        texts = {name: f"{name} {path.read_text(encoding='utf-8')}".casefold() for name, path in found.items()}
+        texts = {name: _mentions(name, path) for name, path in found.items()}
         found = {name: path for name, path in found.items() if all(w.casefold() in texts[name] for w in words)}
         if not found:
             raise UserError(f"no task mentions {' and '.join(map(repr, words))}; `mmpu tasks` lists all")
-    width = max(map(len, found), default=0)
+    read: dict[str, str] = {}
+    broken: list[str] = []
     for name in sorted(found):
-        values = load_yaml(found[name])
-        aliases = ", ".join(values.get("aliases") or ())
-        click.echo(f"{name:<{width}}  {values.get('about', '')}" + (f" [{aliases}]" if aliases else ""))
+        try:
+            aliases, values = lookup.described(found[name])
+        except UserError as error:
+            broken.append(str(error))
+        else:
+            read[name] = f"{values.get('about', '')}" + (f" [{', '.join(aliases)}]" if aliases else "")
+    listed(read, broken)
+
+
+def _mentions(name: str, path: Path) -> str:
+    try:
+        return f"{name} {files.text(path)}".casefold()
+    except (OSError, ValueError):
+        return name.casefold()

@@ -21,7 +21,9 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+from mmpu import files
 from mmpu.core import UserError
 
 SCHEMA = 1
@@ -82,10 +84,11 @@ class Store:
     def get(self, keys: Iterable[str]) -> dict[str, object]:
         """The stored values of those keys that have one."""
         found: dict[str, object] = {}
-        for key in set(keys):
-            row: tuple[str] | None = self._db.execute("SELECT value FROM answers WHERE key = ?", (key,)).fetchone()
-            if row is not None:
-                found[key] = json.loads(row[0])
+        with reading(self.path):
+            for key in set(keys):
+                row: tuple[str] | None = self._db.execute("SELECT value FROM answers WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[key] = files.parsed(row[0])
         return found
 
     def put(self, values: Mapping[str, object], model: str = "") -> None:
@@ -140,10 +143,11 @@ class Store:
 
     def holdings(self) -> list[Holding]:
         """What there is of each model, the largest first."""
-        rows = self._db.execute(
-            "SELECT model, COUNT(*), SUM(LENGTH(CAST(value AS BLOB)) + LENGTH(key)), MIN(created), MAX(created) "
-            "FROM answers GROUP BY model ORDER BY 3 DESC, 1"
-        )
+        with reading(self.path):
+            rows = self._db.execute(
+                "SELECT model, COUNT(*), SUM(LENGTH(CAST(value AS BLOB)) + LENGTH(key)), MIN(created), MAX(created) "
+                "FROM answers GROUP BY model ORDER BY 3 DESC, 1"
+            ).fetchall()
         return [Holding(*row) for row in rows]
 
     def prune(self, *, before: float | None = None, most_bytes: int | None = None, model: str | None = None) -> int:
@@ -176,6 +180,19 @@ class Store:
         except sqlite3.Error as error:
             raise UserError(f"the answers are deleted, but {self.path} did not shrink: {error}") from None
         return deleted
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Generator[None]:
+    """Says of a store that is damaged that it is.
+
+    Raises:
+        UserError: SQLite cannot read it, or what it holds is no JSON.
+    """
+    try:
+        yield
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise UserError(f"cannot read the store {path}: {error}; it is damaged, so take it from a backup") from None
 
 
 def new_owner() -> str:
@@ -215,6 +232,8 @@ def connect(path: Path, *schema: str) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise OSError("a folder, a pipe or a device is no store")
         # The garbage collector may close it from any thread; use stays with one.
         db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
@@ -237,8 +256,9 @@ def _use_wal(db: sqlite3.Connection, patience: float = 60.0) -> None:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or time.monotonic() > deadline:  # a disk that cannot be written will not change
                 raise
             time.sleep(0.05)
 
@@ -248,13 +268,28 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.counts: Counter[str] = Counter(json.loads(path.read_text()) if path.exists() else {})
+        self.counts: Counter[str] = Counter(_counts(path) if path.exists() else {})
 
     def add(self, **counts: int) -> None:
         self.counts.update(counts)
 
     def save(self) -> None:
         write_atomically(self.path, json.dumps(dict(sorted(self.counts.items())), indent=2) + "\n")
+
+
+def _counts(path: Path) -> dict[str, int]:
+    """What a ledger's file says.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        found: object = files.parsed(files.text(path))
+        if isinstance(found, dict) and all(type(n) is int and n >= 0 for n in cast(dict[str, object], found).values()):
+            return cast(dict[str, int], found)
+        raise ValueError("it holds something else than counts")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the ledger {path}: {error}; move it away to count from 0") from None
 
 
 def write_atomically(path: Path, text: str) -> None:

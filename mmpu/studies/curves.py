@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from mmpu.config import load_yaml
 from mmpu.core import UserError
+from mmpu.shown import one_line
 
 BARS = "▁▂▃▄▅▆▇█"
 TAIL = 0.1
@@ -77,19 +78,22 @@ def spark(values: Sequence[float], width: int = 40) -> str:
 def panel(run: Run) -> Any:
     """The newest stage's metrics as a table: last value, least, largest, course."""
     from rich.table import Table
+    from rich.text import Text
 
     stages = run.stages()
     if not stages:
         return f"{run.folder}: no step yet"
     stage = stages[-1]
     last = max(row["step"] for row in run.rows if row["stage"] == stage)
-    table = Table(title=f"{run.folder}, stage {stage}, step {last}", title_justify="left")
+    table = Table(title=Text(one_line(f"{run.folder}, stage {stage}, step {last}")), title_justify="left")
     for column in ("metric", "last", "least", "largest", "course"):
         table.add_column(column, justify="left" if column in ("metric", "course") else "right", no_wrap=True)
     for name in run.metrics(stage):
         values = [value for _, value in run.series(stage, name)]
         if values:
-            table.add_row(name, *(f"{v:.4g}" for v in (values[-1], min(values), max(values))), spark(values))
+            table.add_row(
+                Text(one_line(name)), *(f"{v:.4g}" for v in (values[-1], min(values), max(values))), spark(values)
+            )
     return table
 
 

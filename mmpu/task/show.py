@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from mmpu.core import Part, Sample
 from mmpu.media import load_image
+from mmpu.shown import one_line, visible
 from mmpu.task.hub import HubSource
 from mmpu.task.yaml_task import YamlTask
 
@@ -21,10 +22,10 @@ def show(task: YamlTask, split: str, n: int) -> Iterator[str]:
     """The lines of the first `n` samples of a split."""
     config = task.config
     facts = {"licence": config.licence, "citation": config.citation, "traps": config.traps, "revision": _revision(task)}
-    yield f"{task.name}: {config.about}"
-    yield from (f"  {name}: {' '.join(text.split())}" for name, text in facts.items() if text)
+    yield visible(f"{task.name}: {config.about}")
+    yield from (visible(f"  {name}: {' '.join(text.split())}") for name, text in facts.items() if text)
     for sample in task.samples(f"{split}[:{n}]"):
-        yield from ("", f"── {sample.id}")
+        yield from ("", f"── {one_line(sample.id)}")
         yield from _sample(sample)
 
 
@@ -45,15 +46,15 @@ def _sample(sample: Sample) -> Iterator[str]:
             yield f"{message.role}: {_part(part)}"
     for name, text in (("reference", sample.reference), ("answer", sample.answer)):
         if text is not None:
-            yield f"{name}: {text}"
-    yield from (f"{name}: {value}" for name, value in sample.meta.items())
+            yield visible(f"{name}: {text}")
+    yield from (visible(f"{name}: {value}") for name, value in sample.meta.items())
 
 
 def _part(part: Part) -> str:
     if part.kind == "text":
-        return part.data
+        return visible(part.data)
     name = part.data if len(part.data) < 200 else f"{part.data[:40]}… ({len(part.data)} characters)"
-    return f"[image {name}]" + _inline(part.data)
+    return f"[image {one_line(name)}]" + _inline(part.data)
 
 
 def _inline(image: str) -> str:

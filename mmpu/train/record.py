@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmpu.core import Group, Response, Task
 from mmpu.learning import Row
 from mmpu.prompts import question
+from mmpu.shown import visible
 from mmpu.store import Ledger, write_atomically
 
 SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
@@ -100,21 +101,21 @@ class Record:
 
     def say(self, text: str) -> None:
         if self.accelerator.is_main_process:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.say(f"[yellow]warning:[/] {text}")
+        self.say(f"warning: {text}")
 
     @contextlib.contextmanager
     def progress(self, stage: str, done: int, total: int) -> Generator[Callable[[int, Mapping[str, float]], None]]:
         """A progress bar on a terminal; elsewhere about ten lines per stage."""
         live = self.accelerator.is_main_process and self.console.is_terminal
         bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             disable=not live,
         )

@@ -381,9 +381,12 @@ def doctor(model: str, options: tuple[str, ...]) -> None:
     quiet()
     from mmpu.config import build, override
     from mmpu.recipes import doctor as checks
+    from mmpu.recipes import runs
     from mmpu.student import StudentConfig
 
-    config = build(StudentConfig, override({"model": model}, options), "student")
+    config = build(
+        StudentConfig, override(runs.held(model, trust="trust_remote_code=true" in options), options), "student"
+    )
     failed = 0
     for check in checks.examine(config):
         measured = "" if check.value is None else f"{check.value:.1e}"

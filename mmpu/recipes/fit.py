@@ -41,6 +41,12 @@ def plan(run: RunConfig, wired: Wired) -> list[Planned]:
             f"student.lora.dropout={run.student.lora.dropout}: with dropped units the update's log-probabilities "
             "differ from the sampler's before anything is learned, and gradients depend on tokens_per_pass; leave it 0"
         )
+    if run.rollout.name.startswith("vllm"):
+        lora = run.student.lora
+        given = [] if lora is None else [("init", lora.init != "default"), ("dora", lora.dora)]
+        given += [] if lora is None else [("modules_to_save", bool(lora.modules_to_save))]
+        if refused := [name for name, there in given if there]:
+            raise UserError(f"rollout: vLLM takes plain LoRA adapters; leave student.lora.{refused[0]} out, or use hf")
     stages = [Planned(stage, stage.method.make({}), _sampling(stage, wired.task)) for stage in run.stages]
     for stage in stages:
         check(stage.config, stage.method, wired, stage.sampling)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpu.config import Values, build, load_yaml
+from mmpu.config import Values, build, load_yaml, to_values
 from mmpu.core import UserError, digest
 from mmpu.specs import Named
 
@@ -127,14 +128,39 @@ def _hash_files(paths: Sequence[Path]) -> str:
     return total.hexdigest()[:16]
 
 
-def export(target: str, folder: Path, *, trust: bool = False) -> None:
-    """Writes the merged weights of a run, a stage or a model; `trust` as for `as_trained`."""
+def held(target: str, *, trust: bool = False) -> Values:
+    """The keys of `student:` for a run (its last finished stage), a stage or a model: as the run trained it; `trust` as
+    for `as_trained`."""
     path = Path(target).expanduser()
     stage = last_stage(path) if (path / "config.yaml").exists() else path
+    values = trained_as(stage)
+    if values is None:
+        return {"model": str(stage) if stage.exists() else target}
+    return to_values(as_trained({"student": values}, stage, trust=trust))
+
+
+def trained_as(stage: Path) -> Values | None:
+    """The keys of `student:` that a stage was trained with: its run's or, where it was moved alone, its own copy."""
     run = run_of(stage)
     if run is not None:
-        check_student(run[0], stage, trust)
-    from mmpu.student import StudentConfig, load_student
+        return run[0]["student"]
+    file = stage / "student.json"
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("student")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({error}); train the stage again, or restore the file") from None
 
-    remote = run is not None and bool(run[0]["student"].get("trust_remote_code"))
-    load_student(StudentConfig(str(stage) if stage.exists() else target, trust_remote_code=remote)).save(folder)
+
+def export(target: str, folder: Path, *, trust: bool = False) -> None:
+    """Writes the merged weights of a run, a stage or a model, in the type of the model that it all began with; `trust`
+    as for `as_trained`."""
+    from mmpu.student import StudentConfig, base_dtype, load_student
+
+    path = Path(target).expanduser()
+    stage = last_stage(path) if (path / "config.yaml").exists() else path
+    student = load_student(build(StudentConfig, held(target, trust=trust), "student"))
+    began = (trained_as(stage) or {}).get("model", target)
+    student.base.to(base_dtype(str(began)) or student.base.dtype)
+    student.save(folder)

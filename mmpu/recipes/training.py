@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from mmpu.config import dump_yaml, load_yaml
+from mmpu.config import Values, dump_yaml, load_yaml, to_values
 from mmpu.core import Engine, UserError
 from mmpu.engines.hf import HF
 from mmpu.learning import Method
@@ -23,14 +24,14 @@ from mmpu.recipes.resolved import resolved
 from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
 from mmpu.store import Ledger, locked, write_atomically
-from mmpu.student import Student, load_student
+from mmpu.student import WANTED, Student, load_student
 from mmpu.train import loop, sharding
 from mmpu.train.checkpoint import WRITE_ERRORS
 from mmpu.train.fitting import Fitting
 from mmpu.train.record import Record
 from mmpu.train.rollout import Rollout
 from mmpu.train.shadow import Shadow
-from mmpu.train.stage import Stage, keeps_reference
+from mmpu.train.stage import Stage, keeps_reference, seed_of
 
 
 def train(config: str, assignments: Sequence[str] = ()) -> Path:
@@ -129,13 +130,18 @@ class _Training:
                 self.train(stage, student, sampler, place)
                 if main:
                     _finish(run, place, student)
+                if run.student.lora is not None and run.student.lora.init != "default":
+                    # A part of the base was in the adapter; the next stage starts from the weights as they are saved.
+                    sampler.close()
+                    student = sampler = None
                 self.accelerator.wait_for_everyone()
 
     def train(self, stage: Planned, student: Student, sampler: Engine, place: Path) -> None:
         """Trains one stage to its end, in the folder `place`."""
         config, method, task, ledger = stage.config, stage.method, self.wired.task, self.wired.ledger
         place.mkdir(parents=True, exist_ok=True)
-        student.start_stage(keeps_reference(config, method), value="value" in method.needs)
+        drawn = seed_of(self.run.seed, config.name, "adapter")
+        student.start_stage(keeps_reference(config, method), "value" in method.needs, drawn)
         shadow = _shadow(self.run, method, student)
         scorer = None
         if config.scorer is not None:
@@ -157,6 +163,8 @@ class _Training:
         )
         samples = task.samples(config.split)
         record = Record(place.parent, self.accelerator, ledger, task)
+        if student.reach is not None:
+            (record.warn if student.reach.share < WANTED else record.say)(f"stage {config.name}: {student.reach}")
         loop.run(Stage(config, place, samples, task, rollout, student, self.accelerator, self.run.seed), record)
 
 
@@ -195,7 +203,13 @@ def _finish(run: RunConfig, place: Path, student: Student) -> None:
     base = str(Path(run.student.model).resolve()) if Path(run.student.model).exists() else run.student.model
     names = [f"{i}-{s.name}" for i, s in enumerate(run.stages)]
     adapters = [f"../{name}/adapter" for name in names[: names.index(place.name) + 1]]
-    entry = {"base": base, "adapters": adapters} if lora else {"base": "model", "adapters": []}
+    entry: Values = {"base": base, "adapters": adapters} if lora else {"base": "model", "adapters": []}
+    if lora:
+        for name in names[: names.index(place.name)]:  # so that the folder can be moved alone
+            shutil.copytree(place.parent / name / "adapter", place / "before" / name, dirs_exist_ok=True)
+        if Path(base).is_absolute():
+            entry["base_from_here"] = os.path.relpath(base, place.resolve())
+    entry["student"] = to_values(run.student)
     write_atomically(place / "student.json", json.dumps(entry, indent=2) + "\n")
     for old in place.glob("step-*"):
         shutil.rmtree(old, ignore_errors=True)

@@ -6,10 +6,12 @@ from mmpu.student.encoding import TooLong
 from mmpu.student.head import Ask, Measured, Teacher
 from mmpu.student.loading import load_student
 from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room
+from mmpu.student.lora import Lora
 from mmpu.student.packing import Encoded, Pack, Tree, pack, share, within_budget
-from mmpu.student.parts import Lora, StudentConfig, resolve_model
+from mmpu.student.parts import StudentConfig, base_dtype, resolve_model
 from mmpu.student.selfcheck import LIMITS, probes, sharing_error
 from mmpu.student.student import Student
+from mmpu.student.targets import WANTED
 
 __all__ = [
     "AMPLE",
@@ -17,6 +19,7 @@ __all__ = [
     "REVERSE",
     "SPARE",
     "TRAINING",
+    "WANTED",
     "Ask",
     "Decoded",
     "Decoding",
@@ -30,6 +33,7 @@ __all__ = [
     "Teacher",
     "TooLong",
     "Tree",
+    "base_dtype",
     "load_student",
     "pack",
     "probes",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from annotated_types import Interval
 
 from mmpu import plugins
 from mmpu.core import UserError
@@ -18,22 +17,7 @@ from mmpu.knobs import MAY_CHANGE
 from mmpu.student import gguf
 from mmpu.student.adapters import merged
 from mmpu.student.dropout import without_dropout
-
-PROJECTIONS = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    *("out_proj", "fc1", "fc2"),  # OPT's names
-)
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters on the language model's projections."""
-
-    r: Annotated[int, Interval(ge=1, le=8192)] = 64
-    alpha: Annotated[int, Interval(ge=1, le=10**6)] = 128
-    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
-    """Stays 0 in training: with a dropped unit two forwards of one response do not agree."""
-    targets: tuple[str, ...] = PROJECTIONS
+from mmpu.student.lora import Lora
 
 
 @dataclass(frozen=True)
@@ -66,6 +50,11 @@ class StudentConfig:
     def __post_init__(self) -> None:
         if self.quantize and not self.lora:
             raise UserError("student.quantize holds weights that cannot be trained; set student.lora as well")
+        if self.quantize and self.lora and self.lora.init != "default":
+            raise UserError(
+                f"student.lora.init={self.lora.init} takes a part off the base's weights, which student.quantize holds "
+                "in four bits; leave one out"
+            )
         if self.autocast and self.dtype != "float32":
             raise UserError(f"student.autocast casts from float32 and not from {self.dtype}; set it or student.dtype")
 
@@ -140,18 +129,31 @@ def load_parts(config: StudentConfig) -> Parts:
     return Parts(model, tokenizer, image_processor, family)
 
 
+def base_dtype(name: str) -> torch.dtype | None:
+    """The type that a model's weights were published in; None if its config does not say."""
+    from transformers import PretrainedConfig
+
+    try:
+        path, _ = resolve_model(name)
+        values, _ = PretrainedConfig.get_config_dict(path)
+    except (UserError, OSError):
+        return None
+    written = values.get("dtype") or values.get("torch_dtype")
+    found = getattr(torch, str(written).removeprefix("torch."), None)
+    return found if isinstance(found, torch.dtype) else None
+
+
 def resolve_model(name: str) -> tuple[str, list[Path]]:
     """The folder or hub id of the base, and the adapters to merge into it, in order.
 
     A stage folder holds `student.json`: {"base": name, "adapters": [paths relative to the file]} or {"base": "model"}.
+    Adapters of earlier stages lie in its `before/` too, so that the folder can be moved alone.
     """
     path = Path(name).expanduser()
     if (path / "student.json").exists():
-        entry = cast(dict[str, Any], json.loads((path / "student.json").read_text()))
-        base = str(entry["base"])
-        base = str(path / base) if (path / base / "config.json").exists() else base
+        base, own = _stage(path)
         root, before = resolve_model(base)
-        return root, [*before, *((path / a).resolve() for a in entry["adapters"])]
+        return root, [*before, *own]
     if path.suffix == gguf.SUFFIX and path.is_file():
         return str(path), []
     if path.is_dir():
@@ -163,6 +165,33 @@ def resolve_model(name: str) -> tuple[str, list[Path]]:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"no model {name!r}: no such folder; {plugins.suggest(name, plugins.data('models'))}")
     return name, []
+
+
+def _stage(path: Path) -> tuple[str, list[Path]]:
+    """What a stage's student.json names.
+
+    Raises:
+        UserError: it is damaged, or what it names is not there.
+    """
+    file = path / "student.json"
+    try:
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        base, names = str(entry["base"]), [str(name) for name in entry["adapters"]]
+        beside = [str(path / name) for name in (base, str(entry.get("base_from_here") or base))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is damaged ({error}); train the stage again, or restore the file") from None
+    base = next((b for b in (beside[0], base, beside[1]) if (Path(b) / "config.json").exists()), base)
+    if Path(base).is_absolute() and not Path(base).exists():
+        raise UserError(f"{file} names the base {base}, which is not there; put it back, or correct `base` in the file")
+    found: list[Path] = []
+    for name in names:
+        places = [path / "before" / Path(name).parent.name, path / name, path / Path(name).name]
+        places = places[1:] if name == names[-1] and not places[1].exists() else places
+        there = next((p for p in places if (p / "adapter_config.json").exists()), None)
+        if there is None:
+            raise UserError(f"{file} names the adapter {name}, which is not there; copy its stage's folder beside it")
+        found.append(there.resolve())
+    return base, found
 
 
 def _family(model_type: str, model: str) -> Family:

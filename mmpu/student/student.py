@@ -19,11 +19,23 @@ from torch import Tensor, nn
 
 from mmpu.core import Response, Sample, UserError
 from mmpu.families import Family
-from mmpu.student import adapters, attention, dropout, form, last_layer, rms_norm, tied, vector_math
+from mmpu.student import (
+    adapters,
+    attention,
+    companions,
+    dropout,
+    form,
+    last_layer,
+    rms_norm,
+    targets,
+    tied,
+    vector_math,
+)
 from mmpu.student.encoding import Encoder, ends
 from mmpu.student.head import Ask, Head, Measured, measure
+from mmpu.student.lora import Lora
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
-from mmpu.student.parts import StudentConfig
+from mmpu.student.parts import StudentConfig, resolve_model
 from mmpu.student.vision import Images
 
 
@@ -68,6 +80,10 @@ class Student(nn.Module):
         """Places of all input that went through the layers so far, padding included."""
         self.value: nn.Linear | None = None
         self._frozen: list[Any] = []  # a list hides the copy from parameters() and state_dict()
+        self.reach: targets.Targets | None = None
+        """What the stage's adapter changes."""
+        self._start: dict[str, Tensor] = {}
+        """The adapter's first values, where they were taken off the base."""
         banned = cast(list[int], tokenizer.convert_tokens_to_ids(list(self.family.never_sampled)))
         self.banned = tuple(b for b in banned if b is not None and b != tokenizer.unk_token_id)  # pyright: ignore[reportUnnecessaryComparison]
 
@@ -111,11 +127,12 @@ class Student(nn.Module):
 
     # ------------------------------------------------------------------------------------------------------- training
 
-    def start_stage(self, reference: bool, value: bool = False) -> None:
+    def start_stage(self, reference: bool, value: bool = False, seed: int = 0) -> None:
         """Makes the present weights the frozen ones and the model trainable.
 
         Args:
             value: Add a value head, linear on the last hidden state, zero at first, float32.
+            seed: Draws the adapter.
 
         With LoRA a fresh adapter is added to the merged weights, so «adapter off» means this stage's start, not the
         hub's base.
@@ -124,22 +141,13 @@ class Student(nn.Module):
         if hasattr(self.model, "peft_config"):
             self.model = adapters.unloaded(self.model)
         self.model.requires_grad_(False)
+        self._start = {}
         if self.config.lora:
-            from peft import LoraConfig
-
-            lora = self.config.lora
-            names = [
-                name
-                for name, module in self._language_model().named_modules(prefix=self._language_prefix())
-                if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in lora.targets
-            ]
-            if not names:
-                raise UserError(
-                    f"student.lora.targets: no layer of {self.config.model} is named {', '.join(lora.targets)}"
-                )
-            peft_config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
-            self.model = adapters.adapted(self.model, peft_config)
+            self.reach = self._targets(self.config.lora)
+            self.model = adapters.adapted(self.model, self.config.lora, self.reach, seed)
             dropout.switch_off(self.model)
+            if self.config.lora.init != "default":
+                self._start = {n: p.detach().clone() for n, p in self._trained()}
         else:
             if reference:
                 self._frozen.append(copy.deepcopy(self.model).eval())
@@ -153,6 +161,13 @@ class Student(nn.Module):
             nn.init.zeros_(self.value.bias)
         self.version += 1
         self.stage_version = self.version
+
+    def _targets(self, lora: Lora) -> targets.Targets:
+        config, language = self.config, self._language_model()
+        return targets.find(self.base, language, self._language_prefix(), lora, config.train_vision, config.model)
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
     def _language_model(self) -> Any:
         backbone = getattr(self.base, self.base.base_model_prefix)
@@ -171,6 +186,15 @@ class Student(nn.Module):
                 yield
             finally:
                 self.model = live
+        elif self._start:  # a part of the base is in the adapter
+            live = {name: p.data for name, p in self._trained()}
+            try:
+                for name, parameter in self._trained():
+                    parameter.data = self._start[name]
+                yield
+            finally:
+                for name, parameter in self._trained():
+                    parameter.data = live[name]
         elif hasattr(self.model, "peft_config"):
             with self.model.disable_adapter():
                 yield
@@ -314,22 +338,42 @@ class Student(nn.Module):
         """Writes the weights: a small adapter under LoRA, else a folder that transformers loads as it is."""
         if self.config.lora:
             folder.mkdir(parents=True, exist_ok=True)
-            adapters.save(self.model, folder)
+            if self._start:
+                adapters.save_from(self.model, self._start, folder)
+            else:
+                adapters.save(self.model, folder)
         else:
             self.save_base(folder)
 
     def save_base(self, folder: Path) -> None:
-        """Writes the model without its adapter, with tokenizer and image processor."""
+        """Writes the model without its adapter, with all that lay beside its weights."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {
-            name.replace(".base_layer.", "."): tensor
+            name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
             for name, tensor in self.base.state_dict().items()
-            if ".lora_" not in name
+            if ".lora_" not in name and ".modules_to_save." not in name
         }
-        self.base.save_pretrained(str(folder), state_dict=weights)
+        with self._generating_plainly():
+            self.base.save_pretrained(str(folder), state_dict=weights)
+        source = None
+        with contextlib.suppress(UserError):
+            source, _ = resolve_model(self.config.model)
+        if source is not None and companions.copied(source, folder):
+            return
+        self.base.generation_config.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
         if self.image_processor is not None:
             self.image_processor.save_pretrained(str(folder))
+
+    @contextlib.contextmanager
+    def _generating_plainly(self) -> Generator[None]:
+        """Published generation configs may hold what transformers refuses to write; they are copied as they came."""
+        held = self.base.generation_config
+        self.base.generation_config = type(held)()
+        try:
+            yield
+        finally:
+            self.base.generation_config = held
 
 
 @functools.cache

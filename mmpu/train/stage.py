@@ -137,7 +137,12 @@ class Stage:
         return self.step_seed(purpose, 0 if fixed else step)
 
     def step_seed(self, purpose: str, step: int) -> int:
-        return int(digest([self.seed, self.config.name, purpose, step]), 16) % 2**31
+        return seed_of(self.seed, self.config.name, purpose, step)
+
+
+def seed_of(seed: int, stage: str, purpose: str, step: int = 0) -> int:
+    """What a stage draws depends on the run's seed, its own name and the step, and on nothing that was drawn before."""
+    return int(digest([seed, stage, purpose, step]), 16) % 2**31
 
 
 def keeps_reference(config: StageConfig, method: Method) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from mmpu.recipes import training
+from mmpu.recipes import runs, training
 from mmpu.train.record import Record
-from tiny import save
+from tiny import sample, save
 
 pytestmark = [pytest.mark.numerical, pytest.mark.slow]
 
@@ -103,3 +105,47 @@ def test_killed_before_and_after_a_checkpoint_it_ends_the_same(
     first, second = weights(whole), weights(again)
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+# ---------------------------------------------------------------------------------------- what is saved
+
+
+def published(folder: Path, dtype: torch.dtype) -> Path:
+    """A model as it may come: half precision, files that nobody here reads, sampling keys that disagree."""
+    save("qwen2", folder)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
+    generation = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(generation | {"do_sample": False, "temperature": 0.6}))
+    (folder / "processor_config.json").write_text('{"patch_size": 14}')
+    return folder
+
+
+def test_an_export_is_what_the_base_was(place: Path, tmp_path: Path) -> None:
+    base = published(tmp_path / "base", torch.bfloat16)
+    path = config(place, tmp_path / "run", {"r": 2, "alpha": 4}, "sft", "grpo", steps=1)
+    path.write_text(path.read_text().replace(str(place / "model"), str(base)))
+    run = training.train(str(path))
+    shutil.copytree(run / "1-grpo", tmp_path / "moved")  # alone
+    (tmp_path / "moved/step-00000001").mkdir()
+    for name, source in (("a", run), ("b", tmp_path / "moved")):
+        runs.export(str(source), tmp_path / name)
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype="auto")
+    assert exported.dtype == torch.bfloat16
+    for file in ("generation_config.json", "processor_config.json", "tokenizer.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (base / file).read_bytes()
+    moved = AutoModelForCausalLM.from_pretrained(tmp_path / "b", dtype="auto")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(moved(ids).logits, exported(ids).logits, atol=0, rtol=0)
+
+
+def test_a_full_student_with_a_config_that_cannot_be_written_is_saved(place: Path, tmp_path: Path) -> None:
+    base = published(tmp_path / "base", torch.float32)
+    path = config(place, tmp_path / "run", None, "sft", steps=1)
+    path.write_text(path.read_text().replace(str(place / "model"), str(base)))
+    run = training.train(str(path))
+    student = runs.trained_student(run)
+    ids = torch.tensor([student.encode(sample("a")).ids])
+    runs.export(str(run), tmp_path / "out")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids).logits, student.model(ids).logits, atol=1e-5, rtol=1e-5)

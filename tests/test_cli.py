@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,6 +16,7 @@ from mmpu import __version__
 from mmpu.boards.board import read
 from mmpu.boards.tables import markdown
 from mmpu.cli.main import main
+from mmpu.cli.show import table
 from mmpu.config import load_yaml
 from mmpu.core import UserError
 
@@ -145,3 +147,21 @@ def test_the_program_itself_exits_with_2_and_no_traceback(folder: Path) -> None:
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
+
+
+def test_a_table_that_is_too_wide_is_a_block_per_row(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    header, rows = (
+        ("system", "win rate %", "note"),
+        [("a[/b] model[v2]", "61.3 [58.9, 63.8]", "x" * 60), ("b", "–", "")],
+    )
+    monkeypatch.setattr("mmpu.cli.show.PIPED", 80)
+    table("boards [of] one", header, rows)
+    narrow = capsys.readouterr().out
+    assert "system      a[/b] model[v2]\nwin rate %  61.3 [58.9, 63.8]" in narrow
+    assert "x" * 60 in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
+    monkeypatch.setattr("mmpu.cli.show.PIPED", 120)
+    table("boards [of] one", header, rows)
+    wide = capsys.readouterr().out
+    assert "│ a[/b] model[v2] │ 61.3 [58.9, 63.8] │" in wide
+    assert "boards [of] one" in wide

@@ -13,6 +13,9 @@ import click
 from mmpu.core import UserError
 from mmpu.shown import one_line, visible
 
+PIPED, WIDEST = 180, 10_000
+"""Columns of a table that goes to a file or a pipe, and more than any table has."""
+
 
 def say(text: object, *, err: bool = False) -> None:
     """Prints a text, of which others may have written a part."""
@@ -56,7 +59,7 @@ def show_board(board: Any) -> None:
     from mmpu.boards import cells, header, notes, ranked, sentences
 
     title = f"{board.task}, judge {board.judge}: {board.decided_by}"
-    table(title, header(board), [cells(entry, board) for entry in reversed(ranked(board))])
+    table(title, header(board), [cells(entry, board) for entry in ranked(board)])
     for line in (*notes(board), *sentences(board)):
         say(line)
 
@@ -71,17 +74,28 @@ def show_page(boards: Sequence[Path], out: Path) -> None:
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table, its first column to the left and all others to the right."""
+    """Prints a table, its first column to the left and all others to the right; where the terminal is too narrow for
+    it, a block per row, so that nothing is cut."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(width=None if sys.stdout.isatty() else PIPED)
+    columns, lines = [one_line(column) for column in header], [[one_line(cell) for cell in row] for row in rows]
     drawn = Table(title=Text(one_line(title)), title_justify="left")
-    for n, column in enumerate(header):
-        drawn.add_column(Text(one_line(column)), justify="right" if n else "left", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*(Text(one_line(cell)) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 180).print(drawn)
+    for n, column in enumerate(columns):
+        drawn.add_column(Text(column), justify="right" if n else "left", no_wrap=True)
+    for line in lines:
+        drawn.add_row(*map(Text, line))
+    if Console(width=WIDEST).measure(drawn).maximum <= console.width:
+        console.print(drawn)
+        return
+    console.print(Text(one_line(title)))
+    width = max(map(len, columns))
+    for line in lines:
+        console.print()
+        for name, cell in zip(columns, line, strict=True):
+            console.print(Text(f"{name:<{width}}  {cell}"))
 
 
 def quiet() -> None:

@@ -4,17 +4,18 @@ from mmpu.student.decoding import Decoded, Decoding
 from mmpu.student.divergence import REVERSE
 from mmpu.student.encoding import TooLong
 from mmpu.student.head import Ask, Measured, Teacher
-from mmpu.student.loading import load_student
+from mmpu.student.loading import assembled, checked, load_student
 from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room
 from mmpu.student.lora import Lora
 from mmpu.student.packing import Encoded, Pack, Tree, pack, share, within_budget
-from mmpu.student.parts import StudentConfig, base_dtype, resolve_model
-from mmpu.student.selfcheck import LIMITS, probes, sharing_error
+from mmpu.student.parts import StudentConfig, base_dtype, load_parts, resolve_model
+from mmpu.student.selfcheck import GRADIENTS, LIMITS, Verdict, probes, sharing_error, untouched
 from mmpu.student.student import Student
 from mmpu.student.targets import WANTED
 
 __all__ = [
     "AMPLE",
+    "GRADIENTS",
     "LIMITS",
     "REVERSE",
     "SPARE",
@@ -34,11 +35,16 @@ __all__ = [
     "TooLong",
     "Tree",
     "base_dtype",
+    "Verdict",
+    "assembled",
+    "checked",
+    "load_parts",
     "load_student",
     "pack",
     "probes",
     "resolve_model",
     "share",
     "sharing_error",
+    "untouched",
     "within_budget",
 ]

@@ -187,7 +187,7 @@ class Decoding:
         """
         attends = self.student.base.config.get_text_config()._attn_implementation == attention.NAME
         gains = self.n > 1 or self.student.base.dtype == torch.float32
-        return Prefix.of(cache, mask, self.n) if attends and gains else None
+        return Prefix.of(cache, mask, self.n) if self.student.prefixing and attends and gains else None
 
     def _step(self, token: Tensor, mask: Tensor | None, position: Tensor, cache: Any, prefix: Prefix | None) -> Tensor:
         position_ids = position[:, None]

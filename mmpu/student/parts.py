@@ -18,6 +18,7 @@ from mmpu.student import gguf
 from mmpu.student.adapters import merged
 from mmpu.student.dropout import without_dropout
 from mmpu.student.lora import Lora
+from mmpu.student.soundness import fitting, unquantised, whole
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def load_parts(config: StudentConfig) -> Parts:
         UserError: a part cannot be found or does not fit; says which.
     """
     path, adapters = resolve_model(config.model)
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
     from transformers.utils import logging
@@ -92,22 +94,26 @@ def load_parts(config: StudentConfig) -> Parts:
     def load(what: str, auto: Any, **options: Any) -> Any:
         try:
             return auto.from_pretrained(folder, trust_remote_code=config.trust_remote_code, **file, **options)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"cannot load the {what} of {config.model!r}: {first}") from error
+            raise UserError(f"cannot load the {what} of {config.model!r}: {first}{_way_out(str(error))}") from error
 
     shape: Any = load("config", AutoConfig)
+    unquantised(shape, config.model)
     without_dropout(shape)
     seeing = hasattr(shape, "vision_config")
     family = _family(shape.model_type, config.model) if seeing else Family()
-    model = load(
+    model, loading = load(
         "weights",
         AutoModelForImageTextToText if seeing else AutoModelForCausalLM,
         config=shape,
         dtype=getattr(torch, config.dtype),
         attn_implementation=config.attention,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused by name
         **_placement(config),
     )
+    whole(loading, config.model)
     if file:
         model = gguf.plain(model, path)
     tokenizer = load("tokenizer", AutoTokenizer)
@@ -117,6 +123,7 @@ def load_parts(config: StudentConfig) -> Parts:
             raise UserError(
                 f"{config.model} has no chat template; if it is a base model, set `student.template: completion`"
             )
+    fitting(tokenizer, model, config.model)
     # Pillow is all that this backend needs. In transformers before 5.18 the name at the root wants torchvision all the
     # same, and the one in its own module does not.
     image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
@@ -141,6 +148,23 @@ def base_dtype(name: str) -> torch.dtype | None:
     written = values.get("dtype") or values.get("torch_dtype")
     found = getattr(torch, str(written).removeprefix("torch."), None)
     return found if isinstance(found, torch.dtype) else None
+
+
+def _way_out(error: str) -> str:
+    """Of what transformers raises in its own words."""
+    for said, way in (
+        ("trust_remote_code", "; set `student.trust_remote_code: true` if you trust the code that comes with it"),
+        ("attention implementation", "; set `student.attention: eager`"),
+        ("image processor", "; add the preprocessor_config.json of the model that it was made from"),
+        ("preprocessor_config", "; add the preprocessor_config.json of the model that it was made from"),
+        ("does not recognize this architecture", "; upgrade transformers"),
+        ("tokenizer", "; add the tokenizer files of the model that it was made from"),
+        ("deserializing", "; a file is damaged, fetch it again"),
+        ("safetensors", "; the folder is incomplete or damaged, fetch it again"),
+    ):
+        if said in error:
+            return way
+    return ""
 
 
 def resolve_model(name: str) -> tuple[str, list[Path]]:

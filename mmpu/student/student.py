@@ -66,6 +66,14 @@ class Student(nn.Module):
         self.form = form.measured(model)
         self.sharing = True
         """Whether branches may share a trunk; False computes every response in a sequence of its own."""
+        self.reach: int | None = None
+        """Rows as long as this hold one branch: layers of the model look no farther back."""
+        self.sparing = True
+        """Whether the last layer may leave out what is not read."""
+        self.prefixing = True
+        """Whether the sampler may hold a prompt's keys and values once for all its responses."""
+        self.unsampled = ""
+        """Why responses cannot be sampled in process; nothing if they can."""
         if config.attention == "sdpa":
             attention.install(model)
             last_layer.install(model)
@@ -84,8 +92,7 @@ class Student(nn.Module):
         """What the stage's adapter changes."""
         self._start: dict[str, Tensor] = {}
         """The adapter's first values, where they were taken off the base."""
-        banned = cast(list[int], tokenizer.convert_tokens_to_ids(list(self.family.never_sampled)))
-        self.banned = tuple(b for b in banned if b is not None and b != tokenizer.unk_token_id)  # pyright: ignore[reportUnnecessaryComparison]
+        self.banned = never(tokenizer, self.family)
 
     @property
     def base(self) -> Any:
@@ -252,7 +259,12 @@ class Student(nn.Module):
 
     def pack(self, trees: Sequence[Tree]) -> Pack:
         """Trees laid out for this model; the order of branches is kept."""
-        return pack(trees if self.sharing else [single for tree in trees for single in alone(tree)], self.pad)
+        shares = self.sharing and self.within(max((tree.tokens for tree in trees), default=0))
+        return pack(trees if shares else [single for tree in trees for single in alone(tree)], self.pad)
+
+    def within(self, tokens: int) -> bool:
+        """Whether all layers see all of a row of so many tokens."""
+        return self.reach is None or tokens < self.reach
 
     def hidden(self, pack: Pack, places_N: Tensor, cache: Any = None) -> Tensor:
         """Hidden states at flat places (S·L) of a pack, (N, H); keys and values, as they lie in it, into `cache`."""
@@ -271,13 +283,13 @@ class Student(nn.Module):
     def reading(self, places_N: Tensor, tokens: int) -> dict[str, Tensor]:
         """Tells the last layer which of the `tokens` flat places will be read, if that spares it enough."""
         places = places_N.unique()
-        spares = self.config.attention == "sdpa" and len(places) <= last_layer.WORTH * tokens
+        spares = self.sparing and self.config.attention == "sdpa" and len(places) <= last_layer.WORTH * tokens
         return {last_layer.KEYWORD: places} if spares else {}
 
     def _attention(self, pack: Pack) -> dict[str, Any]:
         """How layers attend in a pack: plainly, over trunks and branches, or through a dense mask where some tokens
         see less than all before them, or more."""
-        if not self.sharing:
+        if not self.sharing or not self.within(pack.ids_SL.shape[1]):
             return {"attention_mask": (pack.depth_SL >= 0).long()}
         config = self.base.config.get_text_config()
         window = getattr(config, "sliding_window", None)
@@ -374,6 +386,12 @@ class Student(nn.Module):
             yield
         finally:
             self.base.generation_config = held
+
+
+def never(tokenizer: Any, family: Family) -> tuple[int, ...]:
+    """Tokens that only prompts may hold."""
+    banned = cast("list[int | None]", tokenizer.convert_tokens_to_ids(list(family.never_sampled)))
+    return tuple(b for b in banned if b is not None and b != tokenizer.unk_token_id)
 
 
 @functools.cache

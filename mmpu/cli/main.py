@@ -371,14 +371,24 @@ def export(run: str, folder: Path, trust: bool) -> None:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", required=False)
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]…")
-def doctor(model: str, options: tuple[str, ...]) -> None:
+@click.option("--all", "everything", is_flag=True, help="Every architecture of transformers, in miniature.")
+def doctor(model: str | None, options: tuple[str, ...], everything: bool) -> None:
     """Check with numbers that MODEL is computed right: template, images, padding, sampling, shared trunks, adapters.
 
-    KEY=VALUE are those of `student:` in a config, such as dtype=bfloat16 or template=completion.
+    KEY=VALUE are those of `student:` in a config, such as dtype=bfloat16 or template=completion. With --all the
+    architectures of the installed transformers are built tiny and compared with transformers itself, as a table.
     """
     quiet()
+    if everything:
+        from mmpu.recipes.survey import rows
+
+        for line in rows(tuple(filter(None, (model, *options)))):
+            click.echo(line)
+        return
+    if model is None:
+        raise click.UsageError("name a MODEL, or give --all")
     from mmpu.config import build, override
     from mmpu.recipes import doctor as checks
     from mmpu.recipes import runs

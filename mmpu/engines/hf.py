@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmpu.core import Choice, Engine, Failed, Likelihood, Response, Sample, Sampling
+from mmpu.core import Choice, Engine, Failed, Likelihood, Response, Sample, Sampling, UserError
 from mmpu.knobs import MAY_CHANGE, Count
 from mmpu.student import Decoded, Decoding, Encoded, Student, TooLong, Tree, share, within_budget
 
@@ -53,7 +53,16 @@ class HF(Engine):
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         """A response that reaches the end of the model's context is left unfinished there; a prompt that does not fit
         fails. Several prompts of one sample, such as those that grade its answers, are encoded once as far as they are
-        alike."""
+        alike.
+
+        Raises:
+            UserError: sampling was found not to give what transformers gives when the model was loaded.
+        """
+        if self.student.unsampled:
+            raise UserError(
+                f"{self.student.config.model} cannot be sampled in process: {self.student.unsampled}. "
+                "Sample it with the vllm engine (`rollout.engine: vllm`)"
+            )
         encoded = [self._encode(sample) for sample in samples]
         results: list[tuple[Response, ...] | Failed] = [e if isinstance(e, Failed) else () for e in encoded]
         fits = [(i, e) for i, e in enumerate(encoded) if isinstance(e, Encoded)]

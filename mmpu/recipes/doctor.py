@@ -16,7 +16,22 @@ import torch
 
 from mmpu.core import Response, Sample, Sampling, UserError
 from mmpu.engines.hf import HF
-from mmpu.student import LIMITS, Lora, Student, StudentConfig, Tree, load_student, probes, sharing_error
+from mmpu.student import (
+    GRADIENTS,
+    LIMITS,
+    Lora,
+    Student,
+    StudentConfig,
+    Tree,
+    Untouched,
+    assembled,
+    judged,
+    load_parts,
+    load_student,
+    probes,
+    sharing_error,
+    untouched,
+)
 
 OPTIONS = (*"0123456789", "A", "B", "yes", "no")
 SAVED = 4 * 2**30
@@ -43,9 +58,15 @@ def examine(config: StudentConfig) -> Iterator[Check]:
     Raises:
         UserError: the model cannot be loaded.
     """
-    student = load_student(config)
-    limit = LIMITS[config.computes_in]
+    parts = load_parts(config)
+    limit, slope = LIMITS[config.computes_in], GRADIENTS[config.computes_in]
+    try:  # before a student is made of the parts
+        said: Untouched | UserError = untouched(parts, config)
+    except UserError as error:
+        said = error
+    student = assembled(parts, config)
     checks: list[tuple[str, Callable[[], Iterator[Check]]]] = [
+        ("as transformers", partial(_as_transformers, student, said, limit, slope)),
         ("prompt", partial(_prompts, student)),
         ("options", partial(_options, student)),
         ("batched = single", partial(_batched, student, limit)),
@@ -59,6 +80,18 @@ def examine(config: StudentConfig) -> Iterator[Check]:
             yield from check()
         except (UserError, RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             yield Check(name, None, limit, f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _as_transformers(student: Student, said: Untouched | UserError, limit: float, slope: float) -> Iterator[Check]:
+    """What loading asks of an architecture that it does not know; switches off what does not hold."""
+    if isinstance(said, UserError):
+        raise said
+    verdict = judged(student, said)
+    verdict.settle(student)
+    yield Check("log p = transformers'", verdict.logp, limit, "" if verdict.sharing else "branches apart")
+    yield Check("gradients = transformers'", verdict.gradients, slope, "relative, while training")
+    note = verdict.unsampled or ("" if verdict.prefixing else "prompts are copied to responses")
+    yield Check("sampled = transformers'", None if verdict.unsampled else verdict.sampler, limit, note)
 
 
 def _prompts(student: Student) -> Iterator[Check]:

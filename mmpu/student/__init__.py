@@ -9,9 +9,10 @@ from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room
 from mmpu.student.lora import Lora
 from mmpu.student.packing import Encoded, Pack, Tree, pack, share, within_budget
 from mmpu.student.parts import StudentConfig, base_dtype, load_parts, resolve_model
-from mmpu.student.selfcheck import GRADIENTS, LIMITS, Verdict, probes, sharing_error, untouched
+from mmpu.student.selfcheck import GRADIENTS, LIMITS, Verdict, judged, probes, sharing_error, untouched
 from mmpu.student.student import Student
 from mmpu.student.targets import WANTED
+from mmpu.student.untouched import Untouched
 
 __all__ = [
     "AMPLE",
@@ -35,9 +36,11 @@ __all__ = [
     "TooLong",
     "Tree",
     "base_dtype",
+    "Untouched",
     "Verdict",
     "assembled",
     "checked",
+    "judged",
     "load_parts",
     "load_student",
     "pack",

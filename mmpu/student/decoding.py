@@ -176,8 +176,7 @@ class Decoding:
             cache.batch_repeat_interleave(self.n)
         except AttributeError as error:
             raise UserError(
-                f"{self.student.config.model} keeps a recurrent state, which transformers cannot copy to {self.n} "
-                "responses; sample it with the vllm engine"
+                f"it keeps a recurrent state, which transformers cannot copy to {self.n} responses"
             ) from error
 
     def _prefix(self, cache: Any, mask: Tensor) -> Prefix | None:

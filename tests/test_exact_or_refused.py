@@ -1,0 +1,158 @@
+"""Architectures as they come: what they compute here is what transformers computes, or they are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from mmpu.core import Sample, Sampling, UserError, user
+from mmpu.engines.hf import HF
+from mmpu.recipes.miniatures import write
+from mmpu.student import StudentConfig, checked, load_parts, load_student, remembered
+from tiny import save
+
+pytestmark = pytest.mark.numerical
+
+KINDS: dict[str, tuple[bool, bool, bool]] = {
+    "granite": (True, True, True),  # scales its logits
+    "cohere": (True, True, True),
+    "minicpm3": (True, False, True),  # scales hidden states; keys and values of different sizes
+    "gemma2": (True, True, True),  # caps logits and attention
+    "gpt2": (True, True, True),  # learned positions
+    "nemotron": (False, False, True),  # its layers drop what they do not know
+    "mpt": (False, True, True),  # biases by distance
+    "gpt_oss": (True, True, True),  # sinks, windows, experts
+    "qwen3_next": (False, True, False),  # a recurrent state
+}
+"""Whether branches share a trunk, whether prompts are held once (where anything is shared), whether it is sampled."""
+EAGER = ("gemma2", "mpt", "gpt_oss")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_says_what_transformers_says(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMPU_CACHE", str(tmp_path / "cache"))
+    write(kind, AutoModelForCausalLM, tmp_path / "model", 256)
+    attention = "eager" if kind in EAGER else "sdpa"
+    config = StudentConfig(str(tmp_path / "model"), device="cpu", attention=attention)
+    parts = load_parts(config)
+    state = torch.get_rng_state()
+    student, _ = checked(parts, config)
+    assert torch.equal(state, torch.get_rng_state())
+    sharing, prefixing, sampled = KINDS[kind]
+    assert student.sharing == sharing
+    assert (not student.unsampled) == sampled
+    asked = Sample("x", user("Which is larger, the first or the second?"))
+    if not sampled:
+        with pytest.raises(UserError, match="cannot be sampled in process"):
+            HF(student).generate([asked], 2, Sampling())
+        return
+    assert student.prefixing == prefixing or attention == "eager"
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager").eval()
+    ids = torch.tensor([student.encode(asked).ids])
+    said = theirs.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)[0, ids.shape[1] :]
+    (ours,) = HF(student).generate([asked], 2, Sampling(temperature=0.0, max_tokens=8))
+    assert isinstance(ours, tuple)
+    tokens = ours[0].tokens or ()
+    assert list(tokens) == said.tolist()[: len(tokens)]
+
+    again = load_student(config)
+    assert (again.sharing, again.prefixing) == (student.sharing, student.prefixing)
+    remembered.place().write_text("{")
+    assert load_student(config).sharing == sharing, "a damaged cache is none"
+
+
+def test_soft_capped_attention_is_refused_where_it_would_be_dropped(tmp_path: Path) -> None:
+    write("gemma2", AutoModelForCausalLM, tmp_path, 256)
+    with pytest.raises(UserError, match=r"nats off.*attention: eager"):
+        load_student(StudentConfig(str(tmp_path), device="cpu"))
+
+
+def test_a_head_of_another_kind_is_refused(tmp_path: Path) -> None:
+    write("bert", AutoModelForCausalLM, tmp_path, 256)
+    with pytest.raises(UserError, match="transforms hidden states before its head"):
+        load_student(StudentConfig(str(tmp_path), device="cpu"))
+
+
+# ------------------------------------------------------------------------------------------------------ damaged files
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
+    def changed(folder: Path) -> None:
+        held = load_file(folder / "model.safetensors")
+        change(held)
+        save_file(held, folder / "model.safetensors", {"format": "pt"})
+
+    return changed
+
+
+def shape(**keys: object) -> Callable[[Path], object]:
+    def changed(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+    return changed
+
+
+def sharded(folder: Path) -> None:
+    """An index that names a second file, which is not there."""
+    names = list(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    files = {name: f"model-0000{1 + (i > 5)}-of-00002.safetensors" for i, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+DOWN = "model.layers.0.mlp.down_proj.weight"
+DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (weights(lambda w: w.pop(DOWN)), rf"lack {DOWN}.*fetch the folder again"),
+    "unused": (weights(lambda w: w.update(other=torch.zeros(2))), "hold other, which would be dropped"),
+    "misshapen": (shape(intermediate_size=96), f"have another shape for {DOWN}"),
+    "shard": (sharded, r"model-00002-of-00002.*fetch it again"),
+    "cut": (cut, "is damaged, fetch it again"),
+    "gptq": (
+        shape(quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"quantised \(gptq\).*take the checkpoint",
+    ),
+    "fp8": (shape(quantization_config={"quant_method": "fp8"}), r"quantised \(fp8\)"),
+    "remote": (
+        shape(model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Model"}),
+        r"set `student\.trust_remote_code: true`",
+    ),
+    "vocabulary": (
+        lambda folder: _added(folder),
+        r"2 tokens whose ids lie beyond the model's \d+ embeddings \('<answer>'.*resize_token_embeddings",
+    ),
+}
+
+
+def _added(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<answer>", "</answer>"])
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_what_does_not_fit_together_is_refused(name: str, tmp_path: Path) -> None:
+    damage, message = DAMAGED[name]
+    damage(save("llama", tmp_path / "model"))
+    with pytest.raises(UserError, match=message):
+        load_student(StudentConfig(str(tmp_path / "model"), device="cpu"))
+
+
+def test_a_tower_without_a_processor_is_refused(tmp_path: Path) -> None:
+    (save("llava", tmp_path / "model") / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match=r"image processor.*add the preprocessor_config\.json"):
+        load_student(StudentConfig(str(tmp_path / "model"), device="cpu"))

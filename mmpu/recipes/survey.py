@@ -144,13 +144,13 @@ def _loaded(model_type: str, folder: str, attention: str) -> tuple[Finding, bool
         "`attention: eager`" if attention == "eager" else "",
         f"not sampled in process: {verdict.unsampled}" if verdict.unsampled else "",
         "" if verdict.unsampled or verdict.prefixing else "prompts are copied to responses",
-        "windows apart" if student.reach else "",
+        "windows apart" if student.horizon else "",
     ]
     outcome = "exact with sharing" if verdict.sharing else "exact without"
     sampler = None if verdict.unsampled else verdict.sampler
     note = "; ".join(filter(None, notes))
     found = Finding(model_type, False, outcome, note, verdict.logp, verdict.gradients, sampler)
-    return found, student.reach is not None
+    return found, student.horizon is not None
 
 
 def _moved(parts: Any) -> float:

@@ -145,7 +145,7 @@ class Decoding:
     def _can_share(self, cache: Any) -> bool:
         whole = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
         student = self.student
-        return self.alike and self.n == 1 and student.sharing and student.reach is None and whole
+        return self.alike and self.n == 1 and student.sharing and student.horizon is None and whole
 
     def _prefill_alike(self, prompts: list[Encoded], cache: Any) -> tuple[Tensor, Tensor, Tensor]:
         """As `_prefill`, over trunks and branches; each prompt is then given its keys and values, left-padded."""

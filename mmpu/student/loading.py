@@ -58,13 +58,13 @@ def assembled(parts: Parts, config: StudentConfig) -> Student:
     """A student of its parts, unchecked."""
     student = Student(parts.model, parts.tokenizer, config, parts.image_processor, parts.family).eval()
     if parts.model.config.model_type not in EXACT:
-        student.reach = _reach(parts.model.config.get_text_config())
+        student.horizon = _horizon(parts.model.config.get_text_config())
     if (generation := getattr(student.base, "generation_config", None)) is not None:
         generation.eos_token_id = sorted(student.eos)  # also for who generates from it, or from what is saved
     return student
 
 
-def _reach(shape: Any) -> int | None:
+def _horizon(shape: Any) -> int | None:
     """The least number of tokens that some layer may look back, where it may be fewer than all. Short probes see
     nothing of it, so rows that long are computed as transformers does."""
     named = {name: value for name, value in vars(shape).items() if _NEAR.search(name)}

@@ -66,7 +66,7 @@ class Student(nn.Module):
         self.form = form.measured(model)
         self.sharing = True
         """Whether branches may share a trunk; False computes every response in a sequence of its own."""
-        self.reach: int | None = None
+        self.horizon: int | None = None
         """Rows as long as this hold one branch: layers of the model look no farther back."""
         self.sparing = True
         """Whether the last layer may leave out what is not read."""
@@ -264,7 +264,7 @@ class Student(nn.Module):
 
     def within(self, tokens: int) -> bool:
         """Whether all layers see all of a row of so many tokens."""
-        return self.reach is None or tokens < self.reach
+        return self.horizon is None or tokens < self.horizon
 
     def hidden(self, pack: Pack, places_N: Tensor, cache: Any = None) -> Tensor:
         """Hidden states at flat places (S·L) of a pack, (N, H); keys and values, as they lie in it, into `cache`."""

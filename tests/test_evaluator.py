@@ -41,9 +41,11 @@ from mmpu.store import Ledger
 from mmpu.student import Student, Tree, load_student
 from mmpu.student.parts import StudentConfig
 from mmpu.task.yaml_task import load_task
+from mmpu.train.cases import altered
 from mmpu.train.evaluator import FILE, Trial, refusal, second_answers, settled
 from mmpu.train.rollout import Rollout
-from mmpu.train.search import Search, Tried, altered, interval, line
+from mmpu.train.search import Search
+from mmpu.train.tried import Tried, interval, line
 from tiny import sample, shared_student
 
 ANCHORS = (

@@ -18,7 +18,8 @@ from mmpu.store import write_atomically
 from mmpu.student import StudentConfig, load_student
 from mmpu.task import YamlTask, load_local
 from mmpu.train.evaluator import refusal, second_answers, written
-from mmpu.train.search import HEADER, Found, Search, Tried, cells
+from mmpu.train.search import Found, Search
+from mmpu.train.tried import HEADER, Tried, cells
 
 Say = Callable[[str], None]
 

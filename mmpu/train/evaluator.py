@@ -14,8 +14,9 @@ from accelerate.utils import broadcast_object_list
 from mmpu.core import Engine, Failed, Group, Sample, Sampling, Scorer, Task, UserError
 from mmpu.readings import Reader
 from mmpu.store import write_atomically
+from mmpu.train.cases import plain
 from mmpu.train.rollout import Rollout
-from mmpu.train.search import Found, Search, plain
+from mmpu.train.search import Found, Search
 
 FILE = "evaluator.json"
 SECOND = 0.7

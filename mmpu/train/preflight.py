@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from mmpu.core import Group, Response, Sample, Task, UserError
 from mmpu.knobs import Count, CountOrZero, Share
 from mmpu.statistics import auc
+from mmpu.train.cases import another
 from mmpu.train.diagnostics import describe
 from mmpu.train.evaluator import Trial
 from mmpu.train.rollout import Rollout
-from mmpu.train.search import another
 
 
 @dataclass(frozen=True)

@@ -14,76 +14,27 @@ second answers or, where there are none and the task grades, by the grades of th
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mmpu.core import NAN, Group, Response, Task, UserError
+from mmpu.core import NAN, Group, Task, UserError
 from mmpu.readings import Read, Reader
-from mmpu.statistics import auc
+from mmpu.train.cases import Case, case_of
+from mmpu.train.tried import FEW, Scores, Tried, gaps, line, measured
 
 FIRST = 2
 """Prompts of the first round, after which only what cannot be read is dropped; each further one doubles what was
 tried."""
 FINALISTS = 3
 """Ways that are never dropped for being worse than others."""
-FEW = 4
-"""Prompts with a second answer, or pairs of a right and a wrong sample in one group, below which nothing is judged."""
 MARGIN = 0.02
 """A difference of value below which the way that is named first is taken."""
 HOPELESS = 0.25
 """A mass on the options of the first text below which a way is not tried any further."""
 ALIKE = 1e-9
 """A spread of scores that is rounding."""
-RESAMPLES = 1000
-Scores = tuple[Read, ...]
-
-
-@dataclass(frozen=True)
-class Tried:
-    """What was seen of one way, a row of the table."""
-
-    name: str
-    copies: bool = False
-    prompts: int = 0
-    """How many it was tried on in the search, and in a row that is confirmed, of the other part."""
-    mass: float = NAN
-    """Median probability on the options."""
-    auc: float = NAN
-    """Anchors against other prompts' anchors, over all."""
-    low: float = NAN
-    """Of the AUC's 95% interval, by resampling prompts; so is `high`."""
-    high: float = NAN
-    altered: float = NAN
-    """The right text against its altered self, within prompts."""
-    second: float = NAN
-    """Second answers against other prompts' anchors, over all."""
-    graded: float = NAN
-    """Right samples of the student against wrong ones, within prompts; reported, and used where nothing else can be."""
-    spread: float = NAN
-    """Standard deviation of the scores of all these texts."""
-    tokens: float = NAN
-    """Per text graded, through the model."""
-    reason: str = ""
-    """Why it cannot be taken."""
-
-    @property
-    def decisive(self) -> float:
-        """The AUC that it is judged by."""
-        if not self.copies:
-            return self.auc
-        return self.second if not math.isnan(self.second) else self.graded
-
-    @property
-    def value(self) -> float:
-        rest = self.altered if not math.isnan(self.altered) else self.decisive
-        return (self.decisive + rest) / 2
-
-    @property
-    def rank(self) -> float:
-        return -math.inf if self.reason or math.isnan(self.value) else self.value
 
 
 @dataclass(frozen=True)
@@ -131,7 +82,7 @@ class Search:
         """
         groups, examples = groups[:-2], groups[-2:]
         readings = self.reader.readings(examples)
-        cases = [case for i in range(len(groups)) if (case := _case(groups, i, seconds)) is not None]
+        cases = [case for i in range(len(groups)) if (case := case_of(groups, i, seconds)) is not None]
         trial, fresh = cases[0::2], cases[1::2]
         self.seconds = sum(bool(case.right) for case in trial)
         if not fresh:
@@ -253,8 +204,8 @@ class Search:
         if len(chosen) < 2:
             return {}
         copies = any(readings[name].copies for name in chosen)
-        gaps = {name: _gaps(cases, self.reads[name], copies) for name in chosen}
-        weights = {n: max(0.0, float(g.mean()) / (float(g.var()) + 1e-6)) for n, g in gaps.items() if len(g) > 1}
+        apart = {name: gaps(cases, self.reads[name], copies) for name in chosen}
+        weights = {n: max(0.0, float(g.mean()) / (float(g.var()) + 1e-6)) for n, g in apart.items() if len(g) > 1}
         total = sum(weights.values())
         weights = {name: weight / total for name, weight in weights.items() if total and weight >= 0.05 * total}
         if len(weights) < 2:
@@ -269,20 +220,6 @@ class Search:
         }
         self.costs[name] = [round(sum(float(np.mean(self.costs[each])) for each in weights))]
         return {name: self.reader.averaged(weights, examples)}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A prompt with texts to grade: its anchor, another prompt's, the anchor altered and, where there is one, a second
-    answer and that one altered."""
-
-    number: int
-    group: Group
-
-    @property
-    def right(self) -> int:
-        """The place of the right text that is not the anchor itself, or else of the anchor."""
-        return 3 if len(self.group.responses) > 3 else 0
 
 
 class _Graded:
@@ -315,68 +252,6 @@ class _Graded:
         return {grade >= 0.5 for grade in grades if grade is not None}
 
 
-def measured(row: Tried, cases: Sequence[tuple[Case, Scores]]) -> Tried:
-    """The row with the AUCs of these cases, none of which is unread."""
-    own = np.array([reads[0].score for _, reads in cases])
-    other = np.array([reads[1].score for _, reads in cases])
-    second = [(reads[3].score, reads[1].score) for case, reads in cases if case.right]
-    hard = [(reads[case.right].score, reads[case.right + (1 if case.right else 2)].score) for case, reads in cases]
-    if row.copies:
-        hard = [pair for pair, (case, _) in zip(hard, cases, strict=True) if case.right]
-    decisive = np.array(second).T if row.copies and len(second) >= FEW else np.array([own, other])
-    low, high = interval(*decisive)
-    return replace(
-        row,
-        auc=auc(own.tolist(), other.tolist()),
-        low=low,
-        high=high,
-        altered=float(np.mean([(a > b) + 0.5 * (a == b) for a, b in hard])) if hard else NAN,
-        second=auc(*zip(*second, strict=True)) if len(second) >= FEW else NAN,
-        spread=float(np.std([read.score for _, reads in cases for read in reads])),
-    )
-
-
-def interval(right: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
-    """95% of the AUC, prompts resampled with both of their texts. Where every pair is told apart it has no width."""
-    draws = np.random.default_rng(0).integers(len(right), size=(RESAMPLES, len(right)))
-    found = [auc(right[draw].tolist(), wrong[draw].tolist()) for draw in draws]
-    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
-
-
-def altered(text: str, other: str) -> str:
-    """Much the same text, and wrong: its numbers are changed or, if it has none, its second half is the other's."""
-    if re.search(r"\d", text):
-        return re.sub(r"\d+", lambda match: str(int(match[0]) + 1 + int(match[0]) % 3), text)
-    words, others = text.split(), other.split()
-    return " ".join([*words[: len(words) // 2], *others[len(others) // 2 :]])
-
-
-def plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def another(i: int, anchors: Sequence[str | None]) -> str | None:
-    """The next anchor that differs from the i-th, in order."""
-    for step in range(1, len(anchors)):
-        other = anchors[(i + step) % len(anchors)]
-        if other is not None and other.strip() and plain(other) != plain(anchors[i] or ""):
-            return other
-    return None
-
-
-def _case(groups: Sequence[Group], i: int, seconds: Mapping[str, str]) -> Case | None:
-    group = groups[i]
-    other = another(i, [each.anchor for each in groups])
-    if not (group.anchor or "").strip() or other is None:
-        return None
-    own, wrong = group.taught, Response(other)
-    texts = [own, wrong, Response(altered(own.text, wrong.text))]
-    second = seconds.get(group.sample.id)
-    if second is not None and plain(second) not in (plain(group.anchor or ""), ""):
-        texts += [Response(second), Response(altered(second, wrong.text))]
-    return Case(i, replace(group, responses=tuple(texts), scores=()))
-
-
 def _by_rank(rows: Sequence[Tried]) -> list[Tried]:
     """Those that can be taken, best first; of nearly the same value, in the order in which the reader names them."""
     fit = [row for row in rows if row.rank > -math.inf]
@@ -388,38 +263,7 @@ def _by_rank(rows: Sequence[Tried]) -> list[Tried]:
     return ordered
 
 
-def _gaps(cases: Sequence[Case], reads: Mapping[int, Scores], second: bool) -> np.ndarray:
-    """Right minus wrong text of each case that has both, read."""
-    found: list[float] = []
-    for case in cases:
-        if second and not case.right:
-            continue
-        r = reads[case.number]
-        place = case.right if second else 0
-        found += [r[place].score - r[1].score, r[place].score - r[place + (1 if place else 2)].score]
-    gaps = np.array(found)
-    return gaps[~np.isnan(gaps)]
-
-
 def _mean(reads: Sequence[Read], weights: Sequence[float]) -> Read:
     value = sum(w * read.score for w, read in zip(weights, reads, strict=True)) / sum(weights)
     masses = [read.mass for read in reads if not math.isnan(read.mass)]
     return Read(value, min(masses, default=NAN), next((read.reason for read in reads if read.reason), ""))
-
-
-HEADER = ("reading", "prompts", "mass", "AUC", "95%", "altered", "second", "graded", "spread", "tokens", "")
-
-
-def cells(row: Tried) -> tuple[str, ...]:
-    def number(value: float, form: str = ".2f") -> str:
-        return "–" if math.isnan(value) else format(value, form)
-
-    bounds = "–" if math.isnan(row.low) else f"[{row.low:.2f}, {row.high:.2f}]"
-    values = (number(row.mass), number(row.auc), bounds, number(row.altered), number(row.second), number(row.graded))
-    return (row.name, str(row.prompts), *values, number(row.spread, ".3f"), number(row.tokens, ".0f"), row.reason)
-
-
-def line(row: Tried) -> str:
-    """A row in words."""
-    named = [f"{n} {v}" for n, v in zip(HEADER[1:-1], cells(row)[1:-1], strict=True) if v != "–" and n != "95%"]
-    return f"{row.name}: " + (row.reason or ", ".join(named))

@@ -288,6 +288,10 @@ class Engine(ABC):
         """Ids of those samples that the engine is known to have no answer for, without asking it."""
         return []
 
+    def known(self, samples: Sequence[Sample]) -> list[Response | None]:
+        """What it would answer, where that is known without asking a model."""
+        return [None] * len(samples)
+
     def close(self) -> None:  # noqa: B027
         """Gives back what the engine holds beyond this process's memory."""
 

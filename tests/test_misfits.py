@@ -159,3 +159,29 @@ def test_a_judge_is_paid_for_every_candidate_of_every_epoch(workshop: Path, tmp_
     assert json.loads((first / "ledger.json").read_text())["teacher_calls"] == ROWS
     again = recipe.train(config(workshop, tmp_path / "again", stage, seed=1))
     assert "teacher_calls" not in json.loads((again / "ledger.json").read_text())
+
+
+def test_everything_that_does_not_fit_is_named_before_the_first_step(
+    workshop: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Answers and scorers' prompts are measured, and what is left out is said and kept."""
+    answers = [json.loads(line) for line in (workshop / "anchors.jsonl").read_text().splitlines()]
+    for number in (2, 5):
+        answers[number]["output"] = "yes no " * 1500
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    teacher = {"teacher": {"name": "replay", "path": str(tmp_path / "long.jsonl")}}
+    with pytest.raises(UserError, match=r"(?s)2 of 8 prompts do not fit:.*2 long: sample 'r2'.*leave_out: \[long\]"):
+        recipe.train(config(workshop, tmp_path / "run", {"method": "sft"}, **teacher))
+    scored = {"method": "ldl_grpo", "scorer": "self_eval"}
+    with pytest.raises(UserError, match=r"2 long: sample 'r2'"):
+        recipe.train(config(workshop, tmp_path / "run", scored, **teacher))
+    run = recipe.train(config(workshop, tmp_path / "run", {"method": "sft", "leave_out": ["long"]}, **teacher))
+    assert "2 of 8 prompts do not fit" in " ".join(capfd.readouterr().err.split())
+    assert [row["sample"] for row in json.loads((run / "0-one/left_out.json").read_text())["left_out"]] == ["r2", "r5"]
+    assert "overlong_groups" not in lines(run, "metrics.jsonl")[0]
+
+
+def test_a_scorers_prompt_is_measured_with_the_longest_candidate(workshop: Path, tmp_path: Path) -> None:
+    stage = {"method": "grpo", "scorer": "self_eval", "sampling": {"max_tokens": 2000}}
+    with pytest.raises(UserError, match=r"(?s)8 of 8 prompts do not fit.*a candidate of max_tokens=2000"):
+        recipe.train(config(workshop, tmp_path / "run", stage))

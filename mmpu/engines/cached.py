@@ -63,6 +63,9 @@ class Cached(Engine):
     def lacking(self, samples: Sequence[Sample]) -> list[str]:
         return self.engine.lacking(samples)
 
+    def known(self, samples: Sequence[Sample]) -> list[Response | None]:
+        return self.engine.known(samples)
+
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         return in_order(self.answers(samples, n, sampling), len(samples))
 

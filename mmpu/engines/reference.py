@@ -23,5 +23,8 @@ class Reference(Engine):
             for s in samples
         ]
 
+    def known(self, samples: Sequence[Sample]) -> list[Response | None]:
+        return [Response(sample.reference) if sample.reference else None for sample in samples]
+
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         raise UserError("references are texts and cannot weigh options; use another engine here")

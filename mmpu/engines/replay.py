@@ -69,6 +69,9 @@ class Replay(Engine):
         """Those that the file lacks, if nobody else can be asked and they are not to be left out."""
         return [] if self.fallback or self.partial else [s.id for s in samples if not any(self._find(s))]
 
+    def known(self, samples: Sequence[Sample]) -> list[Response | None]:
+        return [next(iter(self._find(sample)), None) for sample in samples]
+
     def oddities(self, samples: Sequence[Sample]) -> dict[str, int]:
         """How many recorded answers no sample asks for, how many stand there twice, word for word, and how many are
         null."""

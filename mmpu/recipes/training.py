@@ -13,9 +13,10 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from rich.markup import escape
 
 from mmpu.config import Values, dump_yaml, load_yaml, to_values
-from mmpu.core import Engine, UserError
+from mmpu.core import Engine, Sample, UserError
 from mmpu.engines.hf import HF
 from mmpu.learning import Method
 from mmpu.recipes import fit, run_config, wiring
@@ -29,6 +30,7 @@ from mmpu.train import loop, sharding
 from mmpu.train.checkpoint import WRITE_ERRORS
 from mmpu.train.fitting import Fitting
 from mmpu.train.record import Record
+from mmpu.train.rehearsal import Listening, Rehearsal
 from mmpu.train.rollout import Rollout
 from mmpu.train.shadow import Shadow
 from mmpu.train.stage import Stage, keeps_reference, seed_of
@@ -116,6 +118,7 @@ class _Training:
         run, main = self.run, self.accelerator.is_main_process
         student: Student | None = None
         sampler: Engine | None = None
+        samples: dict[str, list[Sample]] = {}
         with contextlib.ExitStack() as held:
             if main:
                 held.callback(self.wired.ledger.save)  # what a run that stops within a step has asked
@@ -125,9 +128,10 @@ class _Training:
                     continue
                 if student is None or sampler is None:
                     student = _student_at(run, run.folder, index)
+                    samples = self.rehearsed(plan[index:], index, student)
                     sampler = wiring.sampler(run.rollout, self.wired.task, student, run.folder / ".rollout")
                     held.callback(sampler.close)
-                self.train(stage, student, sampler, place)
+                self.train(stage, student, sampler, place, samples[stage.config.name])
                 if main:
                     _finish(run, place, student)
                 if run.student.lora is not None and run.student.lora.init != "default":
@@ -136,7 +140,41 @@ class _Training:
                     student = sampler = None
                 self.accelerator.wait_for_everyone()
 
-    def train(self, stage: Planned, student: Student, sampler: Engine, place: Path) -> None:
+    def rehearsed(self, plan: Sequence[Planned], first: int, student: Student) -> dict[str, list[Sample]]:
+        """The samples of each stage that is still to be trained, all of them encoded before the first begins. A run
+        that does not begin leaves its folder to one with other settings."""
+        try:
+            return self._rehearsed(plan, first, student)
+        except UserError:
+            if self.accelerator.is_main_process and not (self.run.folder / "metrics.jsonl").exists():
+                (self.run.folder / "config.yaml").unlink(missing_ok=True)
+            raise
+
+    def _rehearsed(self, plan: Sequence[Planned], first: int, student: Student) -> dict[str, list[Sample]]:
+        found: dict[str, list[Sample]] = {}
+        record = Record(self.run.folder, self.accelerator, self.wired.ledger, self.wired.task)
+        unsaved = Ledger(self.run.folder / ".rehearsal.json")
+        for index, stage in enumerate(plan, first):
+            config, listening = stage.config, Listening()
+            wired = dataclasses.replace(self.wired, frozen=listening, live=listening, ledger=unsaved)
+            own = [] if config.scorer is None else wiring.asking_the_student(config.scorer)
+            rehearsal = Rehearsal(
+                config,
+                student,
+                Fitting(student, student, stage.method, stage.sampling.max_tokens),
+                self.wired.teacher,
+                [wiring.scorer(spec, wired) for spec in own],
+                listening,
+                stage.method.needs | (wiring.scorer(config.scorer, wired).needs if config.scorer else frozenset()),
+                lambda text: record.say(escape(text)),
+            )
+            place = self.run.folder / f"{index}-{config.name}"
+            found[config.name] = rehearsal(
+                self.wired.task.samples(config.split), place, self.accelerator.is_main_process
+            )
+        return found
+
+    def train(self, stage: Planned, student: Student, sampler: Engine, place: Path, samples: Sequence[Sample]) -> None:
         """Trains one stage to its end, in the folder `place`."""
         config, method, task, ledger = stage.config, stage.method, self.wired.task, self.wired.ledger
         place.mkdir(parents=True, exist_ok=True)
@@ -161,7 +199,6 @@ class _Training:
             config.low_anchor,
             Fitting(student, reader, method, stage.sampling.max_tokens),
         )
-        samples = task.samples(config.split)
         record = Record(place.parent, self.accelerator, ledger, task)
         if student.reach is not None:
             (record.warn if student.reach.share < WANTED else record.say)(f"stage {config.name}: {student.reach}")

@@ -117,3 +117,13 @@ def scorer(spec: Spec[Scorer], wired: Wired) -> Scorer:
         else:
             given[name] = Cached(engine(part, wired.task), wired.store, wired.ledger, "external_judge")
     return spec.make(given)
+
+
+def asking_the_student(spec: Spec[Scorer]) -> list[Spec[Scorer]]:
+    """Those parts of a scorer that ask the student itself, and nobody else."""
+    lists = [part for part in spec.parts.values() if isinstance(part, tuple)]
+    if len(lists) < len(spec.parts):  # it names an engine
+        return []
+    names = {field.name for field in dataclasses.fields(cast(Any, spec.cls))}
+    inner = [found for part in lists for each in part for found in asking_the_student(each)]
+    return [spec] if not lists and names & {"engine", "live"} else inner

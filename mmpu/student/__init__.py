@@ -9,6 +9,7 @@ from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room
 from mmpu.student.lora import Lora
 from mmpu.student.packing import Encoded, Pack, Tree, pack, share, within_budget
 from mmpu.student.parts import StudentConfig, base_dtype, load_parts, resolve_model
+from mmpu.student.rehearsal import Misfit, longest_text, misfit, overlong, summary
 from mmpu.student.selfcheck import GRADIENTS, LIMITS, Verdict, judged, probes, sharing_error, untouched
 from mmpu.student.student import Student
 from mmpu.student.targets import WANTED
@@ -28,6 +29,7 @@ __all__ = [
     "Encoded",
     "Lora",
     "Measured",
+    "Misfit",
     "Pack",
     "Room",
     "Student",
@@ -43,11 +45,15 @@ __all__ = [
     "judged",
     "load_parts",
     "load_student",
+    "longest_text",
+    "misfit",
+    "overlong",
     "pack",
     "probes",
     "resolve_model",
     "share",
     "sharing_error",
+    "summary",
     "untouched",
     "within_budget",
 ]

@@ -49,6 +49,7 @@ class Encoder:
         """Tokens of prompt and response together."""
         self._prompts: dict[object, Encoded] = {}
         self._images: dict[str, Features] = {}
+        self._sizes: dict[tuple[int, int], int] = {}
         self._begun: dict[object, tuple[Tensor, Tensor | None]] = {}
         self._count = torch.arange(0)
         self._answers: dict[object, tuple[int, ...]] = {}
@@ -95,14 +96,27 @@ class Encoder:
         """The tokens of a whole text, with what the tokenizer puts before one that no template begins."""
         return self._lead + self.tokens(text)
 
+    def prompt_ids(self, sample: Sample) -> tuple[int, ...]:
+        """The tokens of a prompt, whether it fits the model or not."""
+        return self._ids(self._text(sample))
+
     def length(self, sample: Sample) -> int:
-        """Tokens of a prompt, whether it fits the model or not."""
-        return len(self._ids(self._text(sample)))
+        """How many they are."""
+        return len(self.prompt_ids(sample))
 
     def _text(self, sample: Sample) -> str:
         """The text of a prompt, with a placeholder for every feature of its images."""
-        counts = tuple(self.family.image_length(self.shape, self.image(i, sample.id)[1]) for i in sample.images)
+        counts = tuple(self._image_length(image, sample.id) for image in sample.images)
         return self._placed(self.render(sample), counts, sample.id)
+
+    def _image_length(self, image: str, sample_id: str) -> int:
+        """Placeholders of an image, which depend on its size alone: one of each size is processed, of the others the
+        header is read."""
+        with media.named(Sample(sample_id, ())):
+            size = media.image_size(image)
+        if size not in self._sizes:
+            self._sizes[size] = self.family.image_length(self.shape, self.image(image, sample_id)[1])
+        return self._sizes[size]
 
     def _placed(self, text: str, counts: Sequence[int], sample_id: str) -> str:
         """The text with every image marker replaced by as many placeholders as its image has features."""

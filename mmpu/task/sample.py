@@ -100,6 +100,12 @@ class Maker:
         prompt = tuple(message for turn in self.turns for message in self._messages(turn, row, named("prompt")))
         if not any(part.data.strip() for message in prompt for part in message.parts):
             raise UserError(f"{where}: the prompt is empty")
+        if prompt[-1].role == "assistant":
+            raise UserError(
+                f"{named('prompt')} ends with the assistant's turn, which is the answer; "
+                'write `- messages: "{{ chat[:-1] }}"` and `reference: "{{ chat[-1].content }}"`, with the row\'s own '
+                "field for `chat`, or move the turn from `prompt` to `reference`"
+            )
         meta = {key: templates.value(text, row, named(f"meta.{key}")) for key, text in config.meta.items()}
         if (origin := optional("origin")) is not None:
             meta["origin"] = origin

@@ -46,9 +46,11 @@ class StageConfig:
     max_skipped: Annotated[Share, MAY_CHANGE] = 0.5
     """Largest share of a step's groups that may be without an anchor, left out, or without a usable score, before the
     stage gives up."""
-    leave_out: tuple[Literal["cut", "low"], ...] = ()
-    """Prompts to leave out of a step by their anchor: `cut` by the teacher's length limit, or with a `low` s*.
-    Otherwise a cut one is trained on without an end of sequence. Both are counted: `cut_anchors`, `low_anchors`."""
+    leave_out: tuple[Literal["long", "unreadable", "cut", "low"], ...] = ()
+    """What to do without. Before the first step, prompts that with their answer or what a scorer shows are too `long`
+    for the model, or `unreadable` by it; otherwise the stage does not begin. In a step, prompts whose anchor is `cut`
+    by the teacher's length limit, or has a `low` s*; otherwise a cut one is trained on without an end of sequence.
+    All are counted, the first two in the stage's `left_out.json`, the others as `cut_anchors` and `low_anchors`."""
     low_anchor: float = 0.5
     """An s* below this is low: the evaluator does not think much of the teacher's answer."""
     length_alarm: Annotated[Positive, MAY_CHANGE] = 0.5

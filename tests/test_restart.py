@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from mmpu.core import UserError
 from mmpu.recipes import runs, training
 from mmpu.train.record import Record
 from tiny import sample, save
@@ -149,3 +150,54 @@ def test_a_full_student_with_a_config_that_cannot_be_written_is_saved(place: Pat
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         torch.testing.assert_close(plain(ids).logits, student.model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------- what may change on the way
+
+
+def test_a_run_goes_on_with_what_changes_no_result(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(config(place, tmp_path / "run", None, "sft"))
+    with monkeypatch.context() as patched:
+        killed_after(patched, "sft", 2)
+        with pytest.raises(Killed):
+            training.train(path)
+    for change, said in {
+        "stages.sft.optim.lr=0.5": r"stages\.sft\.optim\.lr: 0\.001 → 0\.5",
+        "stages.sft.steps=2": r"stages\.sft\.steps: 3 → 2",
+        "seed=3": "seed: 0 → 3",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            training.train(path, [change])
+    allowed = (
+        "optim.tokens_per_pass=8192",
+        "checkpoint_every=1",
+        "kl_every=0",
+        "alarms={}",
+        "max_skipped=1",
+        "steps=4",
+    )
+    moved = [*(f"stages.sft.{change}" for change in allowed), "about=again", "student.gradient_checkpointing=true"]
+    run = training.train(path, moved)
+    assert (run / "0-sft/student.json").exists()
+
+
+def test_a_damaged_checkpoint_is_named_and_an_older_one_used(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = training.train(str(config(place, tmp_path / "whole", None, "sft", steps=4)))
+    path = str(config(place, tmp_path / "run", None, "sft", steps=4, checkpoint_every=1))
+    with monkeypatch.context() as patched:
+        killed_after(patched, "sft", 3)
+        with pytest.raises(Killed):
+            training.train(path)
+    damaged = tmp_path / "run/0-sft/step-00000003/optimizer.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-40] + b"\0" * 40)
+    run = training.train(path)
+    said = "".join(capsys.readouterr())
+    assert "step-00000003 is damaged: optimizer.pt is not what was written; going on from step-00000002" in said
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(run).values(), strict=True))
+    (run / "0-sft/step-00000001").mkdir()
+    training.train(path)
+    assert not list((run / "0-sft").glob("step-*"))

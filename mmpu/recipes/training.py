@@ -19,7 +19,7 @@ from mmpu.config import Values, dump_yaml, load_yaml, to_values
 from mmpu.core import Engine, Sample, UserError
 from mmpu.engines.hf import HF
 from mmpu.learning import Method
-from mmpu.recipes import fit, run_config, wiring
+from mmpu.recipes import changes, fit, run_config, wiring
 from mmpu.recipes.fit import Planned
 from mmpu.recipes.resolved import resolved
 from mmpu.recipes.run_config import RunConfig
@@ -95,10 +95,10 @@ def _claim(run: RunConfig, plan: Sequence[Planned]) -> None:
         write_atomically(path, values)
     elif path.read_text(encoding="utf-8") != values:
         old = resolved(run_config.read(load_yaml(path), str(path)), samplings)
-        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        if set(changed) - {"run"}:
+        finished = len(list(run.folder.glob("*/student.json")))
+        if changed := changes.harmful(run, old, new, finished):
             raise UserError(
-                f"{run.folder} holds a run with other settings ({', '.join(changed)}); choose another `run=…`, or "
+                f"{run.folder} holds a run with other settings ({'; '.join(changed)}); choose another `run=…`, or "
                 "remove the folder"
             )
         write_atomically(path, values)
@@ -125,6 +125,8 @@ class _Training:
             for index, stage in enumerate(plan):
                 place = run.folder / f"{index}-{stage.config.name}"
                 if (place / "student.json").exists():
+                    if main:
+                        _sweep(place)  # a run that was killed right after it
                     continue
                 if student is None or sampler is None:
                     student = _student_at(run, run.folder, index)
@@ -248,5 +250,10 @@ def _finish(run: RunConfig, place: Path, student: Student) -> None:
             entry["base_from_here"] = os.path.relpath(base, place.resolve())
     entry["student"] = to_values(run.student)
     write_atomically(place / "student.json", json.dumps(entry, indent=2) + "\n")
-    for old in place.glob("step-*"):
+    _sweep(place)
+
+
+def _sweep(place: Path) -> None:
+    """Removes the checkpoints of a finished stage."""
+    for old in (*place.glob("step-*"), *place.glob(".step-*.tmp")):
         shutil.rmtree(old, ignore_errors=True)

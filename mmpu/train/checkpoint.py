@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmpu.core import UserError
+from mmpu.knobs import MANY
 from mmpu.student import Student
 from mmpu.train import sharding
 from mmpu.train.shadow import Shadow
@@ -55,7 +57,8 @@ def save(
         if shadow and shadow.state():
             save_file(shadow.state(), temporary / "shadow.safetensors")
         torch.save(dict(optimizer), temporary / "optimizer.pt")
-        (temporary / "state.json").write_text(json.dumps({**state, "step": step}))
+        sums = {file.name: _sum(file) for file in sorted(temporary.iterdir())}
+        (temporary / "state.json").write_text(json.dumps({**state, "step": step, "sums": sums}))
         for file in temporary.iterdir():
             _flush(file)
         shutil.rmtree(final, ignore_errors=True)
@@ -76,35 +79,88 @@ def save(
 
 def steps(folder: Path) -> list[int]:
     """The steps of complete checkpoints, ascending."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    names = [path.name.removeprefix("step-") for path in folder.glob("step-*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def newest(folder: Path, last: int) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, and what is wrong with newer ones.
+
+    Args:
+        last: Steps of the stage; a checkpoint beyond them is of another one.
+    """
+    wrong: list[str] = []
+    for step in reversed(steps(folder)):
+        place = folder / f"step-{step:08d}"
+        reason = _fault(place, step, last)
+        if reason is None:
+            return place, wrong
+        wrong.append(f"the checkpoint {place} is damaged: {reason}")
+    return None, wrong
+
+
+def _fault(place: Path, step: int, last: int) -> str | None:
+    """What is wrong with a checkpoint; None if its files are those that were written."""
+    try:
+        state = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        sums = state.get("sums", {})
+        for name in ("weights.safetensors", "optimizer.pt", *sums):
+            if not (place / name).is_file():
+                return f"{name} is missing"
+        changed = [name for name, known in sums.items() if _sum(place / name) != known]
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    if changed:
+        return f"{changed[0]} is not what was written"
+    if state.get("step") != step or step >= last:
+        return f"it says step {state.get('step')} of {last}"
+    return None
+
+
+def _sum(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            total = zlib.crc32(piece, total)
+    return total
 
 
 def restore(
-    folder: Path, student: Student, optimizer: Any, shadow: Shadow | None = None, wrapped: Any = None
+    folder: Path,
+    student: Student,
+    optimizer: Any,
+    shadow: Shadow | None = None,
+    wrapped: Any = None,
+    last: int = MANY,
+    warn: Callable[[str], None] = print,
 ) -> State | None:
-    """Loads the newest checkpoint into student and optimiser; None if there is none. Sweeps up unfinished ones.
+    """Loads the newest checkpoint that is whole into student and optimiser; None if there is none. Sweeps up unfinished
+    ones.
 
     Args:
         wrapped: The student as `sharding.prepare` gave it.
+        last: Steps of the stage.
+        warn: Is told of each damaged one.
     """
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
-    found = steps(folder)
-    if not found:
+    found, wrong = newest(folder, last)
+    for text in wrong:
+        warn(f"{text}; {f'going on from {found.name}' if found else 'starting the stage anew'}")
+    if found is None:
         return None
-    newest = folder / f"step-{found[-1]:08d}"
-    weights = load_file(newest / "weights.safetensors")
+    weights = load_file(found / "weights.safetensors")
     if weights.keys() != {n for n, p in student.named_parameters() if p.requires_grad}:
-        raise UserError(f"{newest} belongs to a student with other trainable weights; give the run another name")
+        raise UserError(f"{found} belongs to a student with other trainable weights; give the run another name")
     with torch.no_grad(), sharding.apart(wrapped):
         for name, parameter in student.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(sharding.share(weights[name], parameter))
     student.version += 1
     if shadow and shadow.state():
-        shadow.load(load_file(newest / "shadow.safetensors"))
-    sharding.load_state(optimizer, torch.load(newest / "optimizer.pt", map_location="cpu", weights_only=True))
-    return json.loads((newest / "state.json").read_text())
+        shadow.load(load_file(found / "shadow.safetensors"))
+    sharding.load_state(optimizer, torch.load(found / "optimizer.pt", map_location="cpu", weights_only=True))
+    return json.loads((found / "state.json").read_text())
 
 
 def _flush(path: Path) -> None:

@@ -35,7 +35,8 @@ def run(stage: Stage, record: Record) -> None:
         rollout.scorer.shares if rollout.scorer else (1.0,),
         partial(record.refused, config.name),
     )
-    state = checkpoint.restore(stage.folder, stage.student, optimizer, shadow, wrapped) or alarms.START
+    state = checkpoint.restore(stage.folder, stage.student, optimizer, shadow, wrapped, stage.steps, record.warn)
+    state = state or alarms.START
     record.rewind(config.name, state["step"])
     if stage.size < config.prompts_per_step:
         record.say(

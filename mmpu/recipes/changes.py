@@ -1,0 +1,74 @@
+"""How a run's config differs from the one that it began with, and which of that changes no result."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from mmpu.config import Values
+from mmpu.knobs import MAY_CHANGE, marks
+from mmpu.recipes.run_config import RunConfig
+from mmpu.specs import Spec
+from mmpu.student import StudentConfig
+from mmpu.train.stage import StageConfig
+
+MISSING = "nothing"
+
+
+def harmful(run: RunConfig, old: Values, new: Values, finished: int) -> list[str]:
+    """What differs and would change a result, `stages.sft.optim.lr: 0.001 → 0.01`.
+
+    Args:
+        old: The resolved config that the run began with.
+        new: The resolved config of `run`.
+        finished: Stages that are done. The last one may be made longer while it is not.
+    """
+    free = set(_free(run))
+    last = f"stages.{run.stages[-1].name}"
+    was, now = dict(_flat(old)), dict(_flat(new))
+    found: list[str] = []
+    for key in {**was, **now}:
+        before, after = was.get(key, MISSING), now.get(key, MISSING)
+        if before == after or any(key == each or key.startswith(f"{each}.") for each in free):
+            continue
+        if finished < len(run.stages) and key in (f"{last}.steps", f"{last}.epochs") and _more(before, after):
+            continue
+        found.append(f"{key}: {before} → {after}")
+    return found
+
+
+def _more(before: object, after: object) -> bool:
+    return isinstance(before, int | float) and isinstance(after, int | float) and after > before
+
+
+def _free(run: RunConfig) -> Iterator[str]:
+    """Keys that are marked so where they are declared."""
+    yield from _marked(RunConfig, "")
+    yield from _marked(StudentConfig, "student.")
+    engines: dict[str, Spec[Any] | None] = {"rollout": run.rollout, "teacher": run.teacher and run.teacher.engine}
+    for name, spec in engines.items():
+        if spec is not None:
+            yield from _marked(spec.cls, f"{name}.")
+    for stage in run.stages:
+        yield from _marked(StageConfig, f"stages.{stage.name}.")
+        yield from _marked(type(stage.optim), f"stages.{stage.name}.optim.")
+
+
+def _marked(cls: type[Any], prefix: str) -> Iterator[str]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = [field.name for field in dataclasses.fields(cls)]
+    yield from (prefix + name for name in names if MAY_CHANGE in marks(hints[name]))
+
+
+def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Plain values by their dotted keys; items of a list by their name, where they have one."""
+    if isinstance(value, Mapping) and value:
+        for key, item in cast(Mapping[str, object], value).items():
+            yield from _flat(item, f"{prefix}{key}.")
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in cast(list[object], value)):
+        for index, item in enumerate(cast(list[Mapping[str, object]], value)):
+            yield from _flat(item, f"{prefix}{item.get('name', index)}.")
+    else:
+        yield prefix.removesuffix("."), value

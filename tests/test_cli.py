@@ -165,3 +165,13 @@ def test_a_table_that_is_too_wide_is_a_block_per_row(monkeypatch: pytest.MonkeyP
     wide = capsys.readouterr().out
     assert "│ a[/b] model[v2] │ 61.3 [58.9, 63.8] │" in wide
     assert "boards [of] one" in wide
+
+
+def test_results_are_printed_for_programs(folder: Path) -> None:
+    done = mmpu(*evaluation(), "--json")
+    assert done.exit_code == 0, done.output
+    board = json.loads(done.stdout)
+    assert board["task"] == "sums"
+    assert "page: " in done.stderr
+    (read_again,) = json.loads(mmpu("leaderboard", "leaderboards/sums.rule.json", "--json").stdout)
+    assert sorted(read_again["entries"], key=str) == sorted(board["entries"], key=str)

@@ -11,7 +11,7 @@ import click
 from mmpu import __version__
 from mmpu.cli.judge import announce, judging_options, progress_on_stderr
 from mmpu.cli.judge import judge as judge_group
-from mmpu.cli.show import lines, list_data, quiet, say, show_board, show_page, table
+from mmpu.cli.show import lines, list_data, quiet, say, show_board, show_json, show_page, table
 from mmpu.cli.tasks import DATA, TRUST, tasks
 from mmpu.core import UserError
 
@@ -49,6 +49,7 @@ class _Main(click.Group):
             sys.exit(1)
 
 
+_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
 _allow_urls = click.option("--allow-urls", is_flag=True, help="Fetch images that the task names by URL.")
 
 
@@ -94,6 +95,7 @@ def train(config: str, overrides: tuple[str, ...], allow_urls: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @_allow_urls
 @click.option("--dry-run", is_flag=True, help="Say what judging would cost, and stop.")
+@_json
 @judging_options
 def evaluate(
     systems: tuple[str, ...],
@@ -113,6 +115,7 @@ def evaluate(
     seed: int,
     allow_urls: bool,
     dry_run: bool,
+    as_json: bool,
     **judging: Any,
 ) -> None:
     """Let systems answer a task, judge them against the baseline, and publish the board."""
@@ -151,10 +154,13 @@ def evaluate(
     from mmpu.boards import board_name
 
     board = assess.evaluate(options, progress_on_stderr(), announce)
-    show_board(board)
     path = Path(out) / board_name(board.task, board.judge)
-    say(f"written to {path}")
-    show_page([path], path.with_suffix(".html"))
+    if as_json:
+        show_json(board)
+    else:
+        show_board(board)
+    say(f"written to {path}", err=as_json)
+    show_page([path], path.with_suffix(".html"), err=as_json)
 
 
 @main.command()
@@ -215,8 +221,15 @@ def cache(store: Path, model: str | None, older_than: str | None, keep: str | No
     "--merge", "into", type=click.Path(path_type=Path), help="Write boards of one task and judge as one file."
 )
 @click.option("--check", is_flag=True, help="Only validate; exit 2 at the first file that is no board.")
+@_json
 def leaderboard(
-    paths: tuple[Path, ...], markdown: bool, html: Path | None, site: Path | None, into: Path | None, check: bool
+    paths: tuple[Path, ...],
+    markdown: bool,
+    html: Path | None,
+    site: Path | None,
+    into: Path | None,
+    check: bool,
+    as_json: bool,
 ) -> None:
     """Validate and show board files, or the folders that hold them."""
     from mmpu.boards import board as boards
@@ -238,6 +251,9 @@ def leaderboard(
         return
     if html is not None:
         show_page(paths, html)
+        return
+    if as_json:
+        show_json([boards.read(path) for path in paths])
         return
     for path in paths:
         board = boards.read(path)
@@ -308,7 +324,8 @@ def show_method(name: str) -> None:
 @click.option("--split", default="test", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
 @click.option("--attempts", type=click.IntRange(min=1), help="Answers per prompt, for Avg@k; default: the task's.")
-def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, **options: Any) -> None:
+@_json
+def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, as_json: bool, **options: Any) -> None:
     """Train several methods from one stage I of CONFIG and put them in one table. The same command resumes."""
     quiet()
     from mmpu.studies import compare as comparing
@@ -320,6 +337,9 @@ def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, *
         raise UserError(f"--seeds takes whole numbers separated by commas, got {seeds!r}") from None
     asked = comparing.Options(config, tuple(methods.split(",")), numbers, overrides=overrides, **options)
     found = comparing.compare(asked, lambda text: say(text, err=True))
+    if as_json:
+        show_json(found)
+        return
     table("Comparison", comparison.header(found), [comparison.cells(line, found) for line in found.lines])
     say(comparison.note(found))
     say(f"written to {found.folder / 'comparison.md'}")

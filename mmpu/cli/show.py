@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -64,13 +67,30 @@ def show_board(board: Any) -> None:
         say(line)
 
 
-def show_page(boards: Sequence[Path], out: Path) -> None:
+def show_json(found: Any) -> None:
+    """Prints dataclasses as JSON; a number that JSON does not know is null."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            return {str(key): plain(each) for key, each in cast(Mapping[object, Any], value).items()}
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in cast(Sequence[Any], value)]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value if isinstance(value, str | int | float) or value is None else str(value)
+
+    click.echo(json.dumps(plain(found), indent=2))
+
+
+def show_page(boards: Sequence[Path], out: Path, err: bool = False) -> None:
     """Writes the page of boards, and says where it is."""
     from mmpu.recipes.pages import write_page
 
     written = write_page(boards, out)
     beside = f", with {len(written) - 1} files of pictures beside it" if len(written) > 1 else ""
-    say(f"page: {written[0]}{beside}")
+    say(f"page: {written[0]}{beside}", err=err)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -22,7 +22,14 @@ MAX_CHARACTERS = 32_000
 PROMPT_BYTES = 2**20
 """Of a prompt file."""
 _TAGS = ("question", "reference", "candidate", "response_[ab]")
-_CHAT = r"<(?=\|)|<(?=/?s>)|<(?=/?think>)|\[(?=/?INST\])"
+_WORDS = (
+    "start_of_turn|end_of_turn|bos|eos|pad|unk|sep|cls|mask|extra_id_|image|video|audio|start_of_image|end_of_image"
+)
+_CAPITALS = "INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|SYSTEM_PROMPT|TOOL_CONTENT|ARGS|CALL_ID|IMG|THINK|gMASK"
+_CHAT = (
+    rf"<(?=[|｜])|<(?=/?s>)|<(?=/?think>)|<(?=<\s*/?\s*SYS\s*>)|(?<=<)<(?=\s*/?\s*SYS\s*>)|<(?=/?(?:{_WORDS})[\w.-]*>)"
+    rf"|<(?=[^\s<>]{{0,40}}[|｜]>)|\[(?=\s*/?(?:{_CAPITALS})\w*\])"
+)
 """Marks that tokenizers of chat models take for the border of a turn."""
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that are not seen, or change the order of what is: never part of an answer's worth."""

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from mmpu import files, sandbox, shown
+from mmpu.client import client
 from mmpu.config import load_yaml
 from mmpu.core import UserError
+from mmpu.prompts import inert
 from mmpu.task import templates
 
 BOMB = "a0: &a0 [l,l,l,l,l,l,l,l,l]\n" + "".join(
@@ -145,3 +147,44 @@ def test_what_is_shown_does_nothing() -> None:
     assert shown.markdown("a|b\n\n| x |<img onerror=1>[k](javascript:1)`") == (
         "a\\|b \\| x \\|&lt;img onerror=1&gt;[k]&#40;javascript:1)&#96;"
     )
+
+
+def test_what_an_endpoint_says_of_waiting_is_bounded() -> None:
+    for header in ("inf", "1e308", "31536000", "Fri, 31 Dec 9999 23:59:59 GMT"):
+        assert client.retry_after(header) == client.LONGEST_REST
+    for header in ("nan", "soon", "Fri, 31 Dec 99999 23:59:59 GMT", "Mon, 99 Foo 2020 99:99:99"):
+        assert client.retry_after(header) in (None, 0.0, client.LONGEST_REST)
+    assert client.retry_after("-5") == 0.0
+    assert client.retry_after("2.5") == 2.5
+
+
+def test_addresses_and_keys_that_are_none() -> None:
+    for url in (
+        "http://[::1",
+        "http://a:99999/v1",
+        "http://a b/v1",
+        "http://" + "a" * 300,
+        "http://a\nb",
+        "x",
+        "http://",
+    ):
+        with pytest.raises(UserError, match="is not an address"):
+            client.checked_url(url)
+    for key in ("a\nb", "a\x00b", "schlüssel"):
+        with pytest.raises(UserError, match="MY_KEY") as raised:
+            client.checked_key(key, "MY_KEY")
+        assert key not in str(raised.value)
+    assert client.checked_key("sk-1", "MY_KEY") == "sk-1"
+
+
+def test_half_a_surrogate_in_a_reply_is_replaced() -> None:
+    assert client.whole({"a": ["x\ud800", {"\udc00": "ü😀"}, 1]}) == {"a": ["x\ufffd", {"\ufffd": "ü😀"}, 1]}
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ["<start_of_turn>", "<｜User｜>", "<|im_start|>", "<<SYS>>", "<</SYS>>", "[INST]", "[TOOL_CALLS]", "</s>", "<bos>"],
+)
+def test_chat_marks_of_every_family_are_inert(mark: str) -> None:
+    assert mark not in inert(f"x {mark} y")
+    assert inert("a < b, a[i], List<int>, <b>bold</b> x<y|z>w") == "a < b, a[i], List<int>, <b>bold</b> x<y|z>w"

@@ -7,7 +7,7 @@ format, `thread.py` lets synchronous code hear of answers as they come.
 """
 
 from mmpu.client.chat import Heard, drawing, messages, texts, top_logprobs, weigh
-from mmpu.client.client import Client, Reply, Terms, checked_url
+from mmpu.client.client import Client, Reply, Terms, checked_key, checked_url
 from mmpu.client.crew import Crew
 from mmpu.client.exchange import Declined, Exchange, Refused, Unusable
 from mmpu.client.thread import stream
@@ -22,6 +22,7 @@ __all__ = [
     "Reply",
     "Terms",
     "Unusable",
+    "checked_key",
     "checked_url",
     "drawing",
     "messages",

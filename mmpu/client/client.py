@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
+import math
 import os
 import re
 import time
@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from mmpu import files
 from mmpu.client.endpoint import Endpoint
 from mmpu.client.pool import Pool
 from mmpu.core import UserError
@@ -37,6 +38,8 @@ PASSING = (408, 409, 425, *BUSY)
 FILTERED = re.compile(r"content_?filter|content_policy", re.IGNORECASE)
 FINAL = re.compile(rf"invalid|context_length|not_found|{FILTERED.pattern}", re.IGNORECASE)
 """Kinds of errors that the same request meets again."""
+LONGEST_REST = 3600.0
+"""Seconds of a Retry-After that are believed; the item's deadline ends before that."""
 LARGEST_REPLY = 64 * 2**20
 TO_CONNECT = 10.0
 """Seconds to reach a host."""
@@ -126,7 +129,7 @@ class Client:
         if response.status // 100 != 2:
             raise self._refusal(endpoint, response, raw, started, clock())
         try:
-            reply: object = json.loads(raw)
+            reply: object = whole(files.parsed(raw))
             if not isinstance(reply, dict):
                 raise TypeError
         except (ValueError, TypeError):
@@ -152,11 +155,11 @@ class Client:
         return Trouble(reason)
 
     def _refusal(self, endpoint: Endpoint, response: ClientResponse, raw: bytes, started: float, now: float) -> Trouble:
-        status, wait = response.status, _retry_after(response.headers.get("Retry-After"))
+        status, wait = response.status, retry_after(response.headers.get("Retry-After"))
         reason = f"HTTP {status}: {self.shown(_message(raw))}"
-        if status in BUSY:
+        if status in BUSY and (wait is None or wait <= self.terms.deadline):
             endpoint.refused(started, now, wait)
-        elif status >= 500 or status in PASSING:
+        elif status in BUSY or status >= 500 or status in PASSING:  # whoever waits for it is answered too late
             endpoint.failed(now, reason)
         elif status in (401, 403, 404) or status < 400:
             endpoint.failed(now, reason, for_good=True)
@@ -191,14 +194,14 @@ async def _bounded(response: ClientResponse) -> bytes:
 
 def _message(raw: bytes) -> str | bytes:
     try:
-        return words_of(json.loads(raw)) or raw
+        return words_of(files.parsed(raw)) or raw
     except MALFORMED:
         return raw
 
 
 def _kind_in(raw: bytes) -> str:
     try:
-        return _kind(json.loads(raw))[1]
+        return _kind(files.parsed(raw))[1]
     except MALFORMED:
         return ""
 
@@ -226,15 +229,19 @@ def words_of(reply: object) -> str:
     return f"{words} ({behind})" if behind and behind not in words else words
 
 
-def _retry_after(header: str | None) -> float | None:
+def retry_after(header: str | None) -> float | None:
     """Seconds; the header holds seconds or a date."""
     if header is None:
         return None
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
     except ValueError:
-        date = email.utils.parsedate_tz(header)
-        return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None
+        try:
+            date = email.utils.parsedate_tz(header)
+            seconds = email.utils.mktime_tz(date) - time.time() if date else math.nan
+        except (ValueError, OverflowError, TypeError, IndexError):  # a date of no calendar
+            seconds = math.nan
+    return None if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_REST)
 
 
 def _proxy(url: str) -> str | None:
@@ -245,14 +252,44 @@ def _proxy(url: str) -> str | None:
     return urllib.request.getproxies().get(parts.scheme)
 
 
+def whole(value: Any) -> Any:
+    """A reply whose texts can be written down: half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a
+    replacement character."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [whole(item) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        return {whole(key): whole(item) for key, item in cast(dict[Any, Any], value).items()}
+    return value
+
+
+def checked_key(key: str, name: str) -> str:
+    """A key as the environment holds it.
+
+    Raises:
+        UserError: no header can hold it; the key itself is not shown.
+    """
+    if not key.isascii() or not key.isprintable():
+        raise UserError(
+            f"the environment variable {name} holds line breaks or characters that no key has; set it to the key alone"
+        )
+    return key
+
+
 def checked_url(url: str) -> str:
     """A base URL without its final slash.
 
     Raises:
         UserError: it is none, or it carries credentials, which would reach configs and logs.
     """
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url.strip())
+        host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")
+    except ValueError:  # brackets, a port that is none, a name that is too long
+        host, parts = None, urlsplit("")
+    if parts.scheme not in ("http", "https") or not host or not url.strip().isprintable() or " " in url.strip():
         raise UserError(f"the endpoint {url!r} is not an address; write it like http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
         raise UserError(

@@ -31,6 +31,7 @@ from mmpu.client import (
     Reply,
     Terms,
     Unusable,
+    checked_key,
     checked_url,
     drawing,
     messages,
@@ -182,7 +183,7 @@ class OpenAI(Engine):
     ) -> Iterator[Answer[T]]:
         """Asks for all samples; one that fails for good fails alone."""
         endpoints = self.endpoints
-        key = os.environ.get(self.key_from) or "EMPTY"
+        key = checked_key((os.environ.get(self.key_from) or "EMPTY").strip(), self.key_from)
         terms = Terms(self.concurrency, self.timeout, self.deadline, self.retries)
 
         async def work(hand_over: Callable[[Answer[T]], None]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmpu import files
 from mmpu.boards import Board, merge
 from mmpu.core import UserError
 from mmpu.judging.alpaca import read_annotations
@@ -119,8 +120,8 @@ def _read_lines(file: Path) -> tuple[list[Reading], list[Match]]:
 
     adapter = TypeAdapter(Reading)
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = files.text(file).split("\n")
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
     readings: list[Reading] = []
     matches: list[Match] = []
@@ -128,11 +129,13 @@ def _read_lines(file: Path) -> tuple[list[Reading], list[Match]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = files.parsed(line)
             if "match" in row:
                 matches.append(match_of(row["match"]))
             else:
                 readings.append(adapter.validate_python(row["reading"], extra="forbid"))
+        except UserError as error:
+            raise UserError(f"{file}, line {number}: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Literal
 
 from mmpu.boards import Provenance, System
-from mmpu.core import digest
+from mmpu.core import UserError, digest
 from mmpu.duel import IDENTICAL, Duel, Judge, Order, Verdict, settled
 from mmpu.judging.equalise import Equalised, How, equalise, words
 from mmpu.judging.verdicts import Reading, key_of
@@ -127,7 +127,14 @@ def _adapter() -> Any:
 
 def match_of(values: Mapping[str, Any]) -> Match:
     """A match from the store."""
-    return _adapter().validate_python(values)
+    from pydantic import ValidationError
+
+    try:
+        return _adapter().validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "line"
+        raise UserError(f"{where}: {first['msg']}; this is no match that an evaluation wrote") from None
 
 
 def asked_of(judge: Judge, duel: Duel) -> Asked:

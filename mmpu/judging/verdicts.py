@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpu import files
 from mmpu.core import UserError, digest
 from mmpu.duel import MARKS, Duel, Order, Verdict
 from mmpu.media import prompt_key
-from mmpu.store import connect
+from mmpu.store import connect, intact
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS readings (id INTEGER PRIMARY KEY, key TEXT NOT NULL, judge TEXT NOT NULL, "
@@ -146,19 +147,26 @@ class Verdicts:
 
     def add_match(self, key: str, body: Mapping[str, Any]) -> None:
         """Records a match; a later one under the same key takes its place in `matches`."""
-        self._write("INSERT INTO matches (key, body) VALUES (?, ?)", [(key, json.dumps(body, sort_keys=True))])
+        with intact(self.path):
+            query = "SELECT body FROM matches WHERE key = ? ORDER BY id DESC LIMIT 1"
+            before: tuple[str] | None = self._db.execute(query, (key,)).fetchone()
+        written = json.dumps(body, sort_keys=True)
+        if before is None or _undated(before[0]) != _undated(written):  # one that says nothing new adds no byte
+            self._write("INSERT INTO matches (key, body) VALUES (?, ?)", [(key, written)])
 
     def matches(self) -> list[dict[str, Any]]:
         """The latest record of each match, in the order of their first appearance."""
         latest: dict[str, dict[str, Any]] = {}
-        for key, body in self._db.execute("SELECT key, body FROM matches ORDER BY id"):
-            latest[key] = json.loads(body)
+        with intact(self.path):
+            for key, body in self._db.execute("SELECT key, body FROM matches ORDER BY id"):
+                latest[key] = files.parsed(body)
         return list(latest.values())
 
     def rejudging(self, key: str) -> int | None:
         """Where the readings begin of a rejudging that was begun and not ended; None if there is none."""
         query = "SELECT since FROM rejudgings WHERE key = ? ORDER BY id DESC LIMIT 1"
-        found: tuple[int | None] | None = self._db.execute(query, (key,)).fetchone()
+        with intact(self.path):
+            found: tuple[int | None] | None = self._db.execute(query, (key,)).fetchone()
         return found[0] if found else None
 
     def begin_rejudging(self, key: str) -> None:
@@ -173,9 +181,14 @@ class Verdicts:
 
     def _select(self, where: str, values: Sequence[str | int]) -> Iterator[Reading]:
         columns = "key, judge, sample, win, soft, reason, detail, kind, created, said"
-        for row in self._db.execute(f"SELECT {columns} FROM readings {where} ORDER BY id", values):
-            key, judge, sample, win, soft, reason, detail, order, created, said = row
-            yield Reading(key, judge, sample, win, soft, reason, json.loads(detail), order, created, said)
+        rows = iter(self._db.execute(f"SELECT {columns} FROM readings {where} ORDER BY id", values))
+        while True:
+            with intact(self.path):
+                if (row := next(rows, None)) is None:
+                    return
+                key, judge, sample, win, soft, reason, detail, order, created, said = row
+                found = Reading(key, judge, sample, win, soft, reason, files.parsed(detail), order, created, said)
+            yield found
 
     def _write(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         try:
@@ -186,6 +199,11 @@ class Verdicts:
             raise UserError(
                 f"cannot write to the store {self.path}: {error}; what was stored before is intact"
             ) from None
+
+
+def _undated(body: str) -> dict[str, Any]:
+    """A match without the time of its evaluation."""
+    return {key: value for key, value in json.loads(body).items() if key != "created"}
 
 
 def _keep(found: dict[str, Reading], reading: Reading) -> None:

@@ -84,7 +84,7 @@ class Store:
     def get(self, keys: Iterable[str]) -> dict[str, object]:
         """The stored values of those keys that have one."""
         found: dict[str, object] = {}
-        with reading(self.path):
+        with intact(self.path):
             for key in set(keys):
                 row: tuple[str] | None = self._db.execute("SELECT value FROM answers WHERE key = ?", (key,)).fetchone()
                 if row is not None:
@@ -143,7 +143,7 @@ class Store:
 
     def holdings(self) -> list[Holding]:
         """What there is of each model, the largest first."""
-        with reading(self.path):
+        with intact(self.path):
             rows = self._db.execute(
                 "SELECT model, COUNT(*), SUM(LENGTH(CAST(value AS BLOB)) + LENGTH(key)), MIN(created), MAX(created) "
                 "FROM answers GROUP BY model ORDER BY 3 DESC, 1"
@@ -183,7 +183,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Generator[None]:
+def intact(path: Path) -> Generator[None]:
     """Says of a store that is damaged that it is.
 
     Raises:

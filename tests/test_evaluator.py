@@ -41,6 +41,7 @@ from mmpu.store import Ledger
 from mmpu.student import Student, Tree, load_student
 from mmpu.student.parts import StudentConfig
 from mmpu.task.yaml_task import load_task
+from mmpu.train import preflight
 from mmpu.train.cases import altered
 from mmpu.train.evaluator import FILE, Trial, refusal, second_answers, settled
 from mmpu.train.rollout import Rollout
@@ -501,3 +502,17 @@ def test_trees_of_a_length_are_not_needed_for_a_pass() -> None:
     (value,) = HF(student).likelihoods([FEW[0].sample], [FEW[0].taught])
     assert isinstance(value, Likelihood)
     assert value.logp == pytest.approx(float(found.sum()), abs=1e-5)
+
+
+def test_a_pass_that_takes_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same scores, whether anybody is told or not."""
+    said: list[str] = []
+    engine = Knows("Yes", {group.sample.id: str(group.anchor) for group in FEW})
+    scorer = SelfEval(engine, mode="yes_no")
+    groups = [replace(group, responses=(group.taught,)) for group in FEW]
+    assert preflight.scored(scorer, groups, said.append) == scorer.score(groups)
+    assert not said
+    monkeypatch.setattr(preflight, "LONG", 0.0)
+    assert preflight.scored(scorer, groups, said.append) == scorer.score(groups)
+    assert len(said) == 1
+    assert "4 of 6 prompts graded, about 0 s to go" in said[0]

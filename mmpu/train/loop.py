@@ -47,7 +47,9 @@ def run(stage: Stage, record: Record) -> None:
     with record.progress(config.name, state["step"], stage.steps) as progress:
         for step in range(state["step"], stage.steps):
             if checks_evaluator(rollout) and config.preflight.prompts and step % config.preflight.every == 0:
-                found = config.preflight(rollout, stage.samples, stage.task, stage.step_seed("preflight", step))
+                found = config.preflight(
+                    rollout, stage.samples, stage.task, stage.step_seed("preflight", step), record.say
+                )
                 record.preflight(config.name, step, found)
 
             step_of = collect(stage, step, state["position"])

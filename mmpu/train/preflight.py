@@ -8,16 +8,22 @@ steps to nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mmpu.core import Group, Response, Sample, Task, UserError
+from mmpu.core import Group, Response, Sample, Scorer, Task, UserError
 from mmpu.knobs import Count, CountOrZero, Share
 from mmpu.statistics import auc
 from mmpu.train.cases import another
 from mmpu.train.diagnostics import describe
 from mmpu.train.evaluator import Trial
 from mmpu.train.rollout import Rollout
+
+FIRST, PIECE = 4, 16
+"""Prompts that are graded at first, and at a time from then on."""
+LONG = 5.0
+"""Seconds to go from which one is told."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,18 @@ class Preflight:
         """What a search for a way to grade is made of."""
         return Trial(self.prompts, self.seconds, self.graded, self.min_auc)
 
-    def __call__(self, rollout: Rollout, samples: Sequence[Sample], task: Task, seed: int) -> dict[str, float]:
+    def __call__(
+        self,
+        rollout: Rollout,
+        samples: Sequence[Sample],
+        task: Task,
+        seed: int,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> dict[str, float]:
         """AUCs of the scorer: `anchor_auc` (own anchor against another's) and, where the task grades, `score_auc`.
+
+        Args:
+            say: Told how long it will take, where that is more than some seconds, and how far it is.
 
         Raises:
             UserError: the evaluator cannot tell a prompt's anchor from another's, or there is no other.
@@ -57,7 +73,7 @@ class Preflight:
         ]
         if not pairs:
             raise UserError(_uniform(groups))
-        scores = [s for s in rollout.scorer.score(pairs) if not any(map(math.isnan, s))]
+        scores = [s for s in scored(rollout.scorer, pairs, say) if not any(map(math.isnan, s))]
         result = {"anchor_auc": auc([s[0] for s in scores], [s[1] for s in scores])}
         candidates = rollout.scored(rollout.sampled(groups[: self.graded], seed))
         found = describe(candidates, [[]] * len(candidates), task)
@@ -71,6 +87,18 @@ class Preflight:
                 "longer or more gently, or set `preflight.min_auc` if you know better"
             )
         return result
+
+
+def scored(scorer: Scorer, pairs: Sequence[Group], say: Callable[[str], None]) -> list[tuple[float, ...]]:
+    """The scores of all groups: a few first, by which the rest is foreseen."""
+    found: list[tuple[float, ...]] = []
+    began = time.perf_counter()
+    while len(found) < len(pairs):
+        found += scorer.score(pairs[len(found) : len(found) + (PIECE if found else FIRST)])
+        left = (time.perf_counter() - began) / len(found) * (len(pairs) - len(found))
+        if left > LONG:
+            say(f"pre-flight: {len(found)} of {len(pairs)} prompts graded, about {left:.0f} s to go")
+    return found
 
 
 def _uniform(groups: Sequence[Group]) -> str:

@@ -4,6 +4,7 @@ cannot be read: never a score."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 from endpoint import Endpoint, said, weighed
 from mmpu.core import UserError
+from mmpu.recipes import evaluation as assess
 from mmpu.recipes import training as recipe
 from tiny import save
 
@@ -185,3 +187,39 @@ def test_a_scorers_prompt_is_measured_with_the_longest_candidate(workshop: Path,
     stage = {"method": "grpo", "scorer": "self_eval", "sampling": {"max_tokens": 2000}}
     with pytest.raises(UserError, match=r"(?s)8 of 8 prompts do not fit.*a candidate of max_tokens=2000"):
         recipe.train(config(workshop, tmp_path / "run", stage))
+
+
+def test_what_a_contender_cannot_read_is_named_before_anyone_answers(workshop: Path, tmp_path: Path) -> None:
+    """All of every model's: a prompt longer than the context, a role that a template refuses. Few enough count as
+    unanswered, and recorded answers need no model."""
+    rows = [{"id": f"r{i}", "q": f"yes or no {i}?", "a": "yes"} for i in range(ROWS)]
+    rows[3]["q"] = "yes no " * 1500
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "recorded.jsonl").write_text("".join(json.dumps({"id": r["id"], "output": "yes"}) + "\n" for r in rows))
+    values = yaml.safe_load((workshop / "graded.yaml").read_text())
+    values["prompt"] = [{"system": "Be brief."}, {"user": "{{ q }}"}]
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(values))
+    shutil.copytree(workshop / "qwen2", tmp_path / "picky")
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    place = tmp_path / "picky/chat_template.jinja"
+    place.write_text(template + place.read_text())
+
+    def board(*systems: str, **shares: float) -> Any:
+        judging = assess.JudgingOptions(**shares)
+        folder = str(tmp_path / "boards")
+        return assess.evaluate(
+            assess.EvalOptions(
+                systems, str(tmp_path / "task.yaml"), "rule", recorded, "test", folder=folder, judging=judging
+            )
+        )
+
+    recorded = f"recorded={tmp_path / 'recorded.jsonl'}"
+    systems = (f"plain={workshop / 'qwen2'}", f"picky={tmp_path / 'picky'}")
+    with pytest.raises(UserError) as error:
+        board(*systems)
+    said = str(error.value)
+    assert "plain: 1 of 8 prompts do not fit:\n- 1 long: sample 'r3': the prompt has" in said
+    assert "picky: 8 of 8 prompts do not fit:\n- 8 unreadable: sample 'r0': the chat template of" in said
+    assert not (tmp_path / "boards").exists(), "nobody answered"
+    (entry,) = [e for e in board(systems[0], max_missing=0.2).entries if e.system.name == "plain"]
+    assert entry.counts["ours.missing"] == 1

@@ -159,8 +159,8 @@ def rows(split):
     [
         ("tset", "task sums has no split 'tset'; did you mean 'test'?"),
         ("train[90:]", "task sums: 'train[90:]' holds no sample"),
-        ("train[4:2]", "task sums: 'train[4:2]' holds no sample"),
-        ("train[:0]", "task sums: 'train[:0]' holds no sample"),
+        ("train[4:2]", "the slice 'train[4:2]' holds nothing; write [start:stop] with a stop after the start"),
+        ("train[:0]", "the slice 'train[:0]' holds nothing; write [start:stop] with a stop after the start"),
         ("train[-3:]", "cannot read the split 'train[-3:]'"),
         ("train[3]", "cannot read the split 'train[3]'"),
         ("", "cannot read the split ''"),

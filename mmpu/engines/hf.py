@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from mmpu.core import Choice, Engine, Failed, Likelihood, Response, Sample, Sampling, UserError
 from mmpu.knobs import MAY_CHANGE, Count
-from mmpu.student import Decoded, Decoding, Encoded, Student, TooLong, Tree, share, within_budget
+from mmpu.student import Decoded, Decoding, Encoded, Student, Tree, share, within_budget
 
 BLOCK = 512
 """Tokens of the vocabulary that sampling adds up at a time."""
@@ -153,7 +153,7 @@ class HF(Engine):
     def _encode(self, sample: Sample) -> Encoded | Failed:
         try:
             return self.student.encode(sample)
-        except TooLong as error:
+        except UserError as error:
             return Failed(str(error))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpu.config import replaced
-from mmpu.core import Failed, UserError
+from mmpu.core import Failed, Sample, UserError
 from mmpu.duel import Judge
 from mmpu.files import file_name
 from mmpu.recipes.judges import read_judge
@@ -136,12 +136,40 @@ def _prepare(options: EvalOptions) -> _Evaluation:
         calibration=read_calibration(Path(judging.calibration)) if judging.calibration else None,
         limits=Limits(judging.max_calls, judging.rejudge),
         attempts=options.attempts or task.config.attempts,
-        lm_eval=_lm_eval(contenders, options.lm_eval, options.limit, options.data) if options.lm_eval else {},
         **{name: share for name, share in shares.items() if share is not None},
     )
+    _check_reads(contenders, task.samples(split), settings.max_missing)
+    if options.lm_eval:
+        reports = _lm_eval(contenders, options.lm_eval, options.limit, options.data)
+        settings = dataclasses.replace(settings, lm_eval=reports)
     label, folder = named(baseline)[0], Path(options.folder)
     prepared = evaluation.prepare(contenders, label, task, judge, split, sampling, folder, settings)
     return _Evaluation(task, judge, read.prices, settings, prepared)
+
+
+def _check_reads(contenders: Sequence[Contender], samples: Sequence[Sample], max_missing: float) -> None:
+    """Encodes all prompts for all models before any answers. What a model cannot read counts as unanswered.
+
+    Raises:
+        UserError: that is more than the share `max_missing` of the prompts; names every such model.
+    """
+    from mmpu.engines.hf import HF
+
+    models = [(c.name, c.engine.student) for c in contenders if isinstance(c.engine, HF)]
+    if not models:
+        return
+    from mmpu.student import misfit, summary
+
+    refused: list[str] = []
+    for name, student in models:
+        found = [each for sample in samples if (each := misfit(student, sample)) is not None]
+        if len(found) > max_missing * len(samples):
+            refused.append(f"{name}: {summary(found, len(samples))}")
+    if refused:
+        raise UserError(
+            "\n".join(refused) + f"\nThat is more than {max_missing:.0%} of the prompts (--max-missing); take a model "
+            "that reads them, another split, or shorten the task's prompts"
+        )
 
 
 def _estimate(one: _Evaluation, options: EvalOptions) -> Estimate:

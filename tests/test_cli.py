@@ -102,7 +102,7 @@ MISTAKES = {
     "model": (evaluation("./nosuch"), "no model './nosuch': no such folder"),
     "sampling": (evaluation(temperature="-1"), "sampling.temperature: -1.0 is out of range"),
     "place": (evaluation(out="rows.json"), "cannot write rows.json/"),
-    "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 3"),
+    "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 2"),
     "no board": (["leaderboard", "gone.json"], "cannot read the leaderboard gone.json"),
     "config": (
         ["train", "quickstart-txt"],

@@ -676,7 +676,7 @@ def test_a_budget_stops_cleanly_and_resumes(plugin: Path) -> None:
     assert "stopped after 0 readings" in done.stderr
     done = mmpu(*EVAL, "--max-calls", "50", "--probes", "0")
     assert done.exit_code == 0, done.output
-    assert done.output.splitlines()[-1] == "written to leaderboards/talk.first.json"
+    assert done.output.splitlines()[-2] == "written to leaderboards/talk.first.json"
     again = mmpu(*EVAL, "--dry-run", "--probes", "0")
     assert f"readings to make   0 ({2 * N} more are stored)" in again.output
     anew = mmpu(*EVAL, "--dry-run", "--probes", "0", "--rejudge")

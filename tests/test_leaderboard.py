@@ -117,9 +117,9 @@ def test_a_file_of_the_schema_before_is_read_and_written_anew(tmp_path: Path) ->
     del old["provenance"]["judge"]
     (tmp_path / "b.json").write_text(json.dumps(values))
     found = read(tmp_path / "b.json")
-    assert (found.schema, found.entries) == (3, (entry("a"),))
+    assert (found.schema, found.entries) == (2, (entry("a"),))
     write(tmp_path / "b.json", found)
-    assert json.loads((tmp_path / "b.json").read_text())["schema"] == 3
+    assert json.loads((tmp_path / "b.json").read_text())["schema"] == 2
 
 
 def plain(path: Path) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def plain(path: Path) -> dict[str, Any]:
         ({"task": None}, "task: Input should be a valid string"),
         ({"entries": [{}]}, "entries.0."),
         ({"entries": {}}, "entries: Input should be a valid"),
-        ({"schema": 99}, "has schema 99, this version reads 1, 2, 3"),
+        ({"schema": 99}, "has schema 99, this version reads 1, 2"),
     ],
 )
 def test_a_file_of_another_shape_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -152,7 +152,7 @@ def test_an_entry_without_one_of_its_parts_is_refused(tmp_path: Path, key: str) 
     del values["entries"][0][key]
     (tmp_path / "b.json").write_text(json.dumps(values))
     with pytest.raises(
-        UserError, match=rf"b\.json is not a leaderboard of schema 3: entries\.0\.{key}: Field required"
+        UserError, match=rf"b\.json is not a leaderboard of schema 2: entries\.0\.{key}: Field required"
     ):
         read(tmp_path / "b.json")
 
@@ -160,7 +160,7 @@ def test_an_entry_without_one_of_its_parts_is_refused(tmp_path: Path, key: str) 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]"])
 def test_what_is_no_json_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "b.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"b\.json is not a leaderboard of schema 3: \w"):
+    with pytest.raises(UserError, match=r"b\.json is not a leaderboard of schema 2: \w"):
         read(tmp_path / "b.json")
     with pytest.raises(UserError, match=r"cannot read the leaderboard .*gone\.json"):
         read(tmp_path / "gone.json")

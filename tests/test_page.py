@@ -124,8 +124,10 @@ def test_records_of_every_eval_ever_hold_scores_with_their_intervals(board: Path
     assert rate["score"] == entry.win_rate.rate.value
     assert rate["uncertainty"]["confidence_interval"]["lower"] == entry.win_rate.rate.low
     assert {"win_rate", "accuracy"} <= set(results)
-    judged = replace(entry, provenance=replace(entry.provenance, judge={"name": "j", "model": "m", "prompt": "abc"}))
-    asked = records(replace(read(board), entries=(judged,), judge_prompt="Which is better?"))
+    judged = replace(
+        entry, provenance=replace(entry.provenance, judge={"name": "j", "model": "m", "text": "Which is better?"})
+    )
+    asked = records(replace(read(board), entries=(judged,)))
     scoring = asked[0]["evaluation_results"][0]["metric_config"]["llm_scoring"]
     assert scoring["input_prompt"] == "Which is better?"
     assert scoring["judges"][0]["model_info"]["name"] == "m"

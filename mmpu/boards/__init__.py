@@ -21,7 +21,7 @@ from mmpu.boards.document import FOLDER, document
 from mmpu.boards.every_eval_ever import records
 from mmpu.boards.exhibits import keep, kept
 from mmpu.boards.html import Shown, Texts, page, view_of
-from mmpu.boards.provenance import prompt_of, provenance_of
+from mmpu.boards.provenance import provenance_of
 from mmpu.boards.site import SCHEMA_FILE, Listed, index, schema_text
 from mmpu.boards.tables import cells, header, markdown, notes, ranked, sentences
 
@@ -53,7 +53,6 @@ __all__ = [
     "merged",
     "notes",
     "page",
-    "prompt_of",
     "provenance_of",
     "ranked",
     "read",

@@ -37,8 +37,8 @@ COUNTS = (
     "truncated",
     "clusters",
 )
-SCHEMA = 3
-READS = (1, 2, 3)
+SCHEMA = 2
+READS = (1, 2)
 """Schemas that this version reads; what an older one lacks is absent or unknown."""
 
 
@@ -142,7 +142,7 @@ class Provenance:
     versions: dict[str, str]
     commit: str | None
     judge: dict[str, str] = field(default_factory=dict[str, str])
-    """The judge's name, model, revision and the hash of its prompt, each where it has one."""
+    """The judge's name, model, revision and its prompt, as hash and text, each where it has one."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,6 @@ class Board:
     decided_by: str
     entries: tuple[Entry, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
-    judge_prompt: str | None = None
-    """The text that the judge was asked with, of the latest evaluation; None for a rule, and before schema 3."""
     schema: int = SCHEMA
 
 

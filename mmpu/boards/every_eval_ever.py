@@ -55,9 +55,7 @@ def _record(board: Board, entry: Entry, made: str) -> dict[str, Any]:
 def _results(board: Board, entry: Entry) -> list[dict[str, Any]]:
     rates = {"win_rate": entry.win_rate.rate, **entry.length_controlled}
     judged = [
-        _result(
-            board, entry, name, f"Win rate against {entry.baseline.name}, ties one half", value, _scoring(board, entry)
-        )
+        _result(board, entry, name, f"Win rate against {entry.baseline.name}, ties one half", value, _scoring(entry))
         for name, value in rates.items()
     ]
     graded = {"accuracy": entry.accuracy, **entry.metrics}
@@ -99,7 +97,7 @@ def _result(
     }
 
 
-def _scoring(board: Board, entry: Entry) -> dict[str, Any] | None:
+def _scoring(entry: Entry) -> dict[str, Any] | None:
     """How a model judged; None where a rule did."""
     judge = entry.provenance.judge
     if "model" not in judge:
@@ -108,10 +106,10 @@ def _scoring(board: Board, entry: Entry) -> dict[str, Any] | None:
     info = {"name": judge["model"], "id": judge["model"], "additional_details": details}
     return {
         "judges": [{"model_info": info}],
-        "input_prompt": board.judge_prompt or f"not kept; its hash is {judge.get('prompt', 'unknown')}",
+        "input_prompt": judge.get("text") or f"not kept; its hash is {judge.get('prompt', 'unknown')}",
         "additional_details": {"baseline": entry.baseline.name, "identity": entry.provenance.judge_identity},
     }
 
 
 def _strings(judge: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in judge.items() if key not in ("name", "model")}
+    return {key: value for key, value in judge.items() if key not in ("name", "model", "text")}

@@ -35,21 +35,16 @@ def _identity(judge: Judge) -> str:
 
 
 def judge_of(judge: Judge) -> dict[str, str]:
-    """Name, model, revision and the hash of the prompt, as far as a judge has them."""
+    """Name, model, revision and the prompt as hash and text, as far as a judge has them."""
     prompt = getattr(judge, "prompt", None)
     known = {
         "name": judge.name,
         "model": getattr(getattr(judge, "engine", None), "model", None),
         "revision": getattr(judge, "revision", None),
         "prompt": prompt_hash(Path(prompt)) if prompt else None,
+        "text": Path(prompt).read_text(encoding="utf-8") if prompt else None,
     }
     return {key: str(value) for key, value in known.items() if value}
-
-
-def prompt_of(judge: Judge) -> str | None:
-    """The text of a judge's prompt, where it has one."""
-    prompt = getattr(judge, "prompt", None)
-    return Path(prompt).read_text(encoding="utf-8") if prompt else None
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmpu.boards import Board, Provenance, board_name, keep, merge, prompt_of, provenance_of, read, write
+from mmpu.boards import Board, Provenance, board_name, keep, merge, provenance_of, read, write
 from mmpu.core import Sample, Sampling, UserError
 from mmpu.duel import Duel, Judge
 from mmpu.evaluation.answers import Answers, Contender, answer
@@ -106,7 +106,6 @@ def publish(
         # Another evaluation may have published meanwhile.
         board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
         board = merge(board, [m.entry for m in measured], comparisons(measured))
-        board = replace(board, judge_prompt=prompt_of(judge))
         write(path, board)
     return board
 

@@ -20,19 +20,19 @@ mmpu.provenance = (() => {
   }
 
   function panel() {
-    const entry = state.system(), { board } = state.board();
+    const entry = state.system();
     if (!entry) return null;
-    const { provenance, system, baseline } = entry;
+    const { provenance, system, baseline } = entry, { text: asked, ...judge } = provenance.judge;
     return [
       make("h2", {}, "Provenance"),
       make("details", {}, make("summary", {}, `Everything that the numbers of ${system.name} depend on`),
         listed({
           "to reproduce": command(entry), made: entry.created, commit: provenance.commit, versions: provenance.versions, sampling: provenance.sampling,
-          task: provenance.task_hash, data: provenance.data_hash, "judge identity": provenance.judge_identity, judge: provenance.judge,
+          task: provenance.task_hash, data: provenance.data_hash, "judge identity": provenance.judge_identity, judge,
           system: system, baseline: baseline, counts: entry.counts, "equalised by": entry.equalised, clusters: entry.clusters,
           "why a procedure gives no number": entry.length_refused, "fits of length control": entry.length_models,
         })),
-      board.judge_prompt ? make("details", {}, make("summary", {}, "The judge's prompt"), make("p", { class: "text turn" }, board.judge_prompt)) : null,
+      asked ? make("details", {}, make("summary", {}, "The judge's prompt"), make("p", { class: "text turn" }, asked)) : null,
     ];
   }
 

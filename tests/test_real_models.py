@@ -124,3 +124,14 @@ def test_the_script_names_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys:
         script.main()
     assert "no model gpt-9; there are smollm2-135m" in capsys.readouterr().err
     assert replace(script.MODELS["smollm2-135m"], about="").sha256.startswith("b179")
+
+
+def test_the_recipe_is_read_as_it_stands() -> None:
+    from mmpu.recipes import run_config
+
+    run = run_config.load(str(ROOT / "examples/real/smollm2.yaml"), [])
+    sft, ldl = run.stages
+    assert (sft.method.name, ldl.method.name) == ("sft", "ldl_grpo")
+    assert ldl.scorer is not None
+    assert ldl.scorer.make({"engine": None, "live": None, "task": None}).mode == "auto"
+    assert place(run.student.model) == (run.student.model, {}), "fetched first"

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from rich.cells import cell_len
 
 from conftest import ROOT
 from mmpu.cli.main import main
-from mmpu.core import UserError
+from mmpu.core import Response, UserError
 from mmpu.recipes import training as recipe
+from mmpu.student import StudentConfig, load_student
 from mmpu.task.check import Report, check
 from mmpu.task.yaml_task import load_local, load_task
 from sums import ROWS, SUMS, jsonl, png
@@ -208,6 +210,39 @@ def test_show_prints_samples_as_a_model_gets_them(tmp_path: Path) -> None:
         "n: 6",
     ]
     assert "── train-1" in mmpu("tasks", "show", str(path), "--split", "train").stdout
+
+
+def test_show_prints_what_a_student_is_trained_on(tmp_path: Path) -> None:
+    """Text, tokens, ids and mask of the encoder that trains; a picture is as many placeholders as it has features."""
+    picture(tmp_path / "pictures/6.png", "red")
+    path = write(tmp_path, **SHOWN, reference="It is {{ a }}.")
+    done = mmpu("tasks", "show", str(path), "--n", "1", "--student", "tiny-vl")
+    assert done.exit_code == 0, done.output
+    found = done.stdout.splitlines()
+    assert all(cell_len(line) <= 80 for line in found)
+    assert found[:2] == [
+        "sums, as tiny-vl reads it and is trained on it",
+        "a response ends with <|im_end|> (2), as the chat template ends a turn",
+    ]
+    model = load_student(StudentConfig("tiny-vl", device="cpu"))
+    sample = load_local(str(path)).samples("test")[0]
+    prompt, answer = model.encode(sample).ids, model.response_ids(sample, Response("It is 7."))
+    assert f"prompt: {len(prompt)} tokens, mask 0 (read)" in found
+    assert f"reference: {len(answer)} tokens, mask 1 (trained on)" in found
+    places = prompt.count(model.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+    assert f"[{places} × <|image_pad|>]" in done.stdout
+    at = found.index(f"reference: {len(answer)} tokens, mask 1 (trained on)")
+    assert found[at + 1 : at + 4] == ["  │ It is 7.<|im_end|>", *found[at + 2 : at + 4]]
+    assert tuple(map(int, found[at + 3].split())) == answer
+    assert "thinking: the prompt opens no thought" in found
+
+
+def test_show_names_what_a_student_cannot_read(tmp_path: Path) -> None:
+    picture(tmp_path / "pictures/6.png", "red")
+    path = write(tmp_path, **SHOWN)
+    done = mmpu("tasks", "show", str(path), "--n", "1", "--student", "tiny-text")
+    assert "does not fit: sample 'test-7' has an image" in done.stdout
+    assert mmpu("tasks", "show", str(path), "dtype=float32").exit_code == 2, "of which student?"
 
 
 def test_a_terminal_that_draws_gets_the_picture(tmp_path: Path) -> None:

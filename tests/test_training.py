@@ -358,7 +358,7 @@ def test_a_student_that_can_grade_in_no_way_is_refused(workshop: Path, tmp_path:
 def test_a_run_folder_of_other_settings_is_not_touched(workshop: Path, tmp_path: Path) -> None:
     path = config(workshop, tmp_path / "run")
     recipe.train(str(path), ["stages.ldl.steps=1"])
-    with pytest.raises(UserError, match=r"other settings \(stages\)"):
+    with pytest.raises(UserError, match=r"other settings \(stages\.ldl\.steps: 1 → 2\)"):
         recipe.train(str(path), ["stages.ldl.steps=2"])
 
 

@@ -409,16 +409,11 @@ def doctor(model: str | None, options: tuple[str, ...], everything: bool) -> Non
         return
     if model is None:
         raise click.UsageError("name a MODEL, or give --all")
-    from mmpu.config import build, override
     from mmpu.recipes import doctor as checks
     from mmpu.recipes import runs
-    from mmpu.student import StudentConfig
 
-    config = build(
-        StudentConfig, override(runs.held(model, trust="trust_remote_code=true" in options), options), "student"
-    )
     failed = 0
-    for check in checks.examine(config):
+    for check in checks.examine(runs.student_config(model, options)):
         measured = "" if check.value is None else f"{check.value:.1e}"
         limit = "" if check.limit is None else f"≤ {check.limit:.0e}"
         verdict = " " if check.limit is None and check.value is None else "✓" if check.passed else "✗"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mmpu import files
-from mmpu.cli.show import listed, say
+from mmpu.cli.show import listed, quiet, say
 from mmpu.core import UserError
+
+if TYPE_CHECKING:
+    from mmpu.task import YamlTask
 
 DATA = click.option(
     "--data",
@@ -38,18 +43,41 @@ def search(words: tuple[str, ...]) -> None:
 
 @tasks.command()
 @click.argument("name")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--n", default=3, show_default=True, type=click.IntRange(min=1), help="Samples to show.")
 @click.option("--split", help="Default: the split that the task is evaluated on.")
+@click.option("--student", metavar="MODEL", help="Show tokens, ids and mask as this model, run or stage has them.")
 @DATA
 @TRUST
-def show(name: str, n: int, split: str | None, data: tuple[str, ...], trust: bool) -> None:
-    """Show samples of the task NAME as a model gets them."""
+def show(
+    name: str,
+    options: tuple[str, ...],
+    n: int,
+    split: str | None,
+    student: str | None,
+    data: tuple[str, ...],
+    trust: bool,
+) -> None:
+    """Show samples of the task NAME as a model gets them.
+
+    With --student, KEY=VALUE are those of `student:` in a config, such as template=completion.
+    """
     from mmpu.task import load_local
     from mmpu.task import show as task_show
 
+    if options and student is None:
+        raise click.UsageError(f"{' '.join(options)}: options of a student; name it with --student")
     task = load_local(name, data, trust=trust)
-    for line in task_show.show(task, split or task.config.evaluate, n):
+    chosen = split or task.config.evaluate
+    for line in task_show.show(task, chosen, n) if student is None else _rendered(task, chosen, n, student, options):
         click.echo(line)
+
+
+def _rendered(task: YamlTask, split: str, n: int, student: str, options: tuple[str, ...]) -> Iterator[str]:
+    quiet()
+    from mmpu.recipes import rendering, runs
+
+    return rendering.lines(task, split, n, runs.student_config(student, options))
 
 
 @tasks.command()

@@ -25,11 +25,14 @@ from mmpu.student import (
     Tree,
     Untouched,
     assembled,
+    before_answer,
+    ending,
     judged,
     load_parts,
     load_student,
     probes,
     sharing_error,
+    thinking,
     untouched,
 )
 
@@ -108,6 +111,9 @@ def _prompts(student: Student) -> Iterator[Check]:
         ]
         note += f", {len(lengths)} images of {lengths or 'no'} tokens"
         yield Check("placeholders = features", float(abs(count - sum(lengths))), 0.0, note)
+    sample = probes(student)[0]
+    yield Check("before the answer", None, None, f"{before_answer(student, sample)!r}; {thinking(student, sample)}")
+    yield Check("behind the answer", None, None, ending(student))
     yield Check("prompt", None, None, f"ends a response at ids {sorted(student.eos)}, pads with {student.pad}")
 
 

@@ -129,19 +129,18 @@ def _prepare(options: EvalOptions) -> _Evaluation:
         if targets.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
             raise UserError(f"two systems are labelled {label!r}: {targets[label]} and {target}; choose another label")
     contenders = [contender(label, target, trust=options.trust) for label, target in targets.items()]
-    shares = {"max_unread": judging.max_unread, "max_missing": judging.max_missing}
+    max_missing = evaluation.Settings.max_missing if judging.max_missing is None else judging.max_missing
+    _check_reads(contenders, task.samples(split), max_missing)
     settings = evaluation.Settings(
         equalise=task.config.equalise if judging.equalise is None else judging.equalise,
         probes=judging.probes,
         calibration=read_calibration(Path(judging.calibration)) if judging.calibration else None,
         limits=Limits(judging.max_calls, judging.rejudge),
         attempts=options.attempts or task.config.attempts,
-        **{name: share for name, share in shares.items() if share is not None},
+        max_unread=evaluation.Settings.max_unread if judging.max_unread is None else judging.max_unread,
+        max_missing=max_missing,
+        lm_eval=_lm_eval(contenders, options.lm_eval, options.limit, options.data) if options.lm_eval else {},
     )
-    _check_reads(contenders, task.samples(split), settings.max_missing)
-    if options.lm_eval:
-        reports = _lm_eval(contenders, options.lm_eval, options.limit, options.data)
-        settings = dataclasses.replace(settings, lm_eval=reports)
     label, folder = named(baseline)[0], Path(options.folder)
     prepared = evaluation.prepare(contenders, label, task, judge, split, sampling, folder, settings)
     return _Evaluation(task, judge, read.prices, settings, prepared)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpu.config import Values, build, load_yaml, to_values
+from mmpu.config import Values, build, load_yaml, override, to_values
 from mmpu.core import UserError, digest
 from mmpu.specs import Named
 
@@ -137,6 +137,14 @@ def held(target: str, *, trust: bool = False) -> Values:
     if values is None:
         return {"model": str(stage) if stage.exists() else target}
     return to_values(as_trained({"student": values}, stage, trust=trust))
+
+
+def student_config(target: str, options: Sequence[str]) -> StudentConfig:
+    """`held`, changed by `KEY=VALUE` options; who writes `trust_remote_code=true` trusts the model."""
+    from mmpu.student import StudentConfig
+
+    values = held(target, trust="trust_remote_code=true" in options)
+    return build(StudentConfig, override(values, options), "student")
 
 
 def trained_as(stage: Path) -> Values | None:

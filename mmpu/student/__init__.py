@@ -11,6 +11,7 @@ from mmpu.student.packing import Encoded, Pack, Tree, pack, share, within_budget
 from mmpu.student.parts import StudentConfig, base_dtype, load_parts, resolve_model
 from mmpu.student.rehearsal import Misfit, longest_text, misfit, overlong, summary
 from mmpu.student.selfcheck import GRADIENTS, LIMITS, Verdict, judged, probes, sharing_error, untouched
+from mmpu.student.showing import Piece, before_answer, ending, rendered, thinking
 from mmpu.student.student import Student
 from mmpu.student.targets import WANTED
 from mmpu.student.untouched import Untouched
@@ -31,6 +32,7 @@ __all__ = [
     "Measured",
     "Misfit",
     "Pack",
+    "Piece",
     "Room",
     "Student",
     "StudentConfig",
@@ -41,7 +43,9 @@ __all__ = [
     "Verdict",
     "assembled",
     "base_dtype",
+    "before_answer",
     "checked",
+    "ending",
     "judged",
     "load_parts",
     "load_student",
@@ -50,10 +54,12 @@ __all__ = [
     "overlong",
     "pack",
     "probes",
+    "rendered",
     "resolve_model",
     "share",
     "sharing_error",
     "summary",
+    "thinking",
     "untouched",
     "within_budget",
 ]

@@ -94,6 +94,7 @@ def test_recorded_answers_with_a_byte_order_mark_and_half_a_character(tmp_path: 
     path.write_text('\ufeff{"id": "a", "output": "cut \\ud83d"}\n{"id": "b", "outputs": ["\\ud83d\\ude00"]}\n')
     found = Replay(str(path)).generate([Sample("a", user("q")), Sample("b", user("p"))], 1, GREEDY)
     assert texts(found) == [["cut \ufffd"], ["\U0001f600"]]
+    assert Replay(str(path)).oddities([Sample("a", user("q")), Sample("b", user("q"))])["damaged"] == 1
 
 
 def test_what_replay_cannot_do_it_says(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_a_null_is_a_missing_answer(tmp_path: Path) -> None:
     ]
     assert engine.generate(asked[1:2], 3, GREEDY) == [(Response("x"), Response("z"))]
     assert engine.lacking(asked) == ["a", "c"]
-    assert engine.oddities(asked) == {"answers_to_other_prompts": 0, "repeated": 0, "null": 3}
+    assert engine.oddities(asked) == {"answers_to_other_prompts": 0, "repeated": 0, "null": 3, "damaged": 0}
 
 
 @pytest.mark.parametrize("name", ["answers.jsonl", "answers.json"])

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from endpoint import Endpoint, said, weighed
-from mmpu.core import UserError
+from mmpu.core import Sample, UserError, user
 from mmpu.recipes import evaluation as assess
 from mmpu.recipes import training as recipe
+from mmpu.student import StudentConfig, load_student, misfit
 from tiny import save
 
 ROWS = 8
@@ -181,6 +182,34 @@ def test_everything_that_does_not_fit_is_named_before_the_first_step(
     assert "2 of 8 prompts do not fit" in " ".join(capfd.readouterr().err.split())
     assert [row["sample"] for row in json.loads((run / "0-one/left_out.json").read_text())["left_out"]] == ["r2", "r5"]
     assert "overlong_groups" not in lines(run, "metrics.jsonl")[0]
+
+
+def test_a_sampler_that_holds_less_than_the_model_is_measured(workshop: Path) -> None:
+    model = load_student(StudentConfig(str(workshop / "qwen2"), device="cpu"))
+    prompt = Sample("r0", user("yes or no?"))
+    assert misfit(model, prompt, room=100) is None
+    found = misfit(model, prompt, room=100, longest=110)
+    assert found is not None
+    assert found.reason.endswith("max_tokens=100 to sample, the sampler holds max_length=110")
+
+
+def test_thoughts_that_are_not_trained_on_are_counted(workshop: Path, tmp_path: Path) -> None:
+    """A template opens a thought, thinking is off: a teacher's thoughts are left away, and the stage says so."""
+    shutil.copytree(workshop / "qwen2", tmp_path / "thinker")
+    place = tmp_path / "thinker/chat_template.jinja"
+    text = place.read_text()
+    place.write_text(text.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
+    assert place.read_text() != text
+    answers = [{"id": f"r{i}", "output": "<think>\nhm\n</think>\n\nyes" if i < 4 else "no"} for i in range(ROWS)]
+    (tmp_path / "anchors.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    teacher = {"name": "replay", "path": str(tmp_path / "anchors.jsonl")}
+    stage = {"method": "sft", "prompts_per_step": 8, "steps": 1}
+    student = {"model": str(tmp_path / "thinker"), "device": "cpu"}
+    run = recipe.train(config(workshop, tmp_path / "run", stage, teacher=teacher, student=student))
+    assert lines(run, "metrics.jsonl")[0]["dropped_thoughts"] == 0.5
+    kept = student | {"template_options": {"enable_thinking": True}}
+    run = recipe.train(config(workshop, tmp_path / "kept", stage, teacher=teacher, student=kept))
+    assert "dropped_thoughts" not in lines(run, "metrics.jsonl")[0]
 
 
 def test_a_scorers_prompt_is_measured_with_the_longest_candidate(workshop: Path, tmp_path: Path) -> None:

@@ -108,6 +108,28 @@ def test_killed_before_and_after_a_checkpoint_it_ends_the_same(
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
+def test_what_is_left_out_stays_out_when_a_run_goes_on(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoded once, remembered in the stage's folder, and the same samples and weights behind it."""
+    anchors = [{"id": f"r{i}", "output": "yes no " * 1500 if i == 4 else "The answer is yes."} for i in range(6)]
+    (tmp_path / "anchors.jsonl").write_text("".join(json.dumps(a) + "\n" for a in anchors))
+    teacher = f"teacher={{name: replay, path: {tmp_path / 'anchors.jsonl'}}}"
+    whole = training.train(str(config(place, tmp_path / "whole", None, "sft", leave_out=["long"])), [teacher])
+    path = str(config(place, tmp_path / "killed", None, "sft", leave_out=["long"]))
+    with monkeypatch.context() as patched:
+        killed_after(patched, "sft", 2)
+        with pytest.raises(Killed):
+            training.train(path, [teacher])
+    kept = tmp_path / "killed/0-sft/left_out.json"
+    assert [row["sample"] for row in json.loads(kept.read_text())["left_out"]] == ["r4"]
+    with monkeypatch.context() as patched:
+        patched.setattr("mmpu.train.rehearsal.misfit", lambda *_: pytest.fail("encoded again"))
+        again = training.train(path, [teacher])
+    first, second = weights(whole), weights(again)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
 # ---------------------------------------------------------------------------------------- what is saved
 
 

@@ -207,11 +207,17 @@ def test_a_full_disk_in_mid_checkpoint_leaves_the_one_before(workshop: Path, tmp
 
 
 def test_two_processes_train_what_one_trains(workshop: Path, tmp_path: Path) -> None:
-    """Gloo, prompts shared out, denominators over both: equal weights up to float32 summation order."""
-    alone = recipe.train(str(config(workshop, tmp_path / "alone" / "run")))
-    path = config(workshop, tmp_path / "pair" / "run")
+    """Gloo, prompts shared out, denominators over both: equal weights up to float32 summation order. Both leave out
+    the prompt whose answer does not fit."""
+    anchors = lines(workshop / "tasks/words.anchors.jsonl")
+    anchors[9]["output"] = "yes no " * 1500
+    (tmp_path / "anchors.jsonl").write_text("".join(json.dumps(a) + "\n" for a in anchors))
+    teacher = {"name": "replay", "path": str(tmp_path / "anchors.jsonl")}
+    without = [f"stages.{name}.leave_out=[long]" for name in ("sft", "ldl")]
+    alone = recipe.train(str(config(workshop, tmp_path / "alone" / "run", teacher=teacher)), without)
+    path = config(workshop, tmp_path / "pair" / "run", teacher=teacher)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "mmpu.cli"]
-    done = subprocess.run([*torchrun, "train", str(path)], env=environment(), capture_output=True, text=True)
+    done = subprocess.run([*torchrun, "train", str(path), *without], env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     pair = tmp_path / "pair/run"
     a, b = weights(alone / "0-sft/model"), weights(pair / "0-sft/model")
@@ -219,7 +225,8 @@ def test_two_processes_train_what_one_trains(workshop: Path, tmp_path: Path) -> 
     seen = lines(pair / "groups.jsonl") + lines(pair / "groups.1.jsonl")
     assert sorted(g["id"] for g in seen) == sorted(g["id"] for g in lines(alone / "groups.jsonl"))
     one, both = (json.loads((run / "ledger.json").read_text()) for run in (alone, pair))
-    assert both["teacher_calls"] == one["teacher_calls"] == ROWS
+    assert anchors[9]["id"] not in {g["id"] for g in seen}
+    assert both["teacher_calls"] == one["teacher_calls"] == ROWS - 1, "of what is left out nothing is asked"
     assert both["student_samples"] == one["student_samples"] + 8 * 3, "each process makes the pre-flight's"
 
 

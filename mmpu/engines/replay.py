@@ -73,8 +73,8 @@ class Replay(Engine):
         return [next(iter(self._find(sample)), None) for sample in samples]
 
     def oddities(self, samples: Sequence[Sample]) -> dict[str, int]:
-        """How many recorded answers no sample asks for, how many stand there twice, word for word, and how many are
-        null."""
+        """How many recorded answers no sample asks for, how many stand there twice, word for word, how many are
+        null, and how many hold a character that was damaged (U+FFFD)."""
         asked = {key for sample in samples for key in _keys(sample)}
         recorded, counts = self._read
         return {"answers_to_other_prompts": sum(key not in asked for key in recorded), **counts}
@@ -92,15 +92,17 @@ class Replay(Engine):
 
     @cached_property
     def _read(self) -> tuple[dict[str, Recorded], dict[str, int]]:
-        """Answers by key, None where they are null; how many rows repeat an earlier one, how many answers are null."""
+        """Answers by key, None where they are null; how many rows repeat an earlier one, how many answers are null or
+        hold a damaged character."""
         recorded: dict[str, Recorded] = {}
-        counts = {"repeated": 0, "null": 0}
+        counts = {"repeated": 0, "null": 0, "damaged": 0}
         for where, row in read_answers(Path(self.path).expanduser()):
             key = next((f"{name}:{row[field]}" for field, name in KEYS.items() if field in row), None)
             if key is None or not {"output", "outputs"} & set(row):
                 raise UserError(f"{where}: {_NEEDS}")
             found = _responses(row, where)
             counts["null"] += found.count(None)
+            counts["damaged"] += sum(each is not None and "\ufffd" in each.raw for each in found)
             counts["repeated"] += key in recorded
             if recorded.setdefault(key, found) != found:
                 raise UserError(f"{where}: a second, different answer for {key!r}")

@@ -169,6 +169,7 @@ class _Training:
                 listening,
                 stage.method.needs | (wiring.scorer(config.scorer, wired).needs if config.scorer else frozenset()),
                 lambda text: record.say(escape(text)),
+                self.run.rollout.values.get("max_length"),
             )
             place = self.run.folder / f"{index}-{config.name}"
             found[config.name] = rehearsal(

@@ -11,7 +11,7 @@ from mmpu.student.packing import Encoded, Pack, Tree, pack, share, within_budget
 from mmpu.student.parts import StudentConfig, base_dtype, load_parts, resolve_model
 from mmpu.student.rehearsal import Misfit, longest_text, misfit, overlong, summary
 from mmpu.student.selfcheck import GRADIENTS, LIMITS, Verdict, judged, probes, sharing_error, untouched
-from mmpu.student.showing import Piece, before_answer, ending, rendered, thinking
+from mmpu.student.showing import Piece, before_answer, drops_thoughts, ending, rendered, thinking
 from mmpu.student.student import Student
 from mmpu.student.targets import WANTED
 from mmpu.student.untouched import Untouched
@@ -45,6 +45,7 @@ __all__ = [
     "base_dtype",
     "before_answer",
     "checked",
+    "drops_thoughts",
     "ending",
     "judged",
     "load_parts",

@@ -25,9 +25,15 @@ class Misfit:
     reason: str
 
 
-def misfit(student: Student, sample: Sample, answers: Sequence[Response] = (), room: int = 0) -> Misfit | None:
+def misfit(
+    student: Student, sample: Sample, answers: Sequence[Response] = (), room: int = 0, longest: int | None = None
+) -> Misfit | None:
     """What keeps a prompt from being read, each of these answers from being trained on behind it, or an answer of
-    `room` tokens from being sampled; None if nothing does."""
+    `room` tokens from being sampled; None if nothing does.
+
+    Args:
+        longest: Tokens of a prompt and a sampled answer together, where the sampler holds fewer than the model reads.
+    """
     limit, name = student.encoder.limit, student.config.model
     where = f"sample {sample.id!r}"
     try:
@@ -48,14 +54,17 @@ def misfit(student: Student, sample: Sample, answers: Sequence[Response] = (), r
             f"{where}: its token {highest} ({student.tokenizer.convert_ids_to_tokens(highest)!r}) has no embedding, "
             f"{name} has {embeddings}; resize them, or take the tokenizer that belongs to the model",
         )
+    if longest is not None and len(prompt) + room > longest:
+        sampled = f"{len(prompt)} tokens of prompt and max_tokens={room} to sample"
+        return Misfit(sample.id, "long", f"{where}: {sampled}, the sampler holds max_length={longest}")
     if limit is None:
         return None
     reads = f"{name} reads {limit}"
     if len(prompt) >= limit:
         return Misfit(sample.id, "long", f"{where}: the prompt has {len(prompt)} tokens, {reads}")
-    longest = max(map(len, said), default=0)
-    if len(prompt) + longest > limit:
-        return Misfit(sample.id, "long", f"{where}: {len(prompt)} tokens of prompt and {longest} of answer, {reads}")
+    answer = max(map(len, said), default=0)
+    if len(prompt) + answer > limit:
+        return Misfit(sample.id, "long", f"{where}: {len(prompt)} tokens of prompt and {answer} of answer, {reads}")
     if len(prompt) + room > limit:
         return Misfit(
             sample.id, "long", f"{where}: {len(prompt)} tokens of prompt and max_tokens={room} to sample, {reads}"

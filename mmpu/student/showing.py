@@ -9,7 +9,7 @@ from typing import Any
 
 from mmpu.core import Response, Sample
 from mmpu.student.student import Student
-from mmpu.thinking import opening, thought_nothing
+from mmpu.thinking import answer_of, opening, thought_nothing
 
 SHOWN = 40
 """Characters of a prompt's end that are shown."""
@@ -95,3 +95,11 @@ def thinking(student: Student, sample: Sample) -> str:
     if thought_nothing(text):
         return "the prompt closes a thought of nothing, so a response begins with its answer"
     return "the prompt opens no thought"
+
+
+def drops_thoughts(student: Student, sample: Sample, response: Response) -> bool:
+    """True if what a student is trained on lacks the thoughts of an answer given as text."""
+    if response.tokens is not None or answer_of(response.raw) == response.raw:
+        return False
+    trained = student.decode(student.response_ids(sample, response))
+    return answer_of(trained) == trained

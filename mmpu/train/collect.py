@@ -18,7 +18,15 @@ from mmpu.learning import Row
 if TYPE_CHECKING:
     from mmpu.train.stage import Stage
 
-NOTES = ("cut_anchors", "low_anchors", "infinite_scores", "cut_contexts", "overlong_groups")
+NOTES = (
+    "cut_anchors",
+    "damaged_anchors",
+    "low_anchors",
+    "infinite_scores",
+    "cut_contexts",
+    "dropped_thoughts",
+    "overlong_groups",
+)
 """What groups may have notes of, each counted under its name."""
 
 
@@ -165,7 +173,7 @@ def _supervised(stage: Stage, group: Group) -> tuple[Group, list[Row], str | Non
     fitting = stage.rollout.fitting
     reason = fitting.overlong(rows) if fitting else None
     if reason is None:
-        return group, rows, None
+        return fitting.thoughtless(group, rows) if fitting else group, rows, None
     return replace(group, notes={**group.notes, "overlong_groups": reason}), [], reason
 
 

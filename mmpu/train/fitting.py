@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from mmpu.core import Group, Sample
 from mmpu.learning import Method, Row
-from mmpu.student import Student, TooLong
+from mmpu.student import Student, TooLong, drops_thoughts
 
 TRIES = 4
 """Cuts of a solution: a text cut between two tokens may have a few more tokens than were kept."""
@@ -79,6 +79,16 @@ class Fitting:
             f"{max(len(r.tokens or ()) for r in unread)}"
         )
         return replace(group, notes={**group.notes, "masked_candidates": note})
+
+    def thoughtless(self, group: Group, rows: Sequence[Row]) -> Group:
+        """The group, with a note if the thoughts of an answer are not trained on."""
+        if not any(drops_thoughts(self.student, row.sample, row.response) for row in rows):
+            return group
+        note = (
+            f"sample {group.sample.id!r}: the thoughts of its answer are not trained on, since thinking is off "
+            "(`student.template_options: {enable_thinking: true}`)"
+        )
+        return replace(group, notes={**group.notes, "dropped_thoughts": note})
 
     def overlong(self, rows: Sequence[Row]) -> str | None:
         """Why the rows of a group do not fit, in tokens; None if they do."""

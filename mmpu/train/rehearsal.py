@@ -52,6 +52,7 @@ class Rehearsal:
     """Args:
     scorers: Those parts of the stage's scorer that ask the student itself, by way of `listening`.
     say: Tells the user.
+    longest: Tokens of a prompt and its candidate that the sampler holds; None if as many as the model reads.
     """
 
     config: StageConfig
@@ -62,6 +63,7 @@ class Rehearsal:
     listening: Listening
     needs: frozenset[str]
     say: Callable[[str], None]
+    longest: int | None = None
 
     def __call__(self, samples: Sequence[Sample], folder: Path, keep: bool) -> list[Sample]:
         """The samples to train on.
@@ -118,7 +120,7 @@ class Rehearsal:
         groups: list[Group] = []
         for sample, answer in zip(samples, known, strict=True):
             answers = [answer] if answer is not None and answer.text.strip() else []
-            found = misfit(self.student, sample, answers if trains else (), room)
+            found = misfit(self.student, sample, answers if trains else (), room, self.longest if room else None)
             if found is not None:
                 yield found
                 continue
@@ -180,7 +182,7 @@ class Rehearsal:
         student, config = self.student.config, self.config
         model = [student.model, student.template, student.template_options, self.student.encoder.limit]
         stage = [str(config.method.written), str(config.scorer and config.scorer.written), config.k, config.leave_out]
-        return digest([model, stage, self.fitting.answer, rows])
+        return digest([model, stage, self.fitting.answer, self.longest, rows])
 
 
 def _remembered(path: Path, key: str) -> list[Misfit] | None:

@@ -128,6 +128,8 @@ def _with_anchor(sample: Sample, answer: tuple[Response, ...] | Failed) -> Group
         return Failed(f"the teacher's answer to sample {sample.id!r} is empty")
     note = f"the teacher's answer to sample {sample.id!r} was cut by its length limit"
     notes = {} if finished else {"cut_anchors": note}
+    if "\ufffd" in said.text:
+        notes["damaged_anchors"] = f"the teacher's answer to sample {sample.id!r} holds a damaged character (U+FFFD)"
     return Group(sample, anchor=said.raw, anchor_finished=finished, notes=notes)
 
 

@@ -235,8 +235,9 @@ class Chat(Turns):
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             roles = ", ".join(turn["role"] for turn in turns)
+            where = f"sample {sample.id!r}: " if sample.id else ""  # else a chat of our own
             raise UserError(
-                f"sample {sample.id!r}: the chat template of {self.config.model} refuses its turns ({roles}): {error}; "
+                f"{where}the chat template of {self.config.model} refuses its turns ({roles}): {error}; "
                 "change the task's `prompt`, or pass what the template asks for in `student.template_options`"
             ) from error
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mmpu.core import Sample
+from mmpu.core import Sample, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,21 @@ class Judge(ABC):
     @abstractmethod
     def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
         """One verdict per duel and order."""
+
+    def readings(self, asked: Sequence[tuple[Duel, Order]]) -> Iterator[tuple[int, Verdict]]:
+        """`read`, each verdict as it comes, in any order, with its place in `asked`. Who keeps verdicts keeps them from
+        here.
+
+        Raises:
+            UserError: `read` returned something else than one verdict for each.
+        """
+        found = self.read(asked)
+        if len(found) != len(asked):
+            raise UserError(
+                f"judge {self.name}: {type(self).__name__}.read returned {len(found)} verdicts "
+                f"for {len(asked)} readings"
+            )
+        yield from enumerate(found)
 
     def prompts(self, asked: Sequence[tuple[Duel, Order]]) -> list[Sample]:
         """What `read` sends to a model, one prompt per call, to know the price beforehand; empty if it asks none."""

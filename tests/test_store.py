@@ -181,6 +181,15 @@ def test_a_ledger_counts_over_restarts(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["ledger.json"]
 
 
+def test_a_ledger_that_writes_at_once_is_right_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    for count in range(1, 4):
+        Ledger(path, at_once=True).add(teacher_calls=1)  # never saved
+        assert Ledger(path).counts == {"teacher_calls": count}
+    Ledger(path).add(teacher_calls=1)
+    assert Ledger(path).counts == {"teacher_calls": 3}
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     write_atomically(path, "old")

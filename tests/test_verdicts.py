@@ -23,7 +23,7 @@ import pytest
 
 from endpoint import DROP, Endpoint, Reply, error, question, said, weighed
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
-from mmpu.duel import Duel, Verdict
+from mmpu.duel import Duel, Judge, Order, Verdict
 from mmpu.judges.pairwise import Pairwise
 from mmpu.judging.run import Limits, Progress, Question, Stopped, ask, missing, questions
 from mmpu.judging.verdicts import Reading, Verdicts, key_of, reading_of
@@ -169,6 +169,56 @@ def test_a_budget_stops_and_the_same_call_goes_on(store: Verdicts) -> None:
         ask(judge, asked, store, Limits(max_calls=0))
     assert ask(judge, asked, store, Limits(max_calls=25)) == 25
     assert set(model.asked.values()) == {1}
+
+
+def test_a_reading_is_stored_when_its_reply_comes(store: Verdicts, endpoint: Endpoint) -> None:
+    """While one call of a piece waits, the piece's other readings are in the store already."""
+    others, seen = threading.Event(), list[int]()
+
+    def answer(number: int, _body: dict[str, Any]) -> Reply:
+        if number == 1:
+            others.wait(20)
+        return weighed({"A": 0.9, "B": 0.1})
+
+    def look(progress: Progress) -> None:
+        seen.append(len(list(store.all())))
+        if progress.done == 19:
+            others.set()
+
+    endpoint.answer = answer
+    judge = Pairwise(endpoint.engine(concurrency=4), PROMPT)
+    assert ask(judge, questions(judge, DUELS[:10]), store, None, look) == 20
+    assert 19 in seen
+    assert others.is_set()
+
+
+def test_nothing_to_ask_leaves_the_store_as_it_is(store: Verdicts) -> None:
+    judge = Pairwise(Model(), PROMPT)
+    asked = questions(judge, DUELS)
+    ask(judge, asked, store)
+    store.add_match("m", {"created": "then", "items": [1]})
+
+    def content() -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in store.path.parent.iterdir() if not p.name.endswith("-shm")}
+
+    before = content()
+    again = Verdicts(store.path)
+    ask(judge, asked, again)
+    again.add_match("m", {"created": "now", "items": [1]})
+    assert content() == before
+    assert "v.sqlite-wal" in before
+
+
+def test_a_judge_with_too_few_verdicts_is_named(store: Verdicts) -> None:
+    class Short(Judge):
+        name = "brief"
+        identity = "brief"
+
+        def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
+            return [Verdict(duel.sample.id, order, 1.0) for duel, order in asked[1:]]
+
+    with pytest.raises(UserError, match=r"judge brief: Short\.read returned 19 verdicts for 20 readings"):
+        ask(Short(), questions(Short(), DUELS), store)
 
 
 def test_a_sample_s_readings_stand_together(store: Verdicts) -> None:
@@ -397,7 +447,7 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_stored_is_asked_again(
         process.send_signal(signal.SIGKILL)
         process.communicate()
         stored = sum(r.win is not None for r in Verdicts(path).all())
-        assert 0 <= sum(trouble.answered.values()) - stored <= kill * 4 * 32, "at most the pieces under way"
+        assert 0 <= sum(trouble.answered.values()) - stored <= kill * 32, "at most the calls under way"
 
     def finish() -> int:
         process = start(command, tmp_path)

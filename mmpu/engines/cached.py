@@ -137,12 +137,13 @@ class Cached(Engine):
     def _stored(self, pending: dict[str, _Question]) -> Iterator[Answer[tuple[object, ...]]]:
         """Takes out of `pending` what the store answers in full."""
         known = self.store.get(key for question in pending.values() for key in question.keys)
-        for key, question in list(pending.items()):
-            if question.known(known) == len(question.keys):
-                del pending[key]
-                self._count(cache_hits=len(question.places))
-                for place in question.places:
-                    yield Answer(place, tuple(known[k] for k in question.keys))
+        full = {key: question for key, question in pending.items() if question.known(known) == len(question.keys)}
+        if full:
+            self._count(cache_hits=sum(len(question.places) for question in full.values()))
+        for key, question in full.items():
+            del pending[key]
+            for place in question.places:
+                yield Answer(place, tuple(known[k] for k in question.keys))
 
     def _heard(
         self, question: _Question, have: int, answer: Answer[tuple[object, ...]]

@@ -89,7 +89,7 @@ class OpenAI(Engine):
     ours out."""
 
     tally: Counter[str] | None = field(default=None, compare=False, repr=False)
-    """Where what `generate` and `choose` take is added up, if anywhere: `requests`, `tokens_in`, `tokens_cached`, …"""
+    """Where what calls take is added up, if anywhere: `requests`, `tokens_in`, `tokens_cached`, …"""
 
     @property
     def identity(self) -> str:
@@ -116,10 +116,10 @@ class OpenAI(Engine):
         return found
 
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
-        return in_order(self._tallied(self.answers(samples, n, sampling)), len(samples))
+        return in_order(self.answers(samples, n, sampling), len(samples))
 
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
-        return in_order(self._tallied(self.choices(samples, options)), len(samples))
+        return in_order(self.choices(samples, options), len(samples))
 
     def _tallied(self, answers: Iterator[Answer[T]]) -> Iterator[Answer[T]]:
         for answer in answers:
@@ -204,7 +204,7 @@ class OpenAI(Engine):
                 except BaseExceptionGroup as group:  # a sample whose image is broken, say
                     raise group.exceptions[0] from None
 
-        return stream(work) if samples else iter(())
+        return self._tallied(stream(work)) if samples else iter(())
 
     def _body(self, sample: Sample, fields: dict[str, Any], counts: Counter[str]) -> Callable[[], Awaitable[bytes]]:
         async def build() -> bytes:

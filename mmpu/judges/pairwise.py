@@ -8,7 +8,7 @@ tie, a win, a loss or a zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -71,16 +71,25 @@ class Pairwise(Judge):
         return self.max_tokens if self.reasoning else SHORT if self.read_from == "text" else 1
 
     def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
+        found = dict(self.readings(asked))
+        return [found[place] for place in range(len(asked))]
+
+    def readings(self, asked: Sequence[tuple[Duel, Order]]) -> Iterator[tuple[int, Verdict]]:
         if self.read_from == "text" or self.reasoning:
-            return self._parse(asked)
-        answers = self.engine.choose(self.prompts(asked), self.letters)
-        read = [self._weigh(duel, order, answer) for (duel, order), answer in zip(asked, answers, strict=True)]
-        unread = [i for i, (v, a) in enumerate(zip(read, answers, strict=True)) if v.win is None and not _declined(a)]
-        for i, verdict in zip(unread, self._parse([asked[i] for i in unread]), strict=True):
-            read[i] = (
-                verdict if verdict.win is not None else replace(read[i], reason=f"{read[i].reason}; {verdict.reason}")
-            )
-        return read
+            yield from self._parse(asked)
+            return
+        unread: dict[int, Verdict] = {}
+        for answer in self.engine.choices(self.prompts(asked), self.letters):
+            verdict = self._weigh(*asked[answer.index], answer.value)
+            if verdict.win is None and not _declined(answer.value):
+                unread[answer.index] = verdict
+            else:
+                yield answer.index, verdict
+        places = sorted(unread)
+        for index, verdict in self._parse([asked[place] for place in places]):
+            before = unread[places[index]]
+            lost = replace(before, reason=f"{before.reason}; {verdict.reason}")
+            yield places[index], lost if verdict.win is None else verdict
 
     def prompts(self, asked: Sequence[tuple[Duel, Order]]) -> list[Sample]:
         return [self.reply.asked(self.question(*a), Path(self.prompt), self.letters[0]) for a in asked]
@@ -110,14 +119,13 @@ class Pairwise(Judge):
         soft = probs[self.letters[0 if order == "ours_first" else 1]] + tied / 2
         return Verdict(duel.sample.id, order, self._win(letter, order), soft, detail=probs)
 
-    def _parse(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
-        answers = self.engine.generate(self.prompts(asked), 1, self.reply.sampling)
-        return [
-            Verdict(duel.sample.id, order, None, reason=answer.reason)
-            if isinstance(answer, Failed)
-            else self._verdict(duel.sample.id, order, answer[0])
-            for (duel, order), answer in zip(asked, answers, strict=True)
-        ]
+    def _parse(self, asked: Sequence[tuple[Duel, Order]]) -> Iterator[tuple[int, Verdict]]:
+        for answer in self.engine.answers(self.prompts(asked), 1, self.reply.sampling):
+            (duel, order), value = asked[answer.index], answer.value
+            if isinstance(value, Failed):
+                yield answer.index, Verdict(duel.sample.id, order, None, reason=value.reason)
+            else:
+                yield answer.index, self._verdict(duel.sample.id, order, value[0])
 
     def _verdict(self, sample: str, order: Order, response: Response) -> Verdict:
         text, said = self.reply.verdict(response), self.reply.said(response)

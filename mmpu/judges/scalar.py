@@ -8,7 +8,8 @@ meets: a baseline's is not paid for again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,8 +78,18 @@ class Scalar(Judge):
         return self.max_tokens if self.reasoning else SHORT if self.scale == "0_10" else 1
 
     def read(self, asked: Sequence[tuple[Duel, Order]]) -> list[Verdict]:
-        marks = dict(zip(_answers(asked), self._marks(self.prompts(asked)), strict=True))
-        return [marks[duel.sample.id, _alone(duel, order)].verdict(duel.sample.id, order) for duel, order in asked]
+        found = dict(self.readings(asked))
+        return [found[place] for place in range(len(asked))]
+
+    def readings(self, asked: Sequence[tuple[Duel, Order]]) -> Iterator[tuple[int, Verdict]]:
+        places: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        for place, (duel, order) in enumerate(asked):
+            places[duel.sample.id, _alone(duel, order)].append(place)
+        answers = list(places.values())
+        for index, mark in self._marks(self.prompts(asked)):
+            for place in answers[index]:
+                duel, order = asked[place]
+                yield place, mark.verdict(duel.sample.id, order)
 
     def prompts(self, asked: Sequence[tuple[Duel, Order]]) -> list[Sample]:
         return [self.question(sample, text) for (_, text), sample in _answers(asked).items()]
@@ -90,16 +101,20 @@ class Scalar(Judge):
         asked = about(sample, Path(self.prompt), longest=self.max_characters, **quoted)
         return self.reply.asked(asked, Path(self.prompt), "7" if self.scale == "0_10" else "Yes")
 
-    def _marks(self, questions: Sequence[Sample]) -> list[_Mark]:
+    def _marks(self, questions: Sequence[Sample]) -> Iterator[tuple[int, _Mark]]:
         if self.scale == "0_10" or self.reasoning:
-            return self._parse(questions)
-        choices = self.engine.choose(questions, (*YES, *NO))
-        marks = [self._weigh(choice) for choice in choices]
-        declined = [isinstance(choice, Failed) and choice.final for choice in choices]
-        unread = [i for i, mark in enumerate(marks) if mark.value is None and not declined[i]]
-        for i, mark in zip(unread, self._parse([questions[i] for i in unread]), strict=True):
-            marks[i] = mark
-        return marks
+            yield from self._parse(questions)
+            return
+        unread: list[int] = []
+        for answer in self.engine.choices(questions, (*YES, *NO)):
+            mark, choice = self._weigh(answer.value), answer.value
+            if mark.value is None and not (isinstance(choice, Failed) and choice.final):
+                unread.append(answer.index)
+            else:
+                yield answer.index, mark
+        unread.sort()
+        for index, mark in self._parse([questions[i] for i in unread]):
+            yield unread[index], mark
 
     def _weigh(self, answer: Choice | Failed) -> _Mark:
         if isinstance(answer, Failed):
@@ -109,9 +124,10 @@ class Scalar(Judge):
             return _Mark(None, f"yes and no have probability {yes + no:.3f}")
         return _Mark(yes / (yes + no))
 
-    def _parse(self, questions: Sequence[Sample]) -> list[_Mark]:
-        answers = self.engine.generate(questions, 1, self.reply.sampling)
-        return [_Mark(None, a.reason) if isinstance(a, Failed) else self._mark_of(a[0]) for a in answers]
+    def _parse(self, questions: Sequence[Sample]) -> Iterator[tuple[int, _Mark]]:
+        for answer in self.engine.answers(questions, 1, self.reply.sampling):
+            value = answer.value
+            yield answer.index, _Mark(None, value.reason) if isinstance(value, Failed) else self._mark_of(value[0])
 
     def _mark_of(self, response: Response) -> _Mark:
         text, said = self.reply.verdict(response), self.reply.said(response)

@@ -1,24 +1,27 @@
 """Asks a judge for the readings that the store lacks, and for no other.
 
 Readings of one sample stand next to each other, over all orders and all systems, so that a server's prefix cache holds
-the images and the question once. They go out in pieces, several pieces at a time where the engine is a remote one: a
-piece is stored as soon as it is read, and one slow call holds up its own piece only.
+the images and the question once. They go out in pieces, several pieces at a time where the engine is a remote one, and
+one slow call holds up its own piece only. Each reading is stored when its reply comes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar, cast
 
 from mmpu.core import UserError, digest
 from mmpu.duel import MARKS, Duel, Judge, Order, Verdict
 from mmpu.judging.verdicts import Reading, Verdicts, key_of, reading_of
 
+T = TypeVar("T")
 PIECE = 32
 """Readings per piece at least."""
 LANES = 4
@@ -156,25 +159,16 @@ def ask(
     if limits.rejudge and allowed:
         store.begin_rejudging(_name(asked))
     identity, start = judge.identity, time.monotonic()
-    done = unread = 0
-    waiting: dict[Future[list[Verdict]], list[Question]] = {}
-    with ThreadPoolExecutor(lanes) as pool:
-        try:
-            while pieces or waiting:
-                while pieces and len(waiting) < lanes:
-                    piece = pieces.pop(0)
-                    waiting[pool.submit(judge.read, [(q.duel, q.order) for q in piece])] = piece
-                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    readings = _store(store, identity, waiting.pop(future), future.result())
-                    done += len(readings)
-                    unread += sum(r.win is None for r in readings)
-                    progress(Progress(done, len(allowed), unread, time.monotonic() - start, _cached(tally)))
-        except BaseException:  # what is under way has been paid for
-            for future, piece in waiting.items():
-                if not future.cancel() and future.exception() is None:
-                    _store(store, identity, piece, future.result())
-            raise
+    counts: Counter[bool] = Counter()
+
+    def keep(replies: Sequence[tuple[Question, Verdict]]) -> None:
+        readings = [reading_of(question.key, identity, verdict) for question, verdict in replies]
+        store.append(readings)
+        counts.update(reading.win is None for reading in readings)
+        passed = time.monotonic() - start
+        progress(Progress(counts.total(), len(allowed), counts[True], passed, _cached(tally)))
+
+    _listen(judge, pieces, lanes, keep)
     if len(allowed) < len(pending):
         raise Stopped(
             f"stopped after {len(allowed)} readings, as told; {len(pending) - len(allowed)} are missing, nothing was "
@@ -182,13 +176,51 @@ def ask(
         )
     if limits.rejudge:
         store.end_rejudging(_name(asked))
-    return done
+    return counts.total()
 
 
-def _store(store: Verdicts, identity: str, piece: Sequence[Question], verdicts: Sequence[Verdict]) -> list[Reading]:
-    readings = [reading_of(q.key, identity, v) for q, v in zip(piece, verdicts, strict=True)]
-    store.append(readings)
-    return readings
+def _listen(
+    judge: Judge,
+    pieces: Sequence[Sequence[Question]],
+    lanes: int,
+    keep: Callable[[Sequence[tuple[Question, Verdict]]], None],
+) -> None:
+    """Hands over what the judge says, as it comes; so many pieces are read at a time.
+
+    Raises:
+        Whatever reading a piece raises, after what the pieces under way say was kept: it has been paid for.
+    """
+    heard: SimpleQueue[tuple[Question, Verdict] | None] = SimpleQueue()
+
+    def read(piece: Sequence[Question]) -> None:
+        for place, verdict in judge.readings([(q.duel, q.order) for q in piece]):
+            heard.put((piece[place], verdict))
+
+    left, under_way = list(reversed(pieces)), set[Future[None]]()
+    with ThreadPoolExecutor(lanes) as pool:
+        try:
+            while left or under_way:
+                while left and len(under_way) < lanes:
+                    future = pool.submit(read, left.pop())
+                    future.add_done_callback(lambda _: heard.put(None))  # wakes who waits
+                    under_way.add(future)
+                if replies := _taken([heard.get()], heard):
+                    keep(replies)
+                for future in [future for future in under_way if future.done()]:
+                    under_way.remove(future)
+                    future.result()
+        finally:
+            wait(under_way)
+            if replies := _taken([], heard):
+                keep(replies)
+
+
+def _taken(first: list[T | None], queue: SimpleQueue[T | None]) -> list[T]:
+    """What else the queue holds, without waiting."""
+    with contextlib.suppress(Empty):
+        while True:
+            first.append(queue.get_nowait())
+    return [item for item in first if item is not None]
 
 
 def _cached(tally: Counter[str]) -> float | None:

@@ -8,7 +8,6 @@ answers.
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -92,7 +91,7 @@ def collection(options: GenerateOptions) -> Collection:
     store = options.store or options.out.parent / "store.sqlite"
     if options.dry_run and not store.exists():
         store = Path(":memory:")
-    ledger = Ledger(options.out.with_suffix(".ledger.json"))
+    ledger = Ledger(options.out.with_suffix(".ledger.json"), at_once=not options.dry_run)
     kept = Cached(engine, Store(store), ledger, "engine", weights)
     return Collection(samples, options.n, sampling, kept, options.out)
 
@@ -147,7 +146,7 @@ def _collect(collection: Collection) -> list[Answer[tuple[Response, ...]]]:
 
     engine = collection.engine
     found: dict[int, Answer[tuple[Response, ...]]] = {}
-    failed, saved = 0, time.monotonic()
+    failed = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("answers", total=len(collection.samples))
@@ -156,9 +155,6 @@ def _collect(collection: Collection) -> list[Answer[tuple[Response, ...]]]:
                 found[answer.index] = answer
                 failed += isinstance(answer.value, Failed)
                 progress.update(bar, advance=1, description=f"answers, {failed} failed" if failed else "answers")
-                if time.monotonic() - saved > 1:
-                    engine.ledger.save()
-                    saved = time.monotonic()
         finally:
             engine.ledger.save()
     return [found[index] for index in range(len(collection.samples))]

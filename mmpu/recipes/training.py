@@ -60,7 +60,8 @@ def train_run(run: RunConfig) -> Path:
 
 def _train(run: RunConfig, accelerator: Accelerator) -> Path:
     """Trains in a folder that no other command trains in."""
-    ledger = Ledger(run.folder / ("ledger.json" if accelerator.is_main_process else ".ledger.json"))
+    main = accelerator.is_main_process  # the others' counts go to it with each step
+    ledger = Ledger(run.folder / ("ledger.json" if main else ".ledger.json"), at_once=main)
     wired = wiring.wired(run.task, run.allow_urls, run.teacher, run.store_file, ledger)
     plan = fit.plan(run, wired)
     if accelerator.is_main_process:

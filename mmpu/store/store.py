@@ -264,17 +264,27 @@ def _use_wal(db: sqlite3.Connection, patience: float = 60.0) -> None:
 
 
 class Ledger:
-    """Counts what was really asked of whom, over restarts; METHODS names: `teacher_calls`, `local_eval_calls`, …"""
+    """Counts what was really asked of whom, over restarts; METHODS names: `teacher_calls`, `local_eval_calls`, …
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        at_once: Whether each count is written down at once, so that a kill loses none.
+    """
+
+    def __init__(self, path: Path, *, at_once: bool = False) -> None:
         self.path = path
+        self.at_once = at_once
         self.counts: Counter[str] = Counter(_counts(path) if path.exists() else {})
 
     def add(self, **counts: int) -> None:
         self.counts.update(counts)
+        if self.at_once:
+            self._write(durable=False)
 
     def save(self) -> None:
-        write_atomically(self.path, json.dumps(dict(sorted(self.counts.items())), indent=2) + "\n")
+        self._write(durable=True)
+
+    def _write(self, *, durable: bool) -> None:
+        write_atomically(self.path, json.dumps(dict(sorted(self.counts.items())), indent=2) + "\n", durable=durable)
 
 
 def _counts(path: Path) -> dict[str, int]:
@@ -292,8 +302,11 @@ def _counts(path: Path) -> dict[str, int]:
         raise UserError(f"cannot read the ledger {path}: {error}; move it away to count from 0") from None
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Replaces a file so that a reader or a crash sees the old or the new one, never a part.
+
+    Args:
+        durable: False for what may be older after a power cut: the disk is not waited for.
 
     Raises:
         UserError: the file cannot be written; the old one is intact.
@@ -303,8 +316,9 @@ def write_atomically(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

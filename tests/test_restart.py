@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,10 @@ from transformers import AutoModelForCausalLM
 
 from mmpu.core import UserError
 from mmpu.recipes import runs, training
+from mmpu.train import loop
 from mmpu.train.record import Record
+from mmpu.train.signals import Interrupted, Signals
+from mmpu.train.update import Updater
 from tiny import sample, save
 
 pytestmark = [pytest.mark.numerical, pytest.mark.slow]
@@ -130,6 +139,94 @@ def test_what_is_left_out_stays_out_when_a_run_goes_on(
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
+def at_step_5(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, argument: int, number: int) -> None:
+    """Sends this process a signal when `owner.name` is called for step 5."""
+    whole = getattr(owner, name)
+
+    def sent(*given: Any, **more: Any) -> Any:
+        if given[argument] == 5:
+            os.kill(os.getpid(), number)
+        return whole(*given, **more)
+
+    monkeypatch.setattr(owner, name, sent)
+
+
+@pytest.mark.parametrize(
+    ("number", "owner", "name", "argument", "kept"),
+    [(signal.SIGINT, loop, "collect", 1, 5), (signal.SIGTERM, Updater, "__call__", 2, 6)],
+    ids=["sampling", "update"],
+)
+def test_a_signal_loses_no_whole_step(
+    number: int,
+    owner: Any,
+    name: str,
+    argument: int,
+    kept: int,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Real signals: sampling stops at once, an update is finished; both are gone on with, bit for bit."""
+    whole = training.train(str(config(place, tmp_path / "whole", None, "sft", steps=12, checkpoint_every=50)))
+    path = str(config(place, tmp_path / "run", None, "sft", steps=12, checkpoint_every=50))
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patched:
+        at_step_5(patched, owner, name, argument, number)
+        with pytest.raises(Interrupted) as stopped:
+            training.train(path)
+    assert stopped.value.status == 128 + number
+    assert f"stage sft stops after {kept} of 12 steps, which are kept" in "".join(capsys.readouterr())
+    assert [p.name for p in (tmp_path / "run/0-sft").glob("step-*")] == [f"step-{kept:08d}"]
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    first, second = weights(whole), weights(training.train(path))
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(12))
+
+
+def test_the_second_signal_ends_at_once_and_several_processes_wait_for_each_other() -> None:
+    with Signals().handled() as one:
+        one.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="SIGINT"):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert one.insisted
+    with Signals(several=True).handled() as many:
+        many.wait()
+        for _ in range(2):  # torchrun's echo
+            os.kill(os.getpid(), signal.SIGTERM)
+        many.go()  # the others do not know yet
+        many.agreed = many.received
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            many.go()
+        assert not many.insisted
+    found: list[Any] = []
+
+    def elsewhere() -> None:
+        with Signals().handled():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_the_command_exits_as_a_shell_says_a_signal(place: Path, tmp_path: Path) -> None:
+    path = config(place, tmp_path / "run", None, "sft", steps=10**6, checkpoint_every=10**6)
+    command = [sys.executable, "-m", "mmpu.cli", "train", str(path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        began = time.monotonic()
+        while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() - began < 200:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=100)[1]
+    assert process.returncode == 143, said
+    assert "of 1000000 steps, which are kept" in said
+    assert len(list((tmp_path / "run/0-sft").glob("step-*"))) == 1
+
+
 # ---------------------------------------------------------------------------------------- what is saved
 
 
@@ -178,7 +275,7 @@ def test_a_full_student_with_a_config_that_cannot_be_written_is_saved(place: Pat
 
 
 def test_a_run_goes_on_with_what_changes_no_result(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(config(place, tmp_path / "run", None, "sft"))
     with monkeypatch.context() as patched:
@@ -202,7 +299,48 @@ def test_a_run_goes_on_with_what_changes_no_result(
     )
     moved = [*(f"stages.sft.{change}" for change in allowed), "about=again", "student.gradient_checkpointing=true"]
     run = training.train(path, moved)
+    said = "".join(capsys.readouterr())
+    assert "stages.sft.steps: 3 → 4: from here on the learning rate (cosine) is that of the new length" in said
     assert (run / "0-sft/student.json").exists()
+
+
+def test_a_stage_is_trained_anew_and_what_was_there_is_set_aside(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Equal to a run that had the other settings from the start; earlier stages stay, and later ones may be new."""
+    path = str(config(place, tmp_path / "run", None, "sft", "grpo", steps=2))
+    run = training.train(path)
+    other = str(config(place, tmp_path / "other", None, "sft", "grpo", steps=2))
+    change = "stages.grpo.optim.lr=0.0005"
+    expected = weights(training.train(other, [change]))
+    first, lines = (run / "0-sft/model/model.safetensors").stat(), (run / "groups.jsonl").read_text().splitlines()
+    paid = json.loads((run / "ledger.json").read_text())
+    with pytest.raises(UserError, match=r"stages\.grpo\.optim\.lr: 0\.001 → 0\.0005\); .*--restart-from STAGE"):
+        training.train(path, [change])
+    with pytest.raises(UserError, match=r"stages\.sft\.optim\.lr: 0\.001 → 0\.5\); stages before"):
+        training.train(path, ["stages.sft.optim.lr=0.5"], "grpo")
+    with pytest.raises(UserError, match="no such stage; it has sft, grpo"):
+        training.train(path, [change], "ppo")
+    assert not (run / "before").exists()
+    training.train(path, [change], "grpo")
+    assert f"set aside, to {run / 'before/1'}: 1-grpo" in "".join(capsys.readouterr()).replace("\n", "")
+    again = weights(run)
+    assert again.keys() == expected.keys()
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    assert (run / "0-sft/model/model.safetensors").stat().st_mtime_ns == first.st_mtime_ns
+    moved = (run / "before/1/groups.jsonl").read_text().splitlines()
+    assert moved == [line for line in lines if json.loads(line)["stage"] == "grpo"]
+    assert (run / "before/1/1-grpo/student.json").exists()
+    stages = [json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert stages == ["sft"] * 2 + ["grpo"] * 2
+    assert json.loads((run / "ledger.json").read_text())["student_samples"] > paid["student_samples"]
+
+    longer = yaml.safe_load(Path(path).read_text())
+    longer["stages"][1]["optim"]["lr"] = 5e-4
+    longer["stages"].append({**longer["stages"][0], "name": "last"})
+    Path(path).write_text(yaml.safe_dump(longer))
+    training.train(path)
+    assert (run / "2-last/student.json").exists()
 
 
 def test_a_damaged_checkpoint_is_named_and_an_older_one_used(

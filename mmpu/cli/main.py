@@ -27,9 +27,9 @@ class _Main(click.Group):
                 raise
             say(f"mmpu: {error}", err=True)
             sys.exit(2)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             say("mmpu: interrupted; the same command resumes", err=True)
-            sys.exit(130)
+            sys.exit(getattr(error, "status", 130))
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except OSError as error:  # a full disk, a folder that cannot be written
@@ -64,13 +64,14 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]…")
+@click.option("--restart-from", metavar="STAGE", help="Set this stage and later ones aside, and train them anew.")
 @_allow_urls
-def train(config: str, overrides: tuple[str, ...], allow_urls: bool) -> None:
+def train(config: str, overrides: tuple[str, ...], restart_from: str | None, allow_urls: bool) -> None:
     """Train the stages of CONFIG, a name or a YAML file. The same command resumes an interrupted run."""
     quiet()
     from mmpu.recipes import training as recipe
 
-    folder = recipe.train(config, (*overrides, "allow_urls=true") if allow_urls else overrides)
+    folder = recipe.train(config, (*overrides, "allow_urls=true") if allow_urls else overrides, restart_from)
     say(f"{folder}: done. Next: mmpu eval {folder} --task … --judge … --baseline {folder}/0-…")
 
 

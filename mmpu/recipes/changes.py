@@ -17,23 +17,56 @@ from mmpu.train.stage import StageConfig
 MISSING = "nothing"
 
 
-def harmful(run: RunConfig, old: Values, new: Values, finished: int) -> list[str]:
-    """What differs and would change a result, `stages.sft.optim.lr: 0.001 → 0.01`.
+def harmful(run: RunConfig, old: Values, new: Values, finished: int, restart: int | None = None) -> list[str]:
+    """What differs and would change a result, `stages.sft.optim.lr: 0.001 → 0.01`. Stages may be appended.
 
     Args:
         old: The resolved config that the run began with.
         new: The resolved config of `run`.
         finished: Stages that are done. The last one may be made longer while it is not.
+        restart: The number of the first stage that is trained anew; None trains none.
     """
-    free = set(_free(run))
-    last = f"stages.{run.stages[-1].name}"
+    if restart == 0:
+        return []
+    before, now = stage_names(old), stage_names(new)
+    bound = before if restart is None else before[:restart]
+    if now[: len(bound)] != bound:
+        return [f"stages: {', '.join(before)} → {', '.join(now)}"]
+    anew = {*before, *now} - set(bound)
+    free = {*_free(run), *(f"stages.{name}" for name in anew)}
+    return _differing(old, new, free, before[-1] if finished < len(before) else None)
+
+
+def stage_names(values: Values) -> list[str]:
+    """Of a resolved config."""
+    return [stage["name"] for stage in values["stages"]]
+
+
+def lengthened(run: RunConfig, old: Values, new: Values) -> list[str]:
+    """What follows from other lengths of stages, in words."""
+    said: list[str] = []
+    was, now = dict(_flat(old)), dict(_flat(new))
+    for stage in run.stages:
+        keys = [f"stages.{stage.name}.{name}" for name in ("steps", "epochs")]
+        changes = [f"{key}: {was[key]} → {now.get(key)}" for key in keys if key in was and was[key] != now.get(key)]
+        warm = stage.optim.warmup_steps is None and stage.optim.warmup > 0
+        if changes and (stage.optim.schedule != "constant" or warm):
+            said.append(
+                f"{changes[0]}: from here on the learning rate ({stage.optim.schedule}) is that of the new length, not "
+                "of a run that was as long from its first step"
+            )
+    return said
+
+
+def _differing(old: Values, new: Values, free: set[str], open_stage: str | None) -> list[str]:
+    last = f"stages.{open_stage}"
     was, now = dict(_flat(old)), dict(_flat(new))
     found: list[str] = []
     for key in {**was, **now}:
         before, after = was.get(key, MISSING), now.get(key, MISSING)
         if before == after or any(key == each or key.startswith(f"{each}.") for each in free):
             continue
-        if finished < len(run.stages) and key in (f"{last}.steps", f"{last}.epochs") and _more(before, after):
+        if key in (f"{last}.steps", f"{last}.epochs") and _more(before, after):
             continue
         found.append(f"{key}: {before} → {after}")
     return found

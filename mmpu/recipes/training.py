@@ -15,13 +15,13 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.markup import escape
 
-from mmpu.config import Values, dump_yaml, load_yaml, to_values
+from mmpu.config import Values, to_values
 from mmpu.core import Engine, Sample, UserError
 from mmpu.engines.hf import HF
 from mmpu.learning import Method
-from mmpu.recipes import changes, fit, run_config, wiring
+from mmpu.recipes import fit, run_config, wiring
+from mmpu.recipes.claim import claim
 from mmpu.recipes.fit import Planned
-from mmpu.recipes.resolved import resolved
 from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
 from mmpu.store import Ledger, locked, write_atomically
@@ -33,19 +33,23 @@ from mmpu.train.record import Record
 from mmpu.train.rehearsal import Listening, Rehearsal
 from mmpu.train.rollout import Rollout
 from mmpu.train.shadow import Shadow
+from mmpu.train.signals import Signals
 from mmpu.train.stage import Stage, keeps_reference, seed_of
 
 
-def train(config: str, assignments: Sequence[str] = ()) -> Path:
+def train(config: str, assignments: Sequence[str] = (), restart_from: str | None = None) -> Path:
     """Trains all stages of a config; finished ones are skipped, an interrupted one resumes.
+
+    Args:
+        restart_from: A stage that is trained anew with those after it; what was there is set aside.
 
     Returns:
         The run's folder.
     """
-    return train_run(run_config.load(config, assignments))
+    return train_run(run_config.load(config, assignments), restart_from)
 
 
-def train_run(run: RunConfig) -> Path:
+def train_run(run: RunConfig, restart_from: str | None = None) -> Path:
     """The same for a config that is already read."""
     accelerator = Accelerator(
         cpu=run.student.device == "cpu", log_with=list(run.trackers) or None, project_dir=str(run.folder)
@@ -55,21 +59,23 @@ def train_run(run: RunConfig) -> Path:
     with contextlib.ExitStack() as held:
         if accelerator.is_main_process:
             held.enter_context(locked(run.folder / ".lock", f"the run {run.folder}"))
-        return _train(run, accelerator)
+        signals = held.enter_context(Signals(accelerator.num_processes > 1).handled())
+        return _train(run, accelerator, signals, restart_from)
 
 
-def _train(run: RunConfig, accelerator: Accelerator) -> Path:
+def _train(run: RunConfig, accelerator: Accelerator, signals: Signals, restart_from: str | None) -> Path:
     """Trains in a folder that no other command trains in."""
     main = accelerator.is_main_process  # the others' counts go to it with each step
     ledger = Ledger(run.folder / ("ledger.json" if main else ".ledger.json"), at_once=main)
     wired = wiring.wired(run.task, run.allow_urls, run.teacher, run.store_file, ledger)
     plan = fit.plan(run, wired)
     if accelerator.is_main_process:
-        _claim(run, plan)
+        record = Record(run.folder, accelerator, ledger, wired.task)
+        claim(run, plan, restart_from, record.say)
     accelerator.wait_for_everyone()
     if run.trackers:
         accelerator.init_trackers("mmpu", {"run": run.run, "seed": run.seed})
-    _Training(run, wired, accelerator).stages(plan)
+    _Training(run, wired, accelerator, signals).stages(plan)
     if run.trackers:
         accelerator.end_training()
     return run.folder
@@ -85,26 +91,6 @@ def check_run(run: RunConfig) -> None:
     fit.plan(run, wiring.wired(run.task, run.allow_urls, run.teacher, run.store_file, ledger))
 
 
-def _claim(run: RunConfig, plan: Sequence[Planned]) -> None:
-    """Writes the resolved config into the run's folder, or makes sure that the run there is this one. The folder may
-    have been moved, or be named in another way, and its config may leave to defaults what this one says."""
-    samplings = [stage.sampling for stage in plan]
-    new = resolved(run, samplings)
-    values = dump_yaml(new)
-    path = run.folder / "config.yaml"
-    if not path.exists():
-        write_atomically(path, values)
-    elif path.read_text(encoding="utf-8") != values:
-        old = resolved(run_config.read(load_yaml(path), str(path)), samplings)
-        finished = len(list(run.folder.glob("*/student.json")))
-        if changed := changes.harmful(run, old, new, finished):
-            raise UserError(
-                f"{run.folder} holds a run with other settings ({'; '.join(changed)}); choose another `run=…`, or "
-                "remove the folder"
-            )
-        write_atomically(path, values)
-
-
 @dataclass(frozen=True)
 class _Training:
     """What lives as long as a run."""
@@ -112,6 +98,7 @@ class _Training:
     run: RunConfig
     wired: Wired
     accelerator: Accelerator
+    signals: Signals
 
     def stages(self, plan: Sequence[Planned]) -> None:
         """Trains what is not finished. Student and sampler live on from stage to stage, so that they share what is slow
@@ -137,6 +124,8 @@ class _Training:
                 self.train(stage, student, sampler, place, samples[stage.config.name])
                 if main:
                     _finish(run, place, student)
+                if index + 1 < len(plan):
+                    self.signals.go()
                 if run.student.lora is not None and run.student.lora.init != "default":
                     # A part of the base was in the adapter; the next stage starts from the weights as they are saved.
                     sampler.close()
@@ -203,7 +192,7 @@ class _Training:
             config.low_anchor,
             Fitting(student, reader, method, stage.sampling.max_tokens),
         )
-        record = Record(place.parent, self.accelerator, ledger, task)
+        record = Record(place.parent, self.accelerator, ledger, task, self.signals)
         if student.reach is not None:
             (record.warn if student.reach.share < WANTED else record.say)(f"stage {config.name}: {student.reach}")
         loop.run(Stage(config, place, samples, task, rollout, student, self.accelerator, self.run.seed), record)

@@ -5,13 +5,19 @@ Sample ─Teacher→ anchor ─Engine→ candidates ─Scorer→ scores ─Metho
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Generator
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from mmpu.train import alarms, checkpoint, sharding
 from mmpu.train.collect import collect
 from mmpu.train.diagnostics import describe
 from mmpu.train.record import Record
+from mmpu.train.shadow import Shadow
+from mmpu.train.signals import Interrupted
 from mmpu.train.stage import Stage, checks_evaluator, with_evaluator
 from mmpu.train.update import Updater
 
@@ -44,30 +50,71 @@ def run(stage: Stage, record: Record) -> None:
             f"prompts_per_step={config.prompts_per_step}"
         )
 
-    with record.progress(config.name, state["step"], stage.steps) as progress:
+    at = _Place(stage, record, optimizer, shadow, state, state["step"])
+    with at.kept_when_interrupted(), record.progress(config.name, state["step"], stage.steps) as progress:
         for step in range(state["step"], stage.steps):
             if checks_evaluator(rollout) and config.preflight.prompts and step % config.preflight.every == 0:
-                found = config.preflight(
-                    rollout, stage.samples, stage.task, stage.step_seed("preflight", step), record.say
-                )
+                found = config.preflight(rollout, stage.samples, stage.task, stage.step_seed("preflight", step))
                 record.preflight(config.name, step, found)
 
-            step_of = collect(stage, step, state["position"])
+            step_of = collect(stage, step, at.state["position"])
+            record.signals.wait()
             began = time.perf_counter()
             measures_kl = stage.has_reference and config.kl_every > 0 and step % config.kl_every == 0
-            losses = update(step_of.rows, step, stage.steps, state["mean_score"] or 0.0, measures_kl)
+            losses = update(step_of.rows, step, stage.steps, at.state["mean_score"] or 0.0, measures_kl)
             if shadow is not None:
                 shadow.follow(step + 1)
 
             seen = describe(step_of.groups, step_of.rows, stage.task, step_of.dropped)
-            seen |= step_of.metrics | {"seconds_update": time.perf_counter() - began} | alarms.drift(state, seen)
+            seen |= step_of.metrics | {"seconds_update": time.perf_counter() - began} | alarms.drift(at.state, seen)
             metrics = record.step(config.name, step, losses, seen, step_of.groups, step_of.rows, step_of.dropped)
             progress(step + 1, metrics)
-            state = alarms.watch(config, state, metrics, record, step_of.examples)
-            state |= {"step": step + 1, "position": step_of.position}
-            if (step + 1) % config.checkpoint_every == 0 and step + 1 < stage.steps:
-                moments = sharding.whole_state(optimizer, keep=accelerator.is_main_process)
-                if accelerator.is_main_process:
-                    checkpoint.save(stage.folder, step + 1, stage.student, moments, state, shadow)
-                accelerator.wait_for_everyone()
+            state = alarms.watch(config, at.state, metrics, record, step_of.examples)
+            at.state = state | {"step": step + 1, "position": step_of.position}
+            if step + 1 < stage.steps:  # after the last one the weights are saved before anything stops
+                if (step + 1) % config.checkpoint_every == 0:
+                    at.save()
+                record.signals.go()
     sharding.release(accelerator, wrapped, optimizer)
+
+
+@dataclass
+class _Place:
+    """Where a stage is, and what of it is on disk."""
+
+    stage: Stage
+    record: Record
+    optimizer: Any
+    shadow: Shadow | None
+    state: checkpoint.State
+    """After the last whole step."""
+    saved: int
+    """The step that the newest checkpoint holds."""
+
+    def save(self) -> None:
+        accelerator, self.saved = self.stage.accelerator, self.state["step"]
+        moments = sharding.whole_state(self.optimizer, keep=accelerator.is_main_process)
+        if accelerator.is_main_process:
+            checkpoint.save(self.stage.folder, self.saved, self.stage.student, moments, self.state, self.shadow)
+        accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def kept_when_interrupted(self) -> Generator[None]:
+        """Saves the last whole step where a signal stops the stage; a second signal stops that too."""
+        student, signals = self.stage.student, self.record.signals
+        model, own = student.model, [(p, p.data) for p in student.parameters() if p.requires_grad]
+        if signals.several:
+            signals.wait()
+        try:
+            yield
+        except Interrupted:
+            if signals.insisted:
+                raise
+            student.model = model  # others may have been in their place
+            for parameter, tensor in own:
+                parameter.data = tensor
+            if self.state["step"] > self.saved:
+                self.save()
+            name, step = self.stage.config.name, self.state["step"]
+            self.record.say(f"stage {name} stops after {step} of {self.stage.steps} steps, which are kept")
+            raise

@@ -20,6 +20,7 @@ from mmpu.learning import Row
 from mmpu.prompts import question
 from mmpu.shown import visible
 from mmpu.store import Ledger, write_atomically
+from mmpu.train.signals import Signals
 
 SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
 """Metrics beside the progress bar."""
@@ -28,11 +29,14 @@ SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
 class Record:
     """The written side of a run. Every process may call it; files are one per process or written by the main one."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator, ledger: Ledger, task: Task) -> None:
+    def __init__(
+        self, folder: Path, accelerator: Accelerator, ledger: Ledger, task: Task, signals: Signals | None = None
+    ) -> None:
         self.folder = folder
         self.accelerator = accelerator
         self.ledger = ledger
         self.task = task
+        self.signals = signals or Signals(accelerator.num_processes > 1)
         self.console = Console(stderr=True)
         rank = accelerator.process_index
         self.metrics_file = folder / "metrics.jsonl"
@@ -131,12 +135,14 @@ class Record:
             yield advance
 
     def _gather(self, sums: Mapping[str, float], means: Mapping[str, float]) -> dict[str, float]:
-        everyone = cast(list[tuple[dict[str, float], dict[str, float]]], gather_object([(dict(sums), dict(means))]))
+        own = (dict(sums), dict(means), self.signals.received)
+        everyone = cast(list[tuple[dict[str, float], dict[str, float], int]], gather_object([own]))
+        self.signals.agreed = max(number for _, _, number in everyone)
         metrics: dict[str, float] = {}
-        for name in {n: None for s, _ in everyone for n in s}:
-            metrics[name] = sum(s.get(name, 0.0) for s, _ in everyone)
-        for name in {n: None for _, m in everyone for n in m}:
-            values = [m[name] for _, m in everyone if name in m and not math.isnan(m[name])]
+        for name in {n: None for s, _, _ in everyone for n in s}:
+            metrics[name] = sum(s.get(name, 0.0) for s, _, _ in everyone)
+        for name in {n: None for _, m, _ in everyone for n in m}:
+            values = [m[name] for _, m, _ in everyone if name in m and not math.isnan(m[name])]
             metrics[name] = sum(values) / len(values) if values else math.nan
         return metrics
 

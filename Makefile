@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # memory, small tensors were up to seven times faster with it.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-processors test-lowest test-newest test-vllm lint check screenshots wheel clean
+.PHONY: quickstart test test-processors test-lowest test-newest test-vllm lint check campaign screenshots wheel clean
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -75,6 +75,12 @@ test-lowest test-newest: test-%: .venv-%/ready
 test-vllm: .venv-vllm/ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_serve.py \
 		tests/test_students.py::test_resizing_agrees_with_qwen_vl_utils -k "not transformers"
+
+# Kills, hostile replies, fuzzed files, a full disk, races: minutes, seeded. ARMS="fuzz races" takes some of them.
+SCALE ?= 1
+ARMS ?=
+campaign: .venv/dev
+	$(BIN)/python -m scripts.campaign --seed $(SEED) --scale $(SCALE) $(ARMS)
 
 # The pictures of docs/, from what `make quickstart` left in $(RUNS).
 screenshots: .venv/core

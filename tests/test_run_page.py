@@ -89,6 +89,21 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(one / "config.yaml", ignore_errors=True)
 
 
+@pytest.mark.parametrize("damage", ["nonsense", "[1]", '{"stage": 3, "step": 1}', '{"stage": "align", "step": true}'])
+def test_a_damaged_row_is_named(damage: str, tmp_path: Path) -> None:
+    folder = run(tmp_path / "a")
+    for name in ("metrics.jsonl", "groups.jsonl"):
+        whole = (folder / name).read_text()
+        (folder / name).write_text(f"{damage}\n{whole}")
+        with pytest.raises(UserError, match=rf"{name}, line 1 is no row of a run"):
+            write_run_page([folder], tmp_path / "page.html")
+        (folder / name).write_text(whole)
+    (folder / "metrics.jsonl").write_text(
+        '{"stage": "align", "step": 0, "loss": "-", "kl": 1e400, "n": 1' + "0" * 400 + "}\n"
+    )
+    assert numbers(write_run_page([folder], tmp_path / "page.html"))["curves"] == []
+
+
 def test_a_run_that_has_just_begun_is_a_page(tmp_path: Path) -> None:
     folder = run(tmp_path / "new")
     for name in ("metrics.jsonl", "groups.jsonl", "ledger.json"):

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,8 +38,8 @@ class Run:
 
     def series(self, stage: str, name: str) -> list[tuple[int, float]]:
         """Steps and values of a metric where it was measured."""
-        found = [(row["step"], row.get(name)) for row in self.rows if row["stage"] == stage]
-        return [(step, float(value)) for step, value in found if value is not None and math.isfinite(value)]
+        found = [(row["step"], number(row.get(name))) for row in self.rows if row["stage"] == stage]
+        return [(step, value) for step, value in found if value is not None]
 
     def metrics(self, stage: str) -> list[str]:
         names = {n for row in self.rows if row["stage"] == stage for n, v in row.items() if isinstance(v, int | float)}
@@ -53,14 +53,38 @@ def read(folder: Path) -> Run:
     """
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
-    path = folder / "metrics.jsonl"
-    rows: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+    return Run(folder, load_yaml(folder / "config.yaml"), tuple(rows_of(folder / "metrics.jsonl")))
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that a run writes, each with its `stage` and `step`; the last may be half written.
+
+    Raises:
+        UserError: a row before it is damaged.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n") if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    for place, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # the line that is being written
-    return Run(folder, load_yaml(folder / "config.yaml"), tuple(rows))
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if place >= len(lines) - 1:
+                continue
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or type(row.get("step")) is not int:
+            raise UserError(f"{path}, line {place} is no row of a run; delete the line, or restore the file")
+        yield row
+
+
+def number(value: object) -> float | None:
+    """A finite number; None for anything else."""
+    try:
+        found = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mmpu.boards import FOLDER, document
 from mmpu.core import UserError
 from mmpu.statistics import around
 from mmpu.store import write_atomically
-from mmpu.studies.curves import Run, flattened, read
+from mmpu.studies.curves import Run, flattened, read, rows_of
 
 OWN = Path(__file__).parent / "page"
 SCRIPTS = (FOLDER / "page.js", FOLDER / "diff.js", OWN / "curves.js", OWN / "rollouts.js", OWN / "run.js")
@@ -99,7 +99,7 @@ def _pooled(runs: Sequence[Run], stage: str, metric: str) -> Iterator[list[Any]]
 
 def _groups(folder: Path) -> tuple[list[dict[str, Any]], int]:
     """The groups of a run in order of step, and how many were left out so that the page stays small."""
-    found = [group for path in sorted(folder.glob("groups*.jsonl")) for group in _lines(path)]
+    found = [_group(row, path) for path in sorted(folder.glob("groups*.jsonl")) for row in rows_of(path)]
     found.sort(key=lambda group: group["step"])
     steps = list(dict.fromkeys((group["stage"], group["step"]) for group in found))
     every = math.ceil(len(found) / GROUPS)
@@ -108,15 +108,17 @@ def _groups(folder: Path) -> tuple[list[dict[str, Any]], int]:
     return shown, len(found) - len(shown)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                group = json.loads(line)
-            except ValueError:
-                continue  # the line that is being written
-            if isinstance(group, dict) and {"stage", "step", "id", "responses"} <= set(group):
-                yield _finite(group)
+def _group(group: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A group as the page reads it.
+
+    Raises:
+        UserError: it is none.
+    """
+    responses: Any = group.get("responses")
+    texts = [r.get("text") for r in responses if isinstance(r, dict)] if isinstance(responses, list) else None
+    if texts is None or len(texts) < len(responses) or not all(isinstance(t, str) for t in (group.get("id"), *texts)):
+        raise UserError(f"{path}: step {group['step']} of {group['stage']} holds what is no group; restore the file")
+    return _finite(group)
 
 
 def _finite(value: Any) -> Any:
@@ -131,8 +133,8 @@ def _finite(value: Any) -> Any:
 def _ledger(folder: Path) -> dict[str, Any]:
     path = folder / "ledger.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     return _finite(found) if isinstance(found, dict) else {}
 

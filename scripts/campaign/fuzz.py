@@ -254,7 +254,12 @@ def _corpus(folder: Path) -> None:
         "stages": [stage],
     }
     group = {
-        "stage": "sft", "step": 0, "id": "a", "prompt": "p", "anchor": "x", "anchor_score": 1.0,
+        "stage": "sft",
+        "step": 0,
+        "id": "a",
+        "prompt": "p",
+        "anchor": "x",
+        "anchor_score": 1.0,
         "responses": [{"text": "t", "tokens": 3, "finished": True, "score": 0.5, "weight": 0.1, "grade": 1.0}],
     }
     _write(folder / "sums.yaml", yaml.safe_dump(task))

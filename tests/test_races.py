@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmpu.core import UserError
+from mmpu.recipes.evaluation import EvalOptions, evaluate
 from mmpu.store import locked
 
 HOLD = """
@@ -62,3 +64,31 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
     with locked(tmp_path / "none" / ".lock", "it"):
         pass
     assert not (tmp_path / "none").exists()
+
+
+def _publish(folder: Path, number: int) -> None:
+    systems = (f"system-{number}={folder}/{number}.jsonl",)
+    evaluate(EvalOptions(systems, f"{folder}/task.yaml", "rule", f"theirs={folder}/theirs.jsonl", folder=f"{folder}/b"))
+
+
+@pytest.mark.slow
+def test_twenty_evaluations_publish_to_one_board(tmp_path: Path) -> None:
+    count = 20
+    (tmp_path / "rows.json").write_text(json.dumps([{"q": f"{i}?", "a": str(i)} for i in range(4)]))
+    (tmp_path / "task.yaml").write_text(
+        'prompt: [{user: "{{ q }}"}]\nanswer: "{{ a }}"\ngrader: exact\nsource: rows.json\n'
+    )
+    for name in ("theirs", *range(count)):
+        rows = [{"id": f"test-{i}", "output": f"{i if name == 'theirs' else name}"} for i in range(1, 5)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _publish(tmp_path, 0)  # loads here what all need
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_publish, args=(tmp_path, n)) for n in range(1, count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * (count - 1)
+    (board,) = (tmp_path / "b").glob("*.rule.json")
+    names = {entry["system"]["name"] for entry in json.loads(board.read_text())["entries"]}
+    assert names == {"theirs", *(f"system-{n}" for n in range(count))}

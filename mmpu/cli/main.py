@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmpu import __version__
-from mmpu.cli.judge import announce, judging_options, progress_on_stderr
-from mmpu.cli.judge import judge as judge_group
-from mmpu.cli.show import lines, list_data, quiet, say, show_board, show_json, show_page, table
-from mmpu.cli.tasks import DATA, TRUST, tasks
+from mmpu.cli.boards import leaderboard, publish
+from mmpu.cli.judge import announce, judge, judging_options, progress_on_stderr
+from mmpu.cli.models import doctor, evaluator, export
+from mmpu.cli.show import JSON, lines, list_data, quiet, say, show_board, show_json, show_page, table
+from mmpu.cli.tasks import ALLOW_URLS, DATA, TRUST, tasks
 from mmpu.core import UserError
+
+if TYPE_CHECKING:
+    from mmpu.boards import Board
 
 
 class _Main(click.Group):
@@ -49,10 +53,6 @@ class _Main(click.Group):
             sys.exit(1)
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
-_allow_urls = click.option("--allow-urls", is_flag=True, help="Fetch images that the task names by URL.")
-
-
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(__version__, prog_name="mmpu")
@@ -65,7 +65,7 @@ def main(debug: bool) -> None:
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]…")
 @click.option("--restart-from", metavar="STAGE", help="Set this stage and later ones aside, and train them anew.")
-@_allow_urls
+@ALLOW_URLS
 def train(config: str, overrides: tuple[str, ...], restart_from: str | None, allow_urls: bool) -> None:
     """Train the stages of CONFIG, a name or a YAML file. The same command resumes an interrupted run."""
     quiet()
@@ -94,9 +94,9 @@ def train(config: str, overrides: tuple[str, ...], restart_from: str | None, all
 @click.option("--temperature", type=float, help="Sampling temperature; default: the task's.")
 @click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@_allow_urls
+@ALLOW_URLS
 @click.option("--dry-run", is_flag=True, help="Say what judging would cost, and stop.")
-@_json
+@JSON
 @judging_options
 def evaluate(
     systems: tuple[str, ...],
@@ -151,11 +151,15 @@ def evaluate(
     if dry_run:
         say("\n".join(assess.estimate(options).lines()))
         return
+    board = assess.evaluate(options, progress_on_stderr(), announce)
+    _published(board, Path(out), as_json)
 
+
+def _published(board: Board, folder: Path, as_json: bool) -> None:
+    """Shows a board that was written to a folder, and writes its page."""
     from mmpu.boards import board_name
 
-    board = assess.evaluate(options, progress_on_stderr(), announce)
-    path = Path(out) / board_name(board.task, board.judge)
+    path = folder / board_name(board.task, board.judge)
     if as_json:
         show_json(board)
     else:
@@ -182,7 +186,7 @@ def evaluate(
 @DATA
 @TRUST
 @click.option("--dry-run", is_flag=True, help="Show calls, tokens and cost, and ask nothing.")
-@_allow_urls
+@ALLOW_URLS
 def generate(**options: Any) -> None:
     """Collect an engine's answers to TASK: a teacher's anchors, or a baseline's outputs. The same command resumes."""
     quiet()
@@ -211,82 +215,6 @@ def cache(store: Path, model: str | None, older_than: str | None, keep: str | No
     from mmpu.store import prune as caches
 
     say(caches.prune_and_show(store, model, older_than, keep, everything))
-
-
-@main.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--markdown", is_flag=True, help="Print Markdown.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page of the boards and the samples behind them.")
-@click.option("--site", type=click.Path(path_type=Path), help="Write a folder for a static host: index, pages, schema.")
-@click.option(
-    "--merge", "into", type=click.Path(path_type=Path), help="Write boards of one task and judge as one file."
-)
-@click.option("--check", is_flag=True, help="Only validate; exit 2 at the first file that is no board.")
-@_json
-def leaderboard(
-    paths: tuple[Path, ...],
-    markdown: bool,
-    html: Path | None,
-    site: Path | None,
-    into: Path | None,
-    check: bool,
-    as_json: bool,
-) -> None:
-    """Validate and show board files, or the folders that hold them."""
-    from mmpu.boards import board as boards
-    from mmpu.boards import tables
-
-    paths = tuple(f for path in paths for f in (sorted(path.glob("*.json")) if path.is_dir() else [path]))
-    if site is not None:
-        from mmpu.recipes.pages import write_site
-
-        say(f"site: {write_site(paths, site)[0]}")
-        return
-    if into is not None:
-        boards.write(into, boards.merged([boards.read(path) for path in paths]))
-        say(f"written to {into}")
-        return
-    if check:
-        entries = sum(len(boards.read(path).entries) for path in paths)
-        say(f"{len(paths)} boards with {entries} entries are valid")
-        return
-    if html is not None:
-        show_page(paths, html)
-        return
-    if as_json:
-        show_json([boards.read(path) for path in paths])
-        return
-    for path in paths:
-        board = boards.read(path)
-        if markdown:
-            say(tables.markdown(board))
-        else:
-            show_board(board)
-
-
-@main.command()
-@click.argument("target", type=click.Path(path_type=Path), metavar="BOARD_OR_RUN")
-@click.option("--to", required=True, metavar="hf://ORG/NAME|DIR", help="A repository of the hub, or a folder.")
-@click.option("--board", "boards", multiple=True, type=click.Path(path_type=Path), help="For a run: shown on its card.")
-@click.option("--dry-run", is_flag=True, help="Write the folder, say what would go where, and stop.")
-def publish(target: Path, to: str, boards: tuple[Path, ...], dry_run: bool) -> None:
-    """Publish a board (or a folder of them) as a static Space, or a run as a model with its card."""
-    quiet()
-    from mmpu.recipes import publishing
-
-    repository = publishing.repository(to)
-    place = Path("publish", repository.partition("/")[2]) if repository else Path(to)
-    folder = publishing.prepared(target, place, boards)
-    for name, size in folder.files:
-        say(f"{size:>12,}  {name}")
-    say(f"written to {folder.path}")
-    if repository and dry_run:
-        say(f"would go to the {folder.kind} {repository} of the hub")
-    elif repository:
-        say(publishing.upload(folder, repository))
-
-
-main.add_command(tasks)
 
 
 @main.command()
@@ -325,7 +253,7 @@ def show_method(name: str) -> None:
 @click.option("--split", default="test", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
 @click.option("--attempts", type=click.IntRange(min=1), help="Answers per prompt, for Avg@k; default: the task's.")
-@_json
+@JSON
 def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, as_json: bool, **options: Any) -> None:
     """Train several methods from one stage I of CONFIG and put them in one table. The same command resumes."""
     quiet()
@@ -375,83 +303,5 @@ def report(runs: tuple[Path, ...], out: Path | None, figures: str | None) -> Non
         say(path)
 
 
-@main.command()
-@click.argument("run")
-@click.argument("folder", type=click.Path(path_type=Path))
-@TRUST
-def export(run: str, folder: Path, trust: bool) -> None:
-    """Write the weights of RUN (or of one of its stages), adapters merged, as a folder that transformers and vLLM
-    load."""
-    quiet()
-    from mmpu.recipes import runs
-
-    if folder.exists():
-        raise UserError(f"{folder} exists; choose another folder")
-    runs.export(run, folder, trust=trust)
-    say(f"written to {folder}")
-
-
-@main.command()
-@click.argument("model", required=False)
-@click.argument("options", nargs=-1, metavar="[KEY=VALUE]…")
-@click.option("--all", "everything", is_flag=True, help="Every architecture of transformers, in miniature.")
-def doctor(model: str | None, options: tuple[str, ...], everything: bool) -> None:
-    """Check with numbers that MODEL is computed right: template, images, padding, sampling, shared trunks, adapters.
-
-    KEY=VALUE are those of `student:` in a config, such as dtype=bfloat16 or template=completion. With --all the
-    architectures of the installed transformers are built tiny and compared with transformers itself, as a table.
-    """
-    quiet()
-    if everything:
-        from mmpu.recipes.survey import rows
-
-        for line in rows(tuple(filter(None, (model, *options)))):
-            click.echo(line)
-        return
-    if model is None:
-        raise click.UsageError("name a MODEL, or give --all")
-    from mmpu.recipes import doctor as checks
-    from mmpu.recipes import runs
-
-    failed = 0
-    for check in checks.examine(runs.student_config(model, options)):
-        measured = "" if check.value is None else f"{check.value:.1e}"
-        limit = "" if check.limit is None else f"≤ {check.limit:.0e}"
-        verdict = " " if check.limit is None and check.value is None else "✓" if check.passed else "✗"
-        failed += not check.passed
-        say(f"{verdict} {check.name:<27} {measured:>8} {limit:<8} {check.note}")
-    if failed:
-        say(f"{failed} checks failed: do not train {model} with these options", err=True)
-        sys.exit(1)
-
-
-@main.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL…")
-@click.option("--task", required=True, help="Task name or YAML file.")
-@click.option("--anchors", help="A .jsonl of answers, or `reference`; default: what stands beside the task, or these.")
-@click.option("--split", default="train", show_default=True)
-@click.option("--limit", type=click.IntRange(min=6), default=64, show_default=True, help="Prompts to try on.")
-@click.option("--seconds", type=click.IntRange(min=0), default=16, show_default=True, help="Second answers to ask for.")
-@click.option("--graded", type=click.IntRange(min=0), default=16, show_default=True, help="Prompts to sample for.")
-@click.option("--k", type=click.IntRange(min=2), default=4, show_default=True, help="Candidates of each of these.")
-@click.option("--max-tokens", type=int, help="Longest candidate; default: the task's.")
-@click.option("--min-auc", type=click.FloatRange(0, 1), default=0.75, show_default=True, help="What is good enough.")
-@click.option("--out", type=click.Path(path_type=Path), help="JSON of all rows; models that it holds are done.")
-@DATA
-@TRUST
-@_allow_urls
-def evaluator(**options: Any) -> None:
-    """Find out whether MODEL can grade its own answers to TASK, and in which way. Exit code 1 if none can."""
-    quiet()
-    from mmpu.recipes import evaluator as recipe
-
-    found = recipe.examine(recipe.EvaluatorOptions(**options), lambda text: say(text, err=True))
-    for outcome in found:
-        header, rows = recipe.table(outcome)
-        table(outcome.model, header, rows)
-        say(f"{outcome.model}: {outcome.verdict}")
-    if not any(outcome.able for outcome in found):
-        sys.exit(1)
-
-
-main.add_command(judge_group)
+for command in (tasks, judge, leaderboard, publish, doctor, evaluator, export):
+    main.add_command(command)

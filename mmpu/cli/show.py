@@ -16,6 +16,7 @@ import click
 from mmpu.core import UserError
 from mmpu.shown import one_line, visible
 
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
 PIPED, WIDEST = 180, 10_000
 """Columns of a table that goes to a file or a pipe, and more than any table has."""
 

@@ -24,6 +24,7 @@ DATA = click.option(
 TRUST = click.option(
     "--trust", is_flag=True, help="Trust a task given by its path, and the Python of a run's model: they may run code."
 )
+ALLOW_URLS = click.option("--allow-urls", is_flag=True, help="Fetch images that the task names by URL.")
 
 
 @click.group(invoke_without_command=True)

@@ -1,0 +1,92 @@
+"""`mmpu doctor`, `mmpu evaluator` and `mmpu export`: what concerns one model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmpu.cli.show import quiet, say, table
+from mmpu.cli.tasks import ALLOW_URLS, DATA, TRUST
+from mmpu.core import UserError
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option("--all", "everything", is_flag=True, help="Every architecture of transformers, in miniature.")
+def doctor(model: str | None, options: tuple[str, ...], everything: bool) -> None:
+    """Check with numbers that MODEL is computed right: template, images, padding, sampling, shared trunks, adapters.
+
+    KEY=VALUE are those of `student:` in a config, such as dtype=bfloat16 or template=completion. With --all the
+    architectures of the installed transformers are built tiny and compared with transformers itself, as a table.
+    """
+    quiet()
+    if everything:
+        from mmpu.recipes.survey import rows
+
+        for line in rows(tuple(filter(None, (model, *options)))):
+            click.echo(line)
+        return
+    if model is None:
+        raise click.UsageError("name a MODEL, or give --all")
+    from mmpu.recipes import doctor as checks
+    from mmpu.recipes import runs
+
+    failed = 0
+    for check in checks.examine(runs.student_config(model, options)):
+        measured = "" if check.value is None else f"{check.value:.1e}"
+        limit = "" if check.limit is None else f"≤ {check.limit:.0e}"
+        verdict = " " if check.limit is None and check.value is None else "✓" if check.passed else "✗"
+        failed += not check.passed
+        say(f"{verdict} {check.name:<27} {measured:>8} {limit:<8} {check.note}")
+    if failed:
+        say(f"{failed} checks failed: do not train {model} with these options", err=True)
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL…")
+@click.option("--task", required=True, help="Task name or YAML file.")
+@click.option("--anchors", help="A .jsonl of answers, or `reference`; default: what stands beside the task, or these.")
+@click.option("--split", default="train", show_default=True)
+@click.option("--limit", type=click.IntRange(min=6), default=64, show_default=True, help="Prompts to try on.")
+@click.option("--seconds", type=click.IntRange(min=0), default=16, show_default=True, help="Second answers to ask for.")
+@click.option("--graded", type=click.IntRange(min=0), default=16, show_default=True, help="Prompts to sample for.")
+@click.option("--k", type=click.IntRange(min=2), default=4, show_default=True, help="Candidates of each of these.")
+@click.option("--max-tokens", type=int, help="Longest candidate; default: the task's.")
+@click.option("--min-auc", type=click.FloatRange(0, 1), default=0.75, show_default=True, help="What is good enough.")
+@click.option("--out", type=click.Path(path_type=Path), help="JSON of all rows; models that it holds are done.")
+@DATA
+@TRUST
+@ALLOW_URLS
+def evaluator(**options: Any) -> None:
+    """Find out whether MODEL can grade its own answers to TASK, and in which way. Exit code 1 if none can."""
+    quiet()
+    from mmpu.recipes import evaluator as recipe
+
+    found = recipe.examine(recipe.EvaluatorOptions(**options), lambda text: say(text, err=True))
+    for outcome in found:
+        header, rows = recipe.table(outcome)
+        table(outcome.model, header, rows)
+        say(f"{outcome.model}: {outcome.verdict}")
+    if not any(outcome.able for outcome in found):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("run")
+@click.argument("folder", type=click.Path(path_type=Path))
+@TRUST
+def export(run: str, folder: Path, trust: bool) -> None:
+    """Write the weights of RUN (or of one of its stages), adapters merged, as a folder that transformers and vLLM
+    load."""
+    quiet()
+    from mmpu.recipes import runs
+
+    if folder.exists():
+        raise UserError(f"{folder} exists; choose another folder")
+    runs.export(run, folder, trust=trust)
+    say(f"written to {folder}")

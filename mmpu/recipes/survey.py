@@ -5,6 +5,8 @@ Each is made, saved, loaded and checked in a process of its own, which may crash
 
 from __future__ import annotations
 
+import importlib
+import logging
 import multiprocessing
 import tempfile
 import warnings
@@ -42,7 +44,7 @@ def survey(only: tuple[str, ...] = ()) -> Iterator[Finding]:
     """All architectures, or those named, one after the other."""
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(method)
-    import mmpu.student  # noqa: F401  # the processes inherit what is imported
+    importlib.import_module("mmpu.student")  # the processes inherit what is imported
 
     for auto, kinds in architectures().items():
         for model_type in kinds:
@@ -85,7 +87,7 @@ def examined(model_type: str, auto: str) -> Finding:
     import transformers
 
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.set_verbosity(logging.CRITICAL)
     warnings.simplefilter("ignore")
     transformers.logging.disable_progress_bar()
     images = auto != "AutoModelForCausalLM"

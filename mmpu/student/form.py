@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ def measured(model: Any) -> Form:
     backbone, head = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
     if not isinstance(backbone, nn.Module) or backbone is model or not isinstance(head, nn.Linear):
         raise Unknown(f"{name} has no backbone with a linear head; it is not a decoder that mmpu can train")
+    bias: Tensor | None = head.bias
     width, vocabulary = head.in_features, len(head.weight)
     generator = torch.Generator().manual_seed(0)
     device = head.weight.device
@@ -73,7 +74,7 @@ def measured(model: Any) -> Form:
     before = float((fed[0] * hidden).sum() / hidden.square().sum())
     if before == 0 or fed[0].shape != hidden.shape or _error(fed[0], before * hidden) > LIMIT:
         raise Unknown(f"{name} transforms hidden states before its head, which mmpu does not compute")
-    if before != 1 and head.bias is not None:
+    if before != 1 and bias is not None:
         raise Unknown(
             f"{name} scales hidden states by {before:g} before a head with a bias, which mmpu does not compute"
         )
@@ -124,11 +125,14 @@ def _given(model: Any, backbone: Any, head: nn.Module, hidden: Tensor, products:
         return (torch.zeros(1, 1, args[0].shape[-1], dtype=next(head.parameters()).dtype, device=args[0].device),)
 
     def said(*_: Any, **__: Any) -> _Output:
-        return _Output(last_hidden_state=hidden)
+        return _Output(last_hidden_state=cast(torch.FloatTensor, hidden))
+
+    def made(*_: Any) -> Tensor:
+        return products
 
     layers = {id(m): m for m in (backbone, getattr(backbone, "decoder", None)) if isinstance(m, nn.Module)}
     own = {key: module.__dict__.get("forward") for key, module in layers.items()}
-    hooks = [head.register_forward_pre_hook(feed), head.register_forward_hook(lambda *_: products)]
+    hooks = [head.register_forward_pre_hook(feed), head.register_forward_hook(made)]
     training = model.training
     model.eval()
     for module in layers.values():
@@ -138,8 +142,8 @@ def _given(model: Any, backbone: Any, head: nn.Module, hidden: Tensor, products:
     finally:
         for key, module in layers.items():
             del module.forward
-            if own[key] is not None:
-                module.forward = own[key]
+            if (before := own[key]) is not None:
+                module.forward = before
         for hook in hooks:
             hook.remove()
         model.train(training)

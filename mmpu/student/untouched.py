@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -71,7 +71,8 @@ class Alone:
             found = [self._prompt(prompt, generator) for prompt in prompts]
             chosen = compared(self.model)
             total = torch.stack([self.logp(e.tree.trunk, b).sum() for e in found for b in e.tree.branches]).sum()
-            gradients = torch.autograd.grad(total, list(chosen.values()), allow_unused=True)
+            slopes = torch.autograd.grad(total, list(chosen.values()), allow_unused=True)
+            gradients = cast(tuple[Tensor | None, ...], slopes)
         kept = {n: g.detach() for n, g in zip(chosen, gradients, strict=True) if g is not None}
         return Untouched(tuple(found), kept)
 
@@ -153,7 +154,9 @@ def compared(model: Any) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def _eager(model: Any) -> Generator[None]:
     """Inside, attention is eager wherever transformers lets it be chosen."""
-    configs = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
+    configs: dict[int, Any] = {
+        id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")
+    }
     before = [(config, config._attn_implementation_internal) for config in configs.values()]
     for config in configs.values():
         config._attn_implementation_internal = "eager"

@@ -57,7 +57,7 @@ def measured(model: Any) -> Form:
     backbone, head = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
     if not isinstance(backbone, nn.Module) or backbone is model or not isinstance(head, nn.Linear):
         raise Unknown(f"{name} has no backbone with a linear head; it is not a decoder that mmpu can train")
-    bias: Tensor | None = head.bias
+    bias: Tensor | None = getattr(head, "bias", None)
     width, vocabulary = head.in_features, len(head.weight)
     generator = torch.Generator().manual_seed(0)
     device = head.weight.device

@@ -135,7 +135,11 @@ HUB: dict[str, list[dict[str, Any]]] = {
     "healthbench": [
         {
             "prompt_id": "p",
-            "prompt": [{"role": "user", "content": "It hurts."}, {"role": "assistant", "content": "Where?"}],
+            "prompt": [
+                {"role": "user", "content": "It hurts."},
+                {"role": "assistant", "content": "Where?"},
+                {"role": "user", "content": "Here."},
+            ],
             "rubrics": [
                 {"criterion": "Asks since when.", "points": 5, "tags": []},
                 {"criterion": "Lies.", "points": -4},
@@ -174,7 +178,7 @@ def test_what_the_hub_s_rows_become() -> None:
     gpqa = made["gpqa-diamond"][0]
     assert sorted(gpqa.meta["choices"]) == ["four", "one", "three", "two"]
     assert f"({'ABCD'[gpqa.meta['choices'].index('four')]}) four\n" in gpqa.prompt[0].text
-    assert [m.role for m in made["healthbench"][0].prompt] == ["user", "assistant"]
+    assert [m.role for m in made["healthbench"][0].prompt] == ["user", "assistant", "user"]
     assert made["healthbench"][0].reference == (
         "A good answer, with points for each:\n+5: Asks since when.\n-4: Lies.\n"
     )

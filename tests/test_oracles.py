@@ -455,18 +455,18 @@ def test_srpo_has_one_denominator() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DPO(beta=0.0), "beta > 0"),
+        (lambda: DPO(beta=0.0), "beta=0.0 .above 0"),
         (lambda: DPO("anchor_vs_sample", include_anchor=True), "include_anchor"),
         (lambda: GRPO("fixed_len"), "max_length"),
         (lambda: GRPO(clip_low=-1.0), "at least 0"),
         (lambda: DAPO(overlong_length=100), "overlong_buffer"),
-        (lambda: PPO(lam=2.0), "lam in"),
-        (lambda: PBSD(beta=-1.0), "beta > 0"),
-        (lambda: OPSD(beta=2.0), "divergence needs"),
-        (lambda: OPSD(teacher="ema", ema_rate=0.0), "rate above 0"),
+        (lambda: PPO(lam=2.0), "lam=2.0 .at least 0 and at most 1"),
+        (lambda: PBSD(beta=-1.0), "beta=-1.0 .above 0"),
+        (lambda: OPSD(beta=2.0), "beta=2.0 .at least 0 and at most 1"),
+        (lambda: OPSD(teacher="ema", ema_rate=0.0), "ema_rate=0.0 .above 0"),
         (lambda: OPSD(aggregation="fixed_len"), "for grpo"),
         (lambda: SRPO("fixed_len", 5), "one denominator"),
-        (lambda: PBSD(refresh_every=-1).shadow, "at least 1 step"),
+        (lambda: PBSD(refresh_every=-1).shadow, "refresh_every=-1 .at least 1"),
     ],
 )
 def test_impossible_knobs_are_refused(make: object, message: str) -> None:

@@ -35,7 +35,8 @@ class Mix(Scorer):
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.scorers) or not sum(self.weights) or min(self.weights) < 0:
             raise UserError(
-                f"scorer mix: {len(self.scorers)} scorers need as many weights, none negative, not all 0; got {list(self.weights)}"
+                f"scorer mix: {len(self.scorers)} scorers need as many weights, none negative, not all 0; "
+                f"got {list(self.weights)}"
             )
         if self.labels is not None and len(self.labels) != len(self.scorers):
             raise UserError(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,18 @@ def at_step_5(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, argument: 
     monkeypatch.setattr(owner, name, sent)
 
 
+@pytest.fixture
+def listening() -> Generator[None]:
+    """Signals are heard: a shell that starts tests in the background lets them ignore Ctrl-C, which a run respects."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(
     ("number", "owner", "name", "argument", "kept"),
     [(signal.SIGINT, loop, "collect", 1, 5), (signal.SIGTERM, Updater, "__call__", 2, 6)],
@@ -185,6 +198,7 @@ def test_a_signal_loses_no_whole_step(
     assert steps == list(range(12))
 
 
+@pytest.mark.usefixtures("listening")
 def test_the_second_signal_ends_at_once_and_several_processes_wait_for_each_other() -> None:
     with Signals().handled() as one:
         one.wait()

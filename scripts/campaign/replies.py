@@ -145,8 +145,10 @@ def _killed(folder: Path, rng: random.Random, scale: float) -> Outcome:
         else:
             failures.append(f"it never ended: {output[-300:]}")
     twice = sum(n - 1 for n in paid.values())
-    if twice > AT_ONCE * max(1, done):
-        failures.append(f"{twice} replies were paid for again in {done} kills of {AT_ONCE} at once")
+    if twice > 2 * AT_ONCE * max(1, done):
+        failures.append(
+            f"{twice} replies were paid for again in {done} kills of {AT_ONCE} at once, more than twice that each"
+        )
     board = folder / "leaderboards/many.far.json"
     record = (
         next(e["win_rate"] for e in json.loads(board.read_text())["entries"] if e["system"]["name"] == "ours")

@@ -93,7 +93,8 @@ class Batch:
     groups: int
     """Groups in this batch."""
     old_logp_BT: Tensor | None
-    """What the sampler recorded; None if some row was not sampled."""
+    """log p before the rollout's first update, as the trainer computes it; None if the method does not compare. Until a
+    pass has computed it, what the sampler recorded stands here."""
     total_groups: float
     total_rows: float
     total_tokens: float
@@ -105,6 +106,14 @@ class Batch:
     """Preferred and other row of each pair, by index in this batch; pairs of a group are adjacent."""
     mean_score: float = 0.0
     """Moving average of the scores of earlier steps."""
+    importance_BT: Tensor | None = None
+    """How much each token counts where the sampler found it less or more likely than the trainer; None: all alike."""
+    sampled_logp_BT: Tensor | None = None
+    """What the sampler recorded, where `old_logp_BT` is the trainer's."""
+
+    def weighed(self, loss_BT: Tensor) -> Tensor:
+        """Losses of tokens, each by its importance."""
+        return loss_BT if self.importance_BT is None else loss_BT * self.importance_BT
 
 
 @dataclass(frozen=True)
@@ -172,6 +181,11 @@ class Method(ABC):
         return 0
 
     @property
+    def reads_old(self) -> bool:
+        """True if `prepare` reads old log-probabilities, which are then measured before the first update."""
+        return False
+
+    @property
     def tempered(self) -> bool:
         """True if log-probabilities and divergences are taken at the sampling temperature, as ratios and distillation
         want; sequence likelihoods are taken at 1."""
@@ -193,7 +207,7 @@ class Method(ABC):
         """Per-token weights (B, T) that depend on the whole step, made once per rollout, without gradient.
 
         Args:
-            quantities: Of all rows of this process; `logp_BT` is the sampler's.
+            quantities: Of all rows of this process; `logp_BT` is the trainer's where `reads_old`, else the sampler's.
             total: Sums a tensor over processes.
         """
         return None

@@ -1,7 +1,9 @@
 """GRPO (arXiv 2402.03300): a clipped policy ratio times the group-relative advantage.
 
     A_i = (r_i − mean r) / (std r + ε)                                       constant, shared by all tokens of y_i
-    loss = −mean( min(ρ A, clip(ρ, 1 − ε_low, 1 + ε_high) A) ) + β KL,  ρ = exp(log p_θ − log p_old) per token
+    loss = −mean( w min(ρ A, clip(ρ, 1 − ε_low, 1 + ε_high) A) ) + β KL,  ρ = exp(log p_θ − log p_old) per token
+
+p_old is the trainer's before the rollout's first update, w a token's importance where the sampler's differs from it.
 
 «GRPO» without its aggregation is not a loss: the paper's is `seq_mean_token_mean`, DAPO's `token_mean`, Dr. GRPO's
 `fixed_len` with `adv_std: none`. With one update per rollout ρ = 1, and the loss value says nothing; its gradient does.
@@ -92,7 +94,7 @@ class GRPO(ToStart):
         assert advantage is not None
         loss_BT, cut_BT = clipped_surrogate(ratio_BT, advantage, self.clip_low, self.clip_high, self.dual_clip)
         clipped = (cut_BT & batch.mask_BT).sum() / batch.total_tokens
-        return loss_BT, {"clip_fraction": clipped}
+        return batch.weighed(loss_BT), {"clip_fraction": clipped}
 
     def loss(self, quantities: Quantities, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss_BT, metrics = self.token_loss(quantities, batch)

@@ -7,8 +7,9 @@ distribution.
 
 The form of z_k is a real choice, because likelihood gaps between sequences grow with length. `sum` is the literal Eq.
 3: q is nearly one-hot on the likeliest, usually shortest, candidate. `mean` divides by the length. `ratio` subtracts
-the sampler's log-probability: q starts uniform and flat scores give exactly no gradient. The KL term is reduced over
-tokens as z is.
+the log-likelihood before the rollout's first update, Σ_t w_t (log p_θ − log p_old): q starts uniform, at exactly 1/K,
+and flat scores give exactly no gradient, whatever sampled; w_t is 1, or a token's importance where the sampler differs
+from the trainer. The KL term is reduced over tokens as z is.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class LDLGRPO(ToStart):
             z_B = seq_sum(logp_BT, mask_BT)
         else:
             assert batch.old_logp_BT is not None
-            z_B = seq_sum(logp_BT - batch.old_logp_BT, mask_BT)
+            z_B = seq_sum(batch.weighed(logp_BT - batch.old_logp_BT), mask_BT)
         log_q_B = group_log_softmax(z_B, batch.group_B, batch.groups)
         d_B = batch.weight_B
         log_d_B = d_B.clamp(min=torch.finfo(d_B.dtype).tiny).log()

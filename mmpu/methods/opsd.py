@@ -91,8 +91,9 @@ class OPSD(Method):
         read_BT = batch.mask_BT & (torch.arange(batch.mask_BT.shape[1], device=batch.mask_BT.device) >= self.skip_first)
         loss_BT = quantities.divergence_BT
         if self.max_ratio is not None:
-            assert batch.old_logp_BT is not None
-            moved_B = ((quantities.logp_BT.detach() - batch.old_logp_BT) * batch.mask_BT).sum(1)
+            sampled_BT = batch.old_logp_BT if batch.sampled_logp_BT is None else batch.sampled_logp_BT
+            assert sampled_BT is not None
+            moved_B = ((quantities.logp_BT.detach() - sampled_BT) * batch.mask_BT).sum(1)
             loss_BT = loss_BT * moved_B.exp().clamp(max=self.max_ratio)[:, None]
         # Every row is longer than what is skipped, so the step's denominator is known without looking at its rows.
         read = replace(batch, total_tokens=batch.total_tokens - self.skip_first * batch.total_rows)

@@ -2,7 +2,7 @@
 
     r_t = score at the last token − β (log p_old − log p_ref)_t          k1, detached: an unbiased penalty
     A_t = Σ_l (γλ)^l δ_{t+l},  δ_t = r_t + γ V_{t+1} − V_t,  V = 0 after the last token;  R_t = A_t + V_t
-    loss = token mean of −min(ρ A, clip(ρ) A) + c · ½ max((V − R)², (clip(V, V_old ± ε_v) − R)²)
+    loss = token mean of −w min(ρ A, clip(ρ) A) + c · ½ max((V − R)², (clip(V, V_old ± ε_v) − R)²)
 
 A is whitened over the step's tokens. Self-PPO of PU-RLD (arXiv 2601.20687) names no critic; the shared linear head is
 our choice, the numbers are those of TRL's experimental PPO.
@@ -44,6 +44,10 @@ class PPO(Method):
         needs |= {"reference"} if self.beta > 0 else set()
         return frozenset(needs | ({"value"} if self.baseline == "value_head" else set[str]()))
 
+    @property
+    def reads_old(self) -> bool:
+        return self.beta > 0
+
     def supervise(self, group: Group) -> list[Row]:
         """One row per scored response, weighted by its score."""
         rows: list[Row] = []
@@ -83,7 +87,7 @@ class PPO(Method):
         assert quantities.weight_BT is not None
         ratio_BT = (quantities.logp_BT - batch.old_logp_BT).exp()
         loss_BT, cut_BT = clipped_surrogate(ratio_BT, quantities.weight_BT, self.clip, self.clip)
-        loss = aggregate(loss_BT, batch.mask_BT, "token_mean", batch)
+        loss = aggregate(batch.weighed(loss_BT), batch.mask_BT, "token_mean", batch)
         metrics = {"clip_fraction": (cut_BT & batch.mask_BT).sum() / batch.total_tokens}
         if quantities.value_BT is not None:
             old_BT = quantities.old_value_BT

@@ -98,7 +98,7 @@ class SRPO(GRPO):
         metrics["routed"] = batch.context_B.sum() / batch.total_rows
         if quantities.divergence_BT is not None:
             ratio_BT = (quantities.logp_BT.detach() - batch.old_logp_BT).exp().clamp(max=self.max_ratio)
-            distilled_BT = ratio_BT * quantities.weight_BT * quantities.divergence_BT
+            distilled_BT = batch.weighed(ratio_BT * quantities.weight_BT * quantities.divergence_BT)
             loss_BT = loss_BT.where(~routed_B1, distilled_BT)
             metrics["divergence"] = (distilled_BT.detach() * routed_B1 * batch.mask_BT).sum() / batch.total_tokens
         return (loss_BT * batch.mask_BT).sum() / batch.total_tokens, metrics

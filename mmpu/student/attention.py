@@ -147,11 +147,12 @@ def _spans(start: int, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 class Prefix:
     """Prompts that several responses continue; the responses' own keys and values are held elsewhere.
 
-    Attention is computed over prompt and continuation apart, in float32, and joined by the sums of its weights.
+    Attention is computed over prompt and continuation apart, in float32 (float64 where the model is), and joined by the
+    sums of its weights.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    """Keys and values of each layer, (P, heads, L, D) in float32."""
+    """Keys and values of each layer, (P, heads, L, D)."""
     mask_PL: Tensor
     """Which of them are tokens of the prompt."""
     owners: tuple[int, ...]
@@ -162,7 +163,7 @@ class Prefix:
         """The prompts of a cache, `n` rows to each; None where a layer does not keep all its keys."""
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
             return None
-        layers = tuple((layer.keys.float(), layer.values.float()) for layer in cache.layers)
+        layers = tuple((_exact(layer.keys), _exact(layer.values)) for layer in cache.layers)
         return cls(layers, mask_PL.bool(), tuple(p for p in range(len(mask_PL)) for _ in range(n)))
 
     def select(self, rows: Sequence[int]) -> Prefix:
@@ -181,7 +182,7 @@ class Prefix:
     @cached_property
     def bias(self) -> Tensor:
         """(P, 1, 1, L): 0 where there is a token, minus infinity elsewhere."""
-        return _bias(self.mask_PL, torch.float32)[:, None, None]
+        return _bias(self.mask_PL, self.layers[0][0].dtype)[:, None, None]
 
     @cached_property
     def slots(self) -> tuple[int, Tensor | None]:
@@ -212,7 +213,7 @@ class Prefix:
             prompt_key, prompt_value = self.layers[layer]
             heads = key.shape[1]
             # Query heads that share a key head, and rows that share a prompt, are further queries to the same keys.
-            query_RHGD = query.float().reshape(len(query), heads, -1, query.shape[3]) * scaling
+            query_RHGD = _exact(query).reshape(len(query), heads, -1, query.shape[3]) * scaling
             slots = query_RHGD
             if slot_R is not None:
                 slots = query_RHGD.new_zeros(n * len(self.mask_PL), *query_RHGD.shape[1:])
@@ -222,12 +223,16 @@ class Prefix:
             shared = [x.unflatten(2, (n, -1)).transpose(1, 2).flatten(0, 1) for x in shared]
             if slot_R is not None:
                 shared = [x.index_select(0, slot_R) for x in shared]
-            own = _summed(query_RHGD @ key.float().transpose(2, 3), value.float())
+            own = _summed(query_RHGD @ _exact(key).transpose(2, 3), _exact(value))
             top = torch.maximum(shared[0], own[0])
             scales = [(part[0] - top).exp() for part in (shared, own)]
             total = shared[1] * scales[0] + own[1] * scales[1]
             mixed = (shared[2] * scales[0] + own[2] * scales[1]) / total
             return mixed.reshape(query.shape).to(query.dtype)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _summed(scores: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mmpu.train import alarms, checkpoint, sharding
+from mmpu.train import alarms, checkpoint, importance, sharding
 from mmpu.train.collect import collect
 from mmpu.train.diagnostics import describe
 from mmpu.train.record import Record
@@ -69,7 +69,7 @@ def run(stage: Stage, record: Record) -> None:
             seen |= step_of.metrics | {"seconds_update": time.perf_counter() - began} | alarms.drift(at.state, seen)
             metrics = record.step(config.name, step, losses, seen, step_of.groups, step_of.rows, step_of.dropped)
             progress(step + 1, metrics)
-            state = alarms.watch(config, at.state, metrics, record, step_of.examples)
+            state = alarms.watch(config, at.state, metrics, record, importance.ADVISED | step_of.examples)
             at.state = state | {"step": step + 1, "position": step_of.position}
             if step + 1 < stage.steps:  # after the last one the weights are saved before anything stops
                 if (step + 1) % config.checkpoint_every == 0:

@@ -33,6 +33,8 @@ class Piece:
     tree: Tree
     rows: tuple[Row, ...]
     known: Known = field(default_factory=dict[str, Sequence[Tensor]])
+    old: Sequence[Tensor] | None = None
+    """Log-probabilities before the first update, one tensor (tokens,) per row; None leaves them to its pass."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,12 @@ class Measure:
             result["divergence"] = torch.zeros_like(result["logp"])
         return result
 
-    def known(self, pieces: Sequence[Piece], reference: bool) -> list[Piece]:
+    def known(self, pieces: Sequence[Piece], reference: bool, old: bool = False) -> list[Piece]:
         """The pieces with what is the same over a rollout's updates.
 
         Args:
             reference: Make reference log-probabilities even if the method does not need them.
+            old: Measure log-probabilities before the first update.
         """
         if not pieces:
             return []
@@ -107,8 +110,11 @@ class Measure:
         if reference or "reference" in needs:
             with self.student.frozen():
                 by_name["ref_logp"] = self._scan(self.student, trees, Ask(self.scale))["logp"]
-        if "value" in needs:
-            by_name["old_value"] = self._scan(self.student, trees, Ask(value=True))["value"]
+        before: Sequence[Tensor] | None = None
+        if old or "value" in needs:
+            seen = self._scan(self.student, trees, Ask(self.scale, value="value" in needs))
+            by_name |= {"old_value": seen["value"]} if "value" in needs else {}
+            before = seen["logp"] if old else None
         wanted = {"logp": "teacher_logp", "entropy": "teacher_entropy"}
         wanted = {found: name for found, name in wanted.items() if name in needs}
         if wanted:
@@ -126,8 +132,9 @@ class Measure:
         result: list[Piece] = []
         at = 0
         for piece in pieces:
-            own = {name: values[at : at + len(piece.rows)] for name, values in by_name.items()}
-            result.append(replace(piece, known=own))
+            mine = slice(at, at + len(piece.rows))
+            own = {name: values[mine] for name, values in by_name.items()}
+            result.append(replace(piece, known=own, old=None if before is None else before[mine]))
             at += len(piece.rows)
         return result
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Interval
 
-from mmpu.knobs import MAY_CHANGE, Count, CountOrZero, Momentum, NotNegative, Parallel, Rate, Share
+from mmpu.knobs import MAY_CHANGE, Count, CountOrZero, Momentum, NotNegative, Parallel, Rate, Ratio, Share
 from mmpu.student import Student
 
 
@@ -29,6 +29,9 @@ class Optim:
     """Largest gradient norm; 0 does not clip."""
     updates: Parallel = 1
     """Optimiser steps on each rollout; more than 1 needs a method that knows how far it has moved, such as ppo."""
+    importance_cap: Ratio | None = 2.0
+    """Where a method compares with old log-probabilities, a token counts p_trainer / p_sampler times, at most so often;
+    None counts all alike. Where the sampler computes as the trainer does, it changes nothing."""
     tokens_per_pass: Annotated[Count, MAY_CHANGE] = 16384
     """Padded tokens of one forward and backward pass; bounds memory, changes nothing else."""
 

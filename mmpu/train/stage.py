@@ -78,6 +78,8 @@ class StageConfig:
             "overlong_groups": 0.0,
             "masked_candidates": 0.1,
             "kl_ref": 5.0,
+            "sampler_gap": 0.1,
+            "sampler_kl": 0.02,
         }
     )
     """Warn, once per metric, when a step's value is above this."""

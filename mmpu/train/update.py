@@ -22,7 +22,7 @@ from torch import Tensor
 from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.losses import kl_per_token
 from mmpu.student import SPARE, TRAINING, Student, Tree, within_budget
-from mmpu.train import sharding
+from mmpu.train import importance, sharding
 from mmpu.train.measure import Measure, Piece
 from mmpu.train.optim import Optim
 from mmpu.train.shadow import Shadow
@@ -100,9 +100,11 @@ class Updater:
         totals = self._totals(pieces)
         if totals[0] == 0:
             return [], totals, share
-        pieces = self._measure.known(pieces, kl)
+        compares = "old_logp" in self.method.needs and (self.optim.updates > 1 or self.method.reads_old)
+        pieces = self._measure.known(pieces, kl, compares)
         with torch.no_grad():
             batch = self._batch(pieces, totals, mean_score)
+            batch, _ = self._own(batch, pieces)
             old = batch.old_logp_BT
             old = torch.zeros_like(batch.mask_BT, dtype=self.student.exact) if old is None else old
             weight_BT = self.method.prepare(self._quantities({"logp": old}, pieces, batch), batch, self._total)
@@ -119,13 +121,16 @@ class Updater:
             group["lr"] = self.optim.rate(step, steps)
         if prepared.empty:
             return {"loss": 0.0}
-        sums: dict[str, float] = {}
+        found: dict[str, Tensor] = {}
         self.wrapped.train()
         with self.accelerator.no_sync(self.wrapped):
             for pieces, totals, share in prepared.parts:
                 for chunk in self._plan(pieces):
                     for name, value in self._backward(chunk, totals, share, mean_score).items():
-                        sums[name] = sums.get(name, 0.0) + share * value
+                        before = found.get(name, torch.zeros_like(value))
+                        greatest = name == importance.GREATEST
+                        found[name] = torch.maximum(before, value) if greatest else before + share * value
+        sums = self._numbers(found)
         with sharding.stepping(self.wrapped, self.accelerator):
             clipped: Any = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.optim.clip or math.inf)
             norm = float(sharding.whole(clipped))
@@ -140,6 +145,16 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         self.wrapped.eval()
         return sums | {"grad_norm": norm / self.accelerator.num_processes}
+
+    def _numbers(self, found: Mapping[str, Tensor]) -> dict[str, float]:
+        """Diagnostics that add up over processes, in one transfer."""
+        found = dict(found)
+        if "old_logp" in self.method.needs:  # a process without rows asks, too
+            own = found.get(importance.GREATEST, torch.zeros((), dtype=self.student.exact, device=self.student.device))
+            every: Any = self.accelerator.gather(own[None])
+            found[importance.GREATEST] = every.max() / self.accelerator.num_processes
+        values = torch.stack([value.double() for value in found.values()]).tolist() if found else []
+        return dict(zip(found, values, strict=True))
 
     @cached_property
     def _measure(self) -> Measure:
@@ -161,7 +176,7 @@ class Updater:
         by_size = sorted(pieces, key=lambda piece: piece.tree.tokens)
         return within_budget(by_size, lambda piece: piece.tree.tokens, self.optim.tokens_per_pass)
 
-    def _backward(self, chunk: Sequence[Piece], totals: Totals, share: float, mean_score: float) -> dict[str, float]:
+    def _backward(self, chunk: Sequence[Piece], totals: Totals, share: float, mean_score: float) -> dict[str, Tensor]:
         batch = self._batch(chunk, totals, mean_score)
         scale = share * self.accelerator.num_processes  # processes' gradients are averaged; ours must add up
         trees = [piece.tree for piece in chunk]
@@ -172,7 +187,7 @@ class Updater:
             self.accelerator.backward(loss * scale)
         else:
             loss, metrics = self._two_passes(chunk[0], batch, scale)
-        return {"loss": loss.item(), **{name: float(value) for name, value in metrics.items()}}
+        return {"loss": loss.detach(), **{name: value.detach() for name, value in metrics.items()}}
 
     def _two_passes(self, piece: Piece, batch: Batch, scale: float) -> tuple[Tensor, dict[str, Tensor]]:
         width = batch.mask_BT.shape[1]
@@ -231,12 +246,26 @@ class Updater:
     def _loss(
         self, live: Mapping[str, Tensor], chunk: Sequence[Piece], batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        batch, gap = self._own(batch, chunk, live["logp"].detach())
         quantities = self._quantities(live, chunk, batch)
         loss, metrics = self.method.loss(quantities, batch)
+        metrics = metrics | gap
         if quantities.ref_logp_BT is not None:
             k3_BT = kl_per_token("k3", quantities.logp_BT.detach(), quantities.ref_logp_BT) * batch.mask_BT
             metrics = metrics | {"kl_ref": k3_BT.sum() / batch.total_tokens}
         return loss, metrics
+
+    def _own(
+        self, batch: Batch, pieces: Sequence[Piece], now_BT: Tensor | None = None
+    ) -> tuple[Batch, dict[str, Tensor]]:
+        """The batch with the trainer's old log-probabilities: those measured before, else, at a rollout's only update,
+        those of now."""
+        if batch.old_logp_BT is None:
+            return batch, {}
+        known = [row for piece in pieces for row in piece.old or ()]
+        if known:
+            now_BT = _padded(known, batch.old_logp_BT[:0])
+        return (batch, {}) if now_BT is None else importance.against(batch, now_BT, self.optim.importance_cap)
 
     def _quantities(self, live: Mapping[str, Tensor], pieces: Sequence[Piece], batch: Batch) -> Quantities:
         width = batch.mask_BT.shape[1]

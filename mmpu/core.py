@@ -42,10 +42,6 @@ def hold(instance: object, where: str) -> None:
         raise UserError(f"{where} out of range: {', '.join(wrong)}")
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# values
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """A piece of a message: text, or a medium named by path, URL or data URI."""
@@ -56,8 +52,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     parts: tuple[Part, ...]
+    more: str = ""
+    """Further keys as JSON, as templates and endpoints take them: `tools`, `tool_calls`, `tool_call_id`, `name`."""
+    trained: bool = True
+    """False for an assistant's turn that is not to be trained on."""
 
     @property
     def text(self) -> str:
@@ -77,6 +77,8 @@ class Sample:
     answer: str | None = None
     """Short checkable answer for graders."""
     meta: Mapping[str, object] = field(default_factory=dict[str, object])
+    pair: tuple[str, str] | None = None
+    """Two answers of a preference data set, the first preferred to the second."""
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -220,10 +222,6 @@ class Group:
         if self.anchor is None:
             raise UserError(f"sample {self.sample.id!r} has no anchor; set `teacher:` in the config")
         return Response(self.anchor, finished=self.anchor_finished)
-
-
-# -----------------------------------------------------------------------------------------------------------------
-# verbs
 
 
 class Remark(NamedTuple):
@@ -386,10 +384,6 @@ class Task(ABC):
     def key(self, sample: Sample, text: str) -> str | None:
         """What a text answers, equal for equal answers; None if it answers nothing, or nobody here can tell."""
         return None
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# hashing
 
 
 def digest(value: object) -> str:

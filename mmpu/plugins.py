@@ -5,8 +5,8 @@
 3. mmpu itself, which has no privilege beyond being last.
 
 Each is laid out like mmpu: `tasks/*.yaml`, `judges/*.yaml`, `configs/*.yaml`, `models/<name>/`, and code as one class
-per file in `methods/ scorers/ engines/ graders/ judges/ families/`, the file named as the thing. No decorators, no
-registry.
+per file in `methods/ scorers/ engines/ graders/ judges/ families/ formats/`, the file named as the thing. No
+decorators, no registry.
 """
 
 from __future__ import annotations

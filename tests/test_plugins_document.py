@@ -26,7 +26,7 @@ from tiny import VIEW, image_model, text_shape
 
 TEXT = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-KINDS = {"tasks", "judges", "configs", "graders", "engines", "scorers", "methods", "families"}
+KINDS = {"tasks", "judges", "configs", "graders", "engines", "scorers", "methods", "families", "formats"}
 
 
 def written() -> Iterator[tuple[str, str]]:
@@ -103,6 +103,8 @@ def test_tasks_graders_and_judges(plugged: dict[str, str], tmp_path: Path, endpo
     loud = {**yaml.safe_load(FILES["tasks/capitals.yaml"]), "grader": "shout", "reference": "{{ capital | upper }}"}
     (tmp_path / "loud.yaml").write_text(yaml.safe_dump(loud))
     (tmp_path / "capitals.jsonl").write_text(FILES["tasks/capitals.jsonl"])
+    riddles = [{"riddle": f"What has {n} legs?", "fact": f"Number {n}."} for n in range(40)]
+    (tmp_path / "riddles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in riddles))
     (documented,) = re.findall(r"^    mmpu (eval .*)$", TEXT, re.MULTILINE)
     local = ["eval", "ours=answers.jsonl", "--baseline", "reference", "--task", "capitals", "--judge", "local"]
     graded = ["eval", "gold=reference", "--baseline", "ours=answers.jsonl", "--task", "loud.yaml", "--judge", "rule"]
@@ -111,6 +113,7 @@ def test_tasks_graders_and_judges(plugged: dict[str, str], tmp_path: Path, endpo
         plugged,
         ["tasks"],
         ["tasks", "check", "capitals"],
+        ["tasks", "check", "riddles.jsonl"],
         ["judges"],
         [*documented.split()],
         [*local, "--judge-url", endpoint.url],
@@ -119,6 +122,7 @@ def test_tasks_graders_and_judges(plugged: dict[str, str], tmp_path: Path, endpo
     )
     assert re.search(r"^capitals +Capitals of the world\.$", text, re.MULTILINE)
     assert re.search(r"^local +My local judge\.$", text, re.MULTILINE)
+    assert sum(map(int, re.findall(r"(\d+) samples, \d+ rows left out by `share`", text))) == len(riddles)
     assert "ok    4 right answers get the best grade there is" in text
     brief = board(tmp_path / "leaderboards/capitals.brief.json")["ours"]["win_rate"]
     assert (brief["wins"], brief["losses"], brief["ties"]) == (1, 1, 0)

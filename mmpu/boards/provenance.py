@@ -19,7 +19,7 @@ from mmpu.task import YamlTask
 def provenance_of(task: YamlTask, samples: Sequence[Sample], judge: Judge, sampling: Sampling) -> Provenance:
     rows = [[s.id, prompt_key(s.prompt), s.reference, s.answer] for s in samples]
     return Provenance(
-        task_hash=digest(task.path.read_text(encoding="utf-8")),
+        task_hash=digest(task.written),
         data_hash=digest(rows),
         judge_identity=_identity(judge),
         sampling=dict(asdict(sampling), stop=list(sampling.stop)),

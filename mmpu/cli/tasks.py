@@ -48,6 +48,7 @@ def search(words: tuple[str, ...]) -> None:
 @click.option("--n", default=3, show_default=True, type=click.IntRange(min=1), help="Samples to show.")
 @click.option("--split", help="Default: the split that the task is evaluated on.")
 @click.option("--student", metavar="MODEL", help="Show tokens, ids and mask as this model, run or stage has them.")
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print the YAML instead; of a file of rows, what it stands for.")
 @DATA
 @TRUST
 def show(
@@ -56,10 +57,11 @@ def show(
     n: int,
     split: str | None,
     student: str | None,
+    as_yaml: bool,
     data: tuple[str, ...],
     trust: bool,
 ) -> None:
-    """Show samples of the task NAME as a model gets them.
+    """Show samples of the task NAME, or of a file of rows, as a model gets them.
 
     With --student, KEY=VALUE are those of `student:` in a config, such as template=completion.
     """
@@ -69,7 +71,10 @@ def show(
     if options and student is None:
         raise click.UsageError(f"{' '.join(options)}: options of a student; name it with --student")
     task = load_local(name, data, trust=trust)
-    chosen = split or task.config.evaluate
+    if as_yaml:
+        click.echo(task.written, nl=False)
+        return
+    chosen = split or (task.config.evaluate if task.path.suffix == ".yaml" else next(iter(task.config.splits)))
     for line in task_show.show(task, chosen, n) if student is None else _rendered(task, chosen, n, student, options):
         click.echo(line)
 

@@ -50,7 +50,9 @@ def check(task: YamlTask, data: Sequence[str] = (), only: Sequence[str] = ()) ->
         except UserError as error:
             report.problems.append(f"split {split}: {error}")
             continue
-        dropped = "".join(f", {n} rows left out by `{why}`" for why, n in task.dropped[split].items())
+        firsts = {why: f" (the first {first})" for why, first in task.examples.get(split, {}).items()}
+        left_out = task.dropped[split].items()
+        dropped = "".join(f", {n} rows left out by `{why}`{firsts.get(why, '')}" for why, n in left_out)
         report.facts.append(f"{split}: {len(found[split])} samples{dropped}")
         published = task.config.splits[split].published
         if published not in (None, len(found[split])):

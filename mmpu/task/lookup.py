@@ -9,10 +9,17 @@ from typing import cast
 from mmpu import plugins
 from mmpu.config import Values, load_yaml
 from mmpu.core import UserError
+from mmpu.task import given
 
 
 def find_task(name: str) -> Path:
-    """The YAML of a task by its name, an alias, or a path."""
+    """The YAML of a task by its name, an alias, or a path; or a file of rows in its place."""
+    if given.is_rows(name):
+        return Path(name).expanduser().resolve()
+    if given.is_named(name):
+        folder = Path(name).expanduser().parent
+        there = [path.name for path in folder.iterdir() if given.is_named(path.name)] if folder.is_dir() else []
+        raise UserError(f"{name}: no such file; in {folder} {plugins.suggest(Path(name).name, there)}")
     try:
         return plugins.find_data("tasks", name)
     except UserError:
@@ -71,7 +78,7 @@ def described(path: Path) -> tuple[list[str], Values]:
     Raises:
         UserError: its YAML cannot be read, or its aliases are no list of names.
     """
-    values = load_yaml(path)
+    values = load_yaml(path) if path.suffix == plugins.DATA_KINDS["tasks"] else given.stands_for(path)
     aliases: object = values.get("aliases") or []
     if not isinstance(aliases, list) or not all(isinstance(a, str) for a in cast(list[object], aliases)):
         raise UserError(f"{path}: `aliases` must be a list of names, got {aliases!r:.80}")

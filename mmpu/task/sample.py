@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from mmpu import chats
+from mmpu.chats import BadRow, Chat, NotMeant
 from mmpu.config import Values
 from mmpu.core import Message, Part, Sample, UserError
-from mmpu.task import border, templates
+from mmpu.task import border, shapes, templates
 from mmpu.task.cells import cell
 
 Role = Literal["system", "user", "assistant"]
@@ -23,9 +25,13 @@ _ELSEWHERE = ("data:", "http://", "https://")
 class SampleTemplates:
     """The keys of a task YAML that say what a sample is made of."""
 
-    prompt: list[dict[str, Any]]
+    prompt: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Turns: `- user: text`, `- user: [{image: path}, text]`, or `- messages: "{{ field }}"` for a row's own chat. An
     image that is empty is left out, one that is a list of pictures is as many parts."""
+    format: str | None = None
+    """In place of `prompt` and `reference`: the shape of the rows, as in docs/tasks.md; `auto` goes by the first."""
+    unusable: Literal["refuse", "leave_out"] = "refuse"
+    """What becomes of rows that are not what `format` says, such as turns out of order; left out, they are counted."""
     derive: dict[str, str] = field(default_factory=dict[str, str])
     """Further fields as Jinja expressions, in order, such as `choices: "[a, b] | shuffled(question)"`."""
     id: str | None = None
@@ -62,8 +68,10 @@ class Maker:
         """
         self.config, self.path, self.folder, self.split, self.within = config, path, folder, split, within
         self.turns = [self._turn(turn) for turn in config.prompt]
-        if not self.turns:
-            raise UserError(f"{path}: `prompt` has no turn")
+        if bool(self.turns) == bool(config.format):
+            missing = "the key 'prompt' is missing, or `prompt` has no turn; " if not self.turns else ""
+            raise UserError(f"{path}: {missing}a task has either a `prompt` or a `format`")
+        self.format = None if config.format in (None, shapes.AUTO) else shapes.format_of(config.format)
         self.derived = {
             key: templates.expression(source, f"{path}: cannot read `derive.{key}: {source}`")
             for key, source in config.derive.items()
@@ -97,14 +105,18 @@ class Maker:
             template = getattr(config, what)
             return None if template is None else templates.text(template, row, named(what)) or None
 
-        prompt = tuple(message for turn in self.turns for message in self._messages(turn, row, named("prompt")))
+        found = self._read(row, where) if config.format else None
+        if found is None:
+            prompt = tuple(message for turn in self.turns for message in self._messages(turn, row, named("prompt")))
+        else:
+            prompt = tuple(self._placed(message, where) for message in found.prompt)
         if not any(part.data.strip() for message in prompt for part in message.parts):
             raise UserError(f"{where}: the prompt is empty")
         if prompt[-1].role == "assistant":
             raise UserError(
                 f"{named('prompt')} ends with the assistant's turn, which is the answer; "
                 'write `- messages: "{{ chat[:-1] }}"` and `reference: "{{ chat[-1].content }}"`, with the row\'s own '
-                "field for `chat`, or move the turn from `prompt` to `reference`"
+                "field for `chat`, or `format: messages` in the place of both"
             )
         meta = {key: templates.value(text, row, named(f"meta.{key}")) for key, text in config.meta.items()}
         if (origin := optional("origin")) is not None:
@@ -112,10 +124,41 @@ class Maker:
         return Sample(
             id=optional("id") or f"{self.split}-{number}",
             prompt=prompt,
-            reference=optional("reference"),
-            answer=optional("answer"),
+            reference=optional("reference") or (found and found.reference),
+            answer=optional("answer") or (found and found.calls),
             meta=meta,
+            pair=found and found.pair,
         )
+
+    def _read(self, row: Values, where: str) -> Chat:
+        """What a row of the task's format holds; `auto` settles on that of the first row.
+
+        Raises:
+            BadRow: it is sound, and none to answer like, or it is to be left out.
+            UserError: it is not what the format says.
+        """
+        if self.format is None:
+            self.format = shapes.format_of(shapes.recognised(row, where)[0])
+        try:
+            lacking = [column for column in self.format.columns if column not in row]
+            if lacking and self.format.recognised(row) is None:
+                raise BadRow(shapes.otherwise(row, self.format))
+            return self.format.chat(row)
+        except NotMeant:
+            raise
+        except BadRow as error:
+            if self.config.unusable == "leave_out":
+                raise
+            raise UserError(
+                f"{where}: {error}; mend the row, or leave such rows out and have them counted: `unusable: leave_out`"
+            ) from None
+
+    def _placed(self, message: Message, where: str) -> Message:
+        """A turn of a row's own, its pictures found in the data folder."""
+        if all(part.kind == "text" for part in message.parts):
+            return message
+        parts = [part if part.kind == "text" else self._picture(part.data, where) for part in message.parts]
+        return replace(message, parts=tuple(parts))
 
     def _turn(self, turn: Mapping[str, Any]) -> tuple[str, list[tuple[Kind, str]]]:
         if len(turn) != 1 or next(iter(turn)) not in (*ROLES, "messages"):
@@ -134,9 +177,7 @@ class Maker:
     def _messages(self, turn: tuple[str, list[tuple[Kind, str]]], row: Values, where: str) -> list[Message]:
         role, parts = turn
         if role == "messages":
-            return [
-                _message(m, where) for _, source in parts for m in _chat(templates.value(source, row, where), where)
-            ]
+            return [m for _, source in parts for m in self._chat(templates.value(source, row, where), row, where)]
         made = [part for kind, source in parts for part in self._parts(kind, source, row, where)]
         return [Message(cast(Role, role), tuple(made))] if made else []
 
@@ -165,16 +206,11 @@ class Maker:
             border.check_file(path, self.within, where)
         return Part("image", str(path))
 
-
-def _chat(found: object, where: str) -> Sequence[object]:
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        raise UserError(f"{where}: `messages` must be a list of {{role, content}}, got {str(found)[:80]!r}")
-    return cast(Sequence[object], found)
-
-
-def _message(found: object, where: str) -> Message:
-    values = cast(Values, found) if isinstance(found, Mapping) else {}
-    role, content = values.get("role"), values.get("content")
-    if role not in ROLES or not isinstance(content, str):
-        raise UserError(f"{where}: a message has a role ({', '.join(ROLES)}) and a text `content`, got {found!r:.80}")
-    return Message(role, (Part("text", content),))
+    def _chat(self, found: object, row: Values, where: str) -> list[Message]:
+        """A row's own turns, in any of the forms that `chats.py` reads, with the pictures that they mark."""
+        try:
+            turns = chats.turns_of(found, "`messages`")
+            marked = any(part.data == chats.HOLE for turn in turns for part in turn.parts)
+            return [self._placed(turn, where) for turn in (chats.with_pictures(turns, row) if marked else turns)]
+        except BadRow as error:
+            raise UserError(f"{where}: {error}") from None

@@ -24,9 +24,13 @@ def show(task: YamlTask, split: str, n: int) -> Iterator[str]:
     facts = {"licence": config.licence, "citation": config.citation, "traps": config.traps, "revision": _revision(task)}
     yield visible(f"{task.name}: {config.about}")
     yield from (visible(f"  {name}: {' '.join(text.split())}") for name, text in facts.items() if text)
-    for sample in task.samples(f"{split}[:{n}]"):
+    chosen = f"{split}[:{n}]"
+    for sample in task.samples(chosen):
         yield from ("", f"── {one_line(sample.id)}")
         yield from _sample(sample)
+    for why, count in task.dropped[chosen].items():
+        if (example := task.examples.get(chosen, {}).get(why)) is not None:
+            yield from ("", visible(f"left out on the way there as `{why}`: {count}, the first {example}"))
 
 
 def _revision(task: YamlTask) -> str:
@@ -44,7 +48,10 @@ def _sample(sample: Sample) -> Iterator[str]:
     for message in sample.prompt:
         for part in message.parts:
             yield f"{message.role}: {_part(part)}"
-    for name, text in (("reference", sample.reference), ("answer", sample.answer)):
+        if message.more:
+            yield visible(f"{message.role}: {message.more}")
+    rejected = None if sample.pair is None else sample.pair[1]
+    for name, text in (("reference", sample.reference), ("rejected", rejected), ("answer", sample.answer)):
         if text is not None:
             yield visible(f"{name}: {text}")
     yield from (visible(f"{name}: {value}") for name, value in sample.meta.items())

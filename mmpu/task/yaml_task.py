@@ -24,11 +24,12 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from mmpu import plugins
-from mmpu.config import Values, build, load_yaml
+from mmpu import files, plugins
+from mmpu.chats import BadRow, NotMeant
+from mmpu.config import Values, build, dump_yaml
 from mmpu.core import Grader, Sample, Task, UserError
 from mmpu.task import border, templates
-from mmpu.task.lookup import find_task, on_the_path, place_of
+from mmpu.task.lookup import described, find_task, on_the_path, place_of
 from mmpu.task.sample import Maker
 from mmpu.task.shares import bounds, key_of, point, spelled_out
 from mmpu.task.sources import is_there, read_rows
@@ -66,6 +67,8 @@ class YamlTask(Task):
         self.folder = Path(config.data).expanduser().resolve() if config.data else path.parent
         self.dropped: dict[str, Counter[str]] = {}
         """By split as asked for: rows read and left out, by the key of the YAML that did it."""
+        self.examples: dict[str, dict[str, str]] = {}
+        """By split as asked for: of rows that are left out for what they hold, the first, by what they count as."""
         self.columns: set[str] = set()
         """Fields that some row read so far has, derived ones included."""
         self._allow_urls = allow_urls
@@ -108,6 +111,11 @@ class YamlTask(Task):
     def _allowed(self, key: str) -> bool:
         """Whether what a key names may lie anywhere."""
         return self.trusted or key in self._given
+
+    @property
+    def written(self) -> str:
+        """The text of its YAML; of a file of rows, the one that it stands for."""
+        return files.text(self.path) if self.path.suffix == ".yaml" else dump_yaml(described(self.path)[1])
 
     @property
     def _within(self) -> Path | None:
@@ -185,10 +193,12 @@ class YamlTask(Task):
         if self.config.shuffle is not None:
             rows = list(rows)
             random.Random(self.config.shuffle).shuffle(rows)
+        if not self.config.format:
+            rows = islice(rows, start, stop)  # others need not be sound
+            start, stop = 0, None
         samples: list[Sample] = []
         seen: dict[str, str] = {}
-        for number, place, row in islice(rows, start, stop):
-            sample = make(number, row, f"{file}, {place}")
+        for place, sample in islice(self._made(rows, file, make, spec), start, stop):
             if sample.id in seen:
                 raise UserError(f"{file}: {seen[sample.id]} and {place} have the same id {sample.id!r}")
             seen[sample.id] = place
@@ -198,6 +208,21 @@ class YamlTask(Task):
                 f"task {self.name}: {spec!r} holds no sample (from {file}); check `where`, the share and the slice"
             )
         return samples
+
+    def _made(
+        self, rows: Iterable[tuple[int, str, Values]], file: str, make: Maker, spec: str
+    ) -> Iterator[tuple[str, Sample]]:
+        """The samples of rows with their places; those that are left out are counted, the first by its place."""
+        for number, place, row in rows:
+            where = f"{file}, {place}"
+            try:
+                sample = make(number, row, where)
+            except BadRow as error:
+                key = error.key if isinstance(error, NotMeant) else "unusable"
+                self.dropped[spec][key] += 1
+                self.examples.setdefault(spec, {}).setdefault(key, f"{where}: {error}")
+                continue
+            yield place, sample
 
     def _kept(
         self,
@@ -243,7 +268,10 @@ class YamlTask(Task):
         )  # the same for all splits, even if templates name theirs
 
         def belongs(number: int, where: str, row: Values) -> bool:
-            sample = make(number, make.prepare(row, where), where)
+            try:
+                sample = make(number, make.prepare(row, where), where)
+            except BadRow:  # who reads the split counts it
+                return start <= point(str(row)) < end
             return start <= point(key_of(sample, self.folder, has_id=self.config.id is not None)) < end
 
         return belongs
@@ -301,7 +329,7 @@ def load_task(name: str, *, trust: bool = False, allow_urls: bool = False, **ove
         overrides: Replace keys of the YAML, such as `data`.
     """
     path = find_task(name)
-    values = {**load_yaml(path), **overrides}
+    values = {**described(path)[1], **overrides}
     if "splits" in values:
         values["splits"] = spelled_out(values["splits"])
     config = build(TaskConfig, values, str(path))

@@ -32,8 +32,8 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks import models
 from benchmarks.problem import Problem, Setting, problem
 from mmpu.student.packing import Tree
-from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from mmpu.train.update import Optim, Updater
 
 LR, CLIP = 1e-6, 1.0

@@ -20,7 +20,7 @@ from mmpu.learning import Row
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.student.encoding import Encoder
 from mmpu.student.packing import Encoded
-from mmpu.student.parts import StudentConfig
+from mmpu.student.student_config import StudentConfig
 
 METHOD = LDLGRPO(form="mean", kl="none")
 

@@ -31,6 +31,8 @@ T = TypeVar("T")
 PACKAGE = Path(__file__).parent
 DATA_KINDS = {"tasks": ".yaml", "judges": ".yaml", "configs": ".yaml", "models": ""}
 """File suffix of each kind of data; a model is a folder."""
+SPELLINGS = {".yaml": (".yaml", ".yml")}
+"""Suffixes of a file that is given by its path."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,23 @@ def data(kind: str) -> dict[str, Path]:
 
 def find_data(kind: str, name: str) -> Path:
     """The file (folder, for models) of `name`, which may also be a path."""
-    path, suffix = Path(name).expanduser(), DATA_KINDS[kind]
-    if path.is_file() and path.suffix == suffix if suffix else path.is_dir():
+    path, suffixes = Path(name).expanduser(), SPELLINGS.get(DATA_KINDS[kind])
+    if path.is_file() and path.suffix in suffixes if suffixes else path.is_dir():
         return path.resolve()
     found = data(kind)
     if name in found:
         return found[name]
     what = kind.removesuffix("s")
-    raise UserError(f"no {what} {name!r} on the search path and no such file; {suggest(name, found)}")
+    start = f"no {what} {name!r} on the search path and no such file"
+    if suffixes and (path.suffix in suffixes or (path.parent != Path() and path.parent.is_dir())):
+        there = {str(each): each.stem for each in sorted(path.parent.glob("*")) if each.suffix in suffixes}
+        close = difflib.get_close_matches(path.stem, there.values(), n=3, cutoff=0.6)
+        meant = " or ".join(repr(each) for each, stem in there.items() if stem in close)
+        here = path.parent if path.parent != Path() else "this folder"
+        raise UserError(
+            f"{start}; " + (f"did you mean {meant}?" if meant else f"{here} holds {', '.join(there) or 'no YAML'}")
+        )
+    raise UserError(f"{start}; {suggest(name, found)}")
 
 
 def beside(path: Path, name: str) -> Path:

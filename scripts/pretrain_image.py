@@ -30,8 +30,8 @@ from mmpu.core import Part, Sample, user
 from mmpu.families.qwen2_5_vl import Qwen25VL
 from mmpu.media.images import data_uri
 from mmpu.plugins import load_module
-from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from mmpu.task.yaml_task import load_task
 from pretraining import INIT, SPECIAL, Answering, Grading, build_tokenizer, grading_prompt, measure, muon, noise, train
 

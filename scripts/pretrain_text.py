@@ -24,8 +24,8 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 from mmpu.core import Sample, user
 from mmpu.plugins import load_module
 from mmpu.student.loading import load_student
-from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from mmpu.task.yaml_task import load_task
 from pretraining import INIT, Answering, Grading, adamw, build_tokenizer, grading_prompt, measure, noise, train
 

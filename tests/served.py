@@ -28,8 +28,8 @@ from mmpu.scorers.rubric import Rubric
 from mmpu.scorers.scalar_judge import ScalarJudge
 from mmpu.scorers.token_judge import TokenJudge
 from mmpu.student.loading import load_student
-from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
 from test_scorers import POOL, WEIGHTS, Scripted, group, rubric, verifier

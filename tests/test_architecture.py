@@ -15,6 +15,7 @@ EVERYTHING = "*"
 
 USES = {
     "core": "knobs thinking",
+    "doors": "",
     "knobs": "",
     "thinking": "",
     "replies": "core thinking",
@@ -43,7 +44,7 @@ USES = {
     "families": "core media",
     "methods": "core knobs learning losses prompts student",
     "task": "chats config core files graders knobs media plugins sandbox shown specs thinking",
-    "student": "core families knobs learning media plugins thinking",
+    "student": "core doors families knobs learning media plugins thinking",
     "engines": "files client core knobs media store student thinking",
     "train": "files shown core knobs learning losses prompts readings specs statistics store student",
     "boards": "files shown core duel media plugins prompts statistics store task",
@@ -62,6 +63,7 @@ LIGHT = {
         "core",
         "calls",
         "chats",
+        "doors",
         "formats",
         "knobs",
         "thinking",
@@ -77,7 +79,7 @@ LIGHT = {
     ),
     *("files", "shown", "strict_yaml", "sandbox"),
     *("client", "media", "store", "graders", "judges", "task", "boards", "judging", "evaluation", "cli"),
-    *("studies.comparison", "studies.curves"),
+    *("studies.comparison", "studies.curves", "student.student_config", "train.stage_config"),
     *(
         "recipes.evaluation",
         "recipes.collecting",
@@ -85,6 +87,7 @@ LIGHT = {
         "recipes.judges",
         "recipes.pages",
         "recipes.presets",
+        "recipes.run_config",
         "recipes.runs",
     ),
     *("engines.cached", "engines.counted", "engines.openai", "engines.reference", "engines.replay"),

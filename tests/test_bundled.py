@@ -16,7 +16,7 @@ from mmpu.media.images import fingerprint
 from mmpu.scorers.self_eval import SelfEval
 from mmpu.statistics import auc
 from mmpu.student.loading import load_student
-from mmpu.student.parts import StudentConfig
+from mmpu.student.student_config import StudentConfig
 from mmpu.task.yaml_task import load_task
 
 PAIRS = (("tiny-text", "market"), ("tiny-vl", "shapes"))

@@ -73,6 +73,34 @@ def test_an_evaluation_from_answers_to_a_page(folder: Path) -> None:
     assert "baseline" in mmpu("leaderboard", "leaderboards/sums.rule.json").output
 
 
+def test_a_dry_run_asks_no_model(folder: Path) -> None:
+    """Neither loads one: there is none of the name. What an earlier evaluation kept stands for what it would say."""
+    done = mmpu(*evaluation("gone"), "--limit", "1", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "readings to make   1 (0 more are stored)" in done.output
+    assert not Path("leaderboards").exists()
+    assert mmpu(*evaluation("gone=ours.jsonl"), "--limit", "1").exit_code == 0
+    assert {path.name for path in Path("leaderboards").iterdir() if path.is_dir()} == {"sums.test.0-1", "sums.rule"}
+    assert "readings to make   0" in mmpu(*evaluation("gone"), "--limit", "1", "--dry-run").output
+
+
+def test_folders_of_boards_and_stores_of_verdicts_are_told_apart(folder: Path) -> None:
+    assert mmpu(*evaluation()).exit_code == 0
+    (folder / "leaderboards/x.lm_eval.json").write_text("{}")
+    assert "baseline" in mmpu("leaderboard", "leaderboards").output
+    wrong = mmpu("leaderboard", "leaderboards/sums.test")
+    assert (wrong.exit_code, wrong.stderr.count("holds no board")) == (2, 1)
+    kept = mmpu("cache", "leaderboards/verdicts.sqlite")
+    assert (kept.exit_code, kept.stderr.count("holds a judge's verdicts")) == (2, 1)
+
+
+def test_a_task_without_a_test_split_is_shown(folder: Path) -> None:
+    Path("own.yaml").write_text(Path("sums.yaml").read_text() + "splits: {train: {}}\n")
+    done = mmpu("tasks", "show", "own.yaml")
+    assert done.exit_code == 0, done.output
+    assert "1+1?" in done.output
+
+
 def test_the_baseline_may_be_one_of_the_systems_by_its_label(folder: Path) -> None:
     done = mmpu(*evaluation("a=ours.jsonl", "b=theirs.jsonl", baseline="b"))
     assert done.exit_code == 0, done.output

@@ -15,7 +15,7 @@ from mmpu.cli.main import main
 from mmpu.core import UserError
 from mmpu.studies import curves
 from mmpu.train import alarms
-from mmpu.train.stage import StageConfig
+from mmpu.train.stage_config import StageConfig
 
 
 def run(folder: Path, tau: float = 1.2, steps: int = 20, seed: int = 0) -> Path:

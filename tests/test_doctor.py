@@ -14,9 +14,9 @@ from mmpu.cli.main import main
 from mmpu.families.qwen2_5_vl import Qwen25VL
 from mmpu.recipes.doctor import examine
 from mmpu.student.encoding import Encoder
-from mmpu.student.parts import StudentConfig
 from mmpu.student.selfcheck import can_share
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from tiny import FAMILIES, picture, sample, save, shared_student, student, text_model
 
 pytestmark = pytest.mark.numerical

@@ -20,8 +20,9 @@ from mmpu.methods.sft import SFT
 from mmpu.student import rms_norm, tied, vector_math
 from mmpu.student.head import Ask
 from mmpu.student.logprobs import AMPLE, TRAINING, Room
+from mmpu.student.lora import Lora
 from mmpu.student.packing import Tree, pack
-from mmpu.student.parts import Lora, checkpoint_activations
+from mmpu.student.parts import checkpoint_activations
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
 from tiny import sample, samples, student

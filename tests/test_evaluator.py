@@ -39,7 +39,7 @@ from mmpu.scorers.self_eval import Part as Weighted
 from mmpu.scorers.self_eval import SelfEval
 from mmpu.store import Ledger
 from mmpu.student import Student, Tree, load_student
-from mmpu.student.parts import StudentConfig
+from mmpu.student.student_config import StudentConfig
 from mmpu.task.yaml_task import load_task
 from mmpu.train import preflight
 from mmpu.train.cases import altered

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from conftest import ROOT
 from mmpu.recipes import evaluation as assess
 from mmpu.recipes import training as recipe
-from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from mmpu.task.yaml_task import load_task
 
 

@@ -22,7 +22,7 @@ from mmpu.student import Lora, StudentConfig
 from mmpu.task.yaml_task import TaskConfig, parse_split
 from mmpu.train.optim import Optim
 from mmpu.train.preflight import Preflight
-from mmpu.train.stage import StageConfig
+from mmpu.train.stage_config import StageConfig
 
 KINDS: dict[str, type[Any]] = {"methods": Method, "scorers": Scorer, "engines": Engine, "judges": Judge}
 CLASSES: list[type[Any]] = [

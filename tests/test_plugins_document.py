@@ -20,8 +20,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, VipLlavaConfig, VipLlava
 
 from conftest import ROOT
 from endpoint import Endpoint, weighed
-from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from tiny import VIEW, image_model, text_shape
 
 TEXT = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")

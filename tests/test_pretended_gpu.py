@@ -29,7 +29,9 @@ from mmpu.scorers.self_eval import SelfEval
 from mmpu.specs import Spec
 from mmpu.store import Ledger
 from mmpu.student import load_student
-from mmpu.student.parts import Lora, StudentConfig, checkpoint_activations
+from mmpu.student.lora import Lora
+from mmpu.student.parts import checkpoint_activations
+from mmpu.student.student_config import StudentConfig
 from mmpu.student.student import Student
 from mmpu.train import checkpoint, loop
 from mmpu.train.optim import Optim

@@ -32,7 +32,9 @@ from mmpu.methods.ppo import PPO
 from mmpu.methods.srpo import SRPO
 from mmpu.recipes import runs
 from mmpu.recipes import training as recipe
-from mmpu.student.parts import Lora, StudentConfig, checkpoint_activations
+from mmpu.student.lora import Lora
+from mmpu.student.parts import checkpoint_activations
+from mmpu.student.student_config import StudentConfig
 from mmpu.train import sharding
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater

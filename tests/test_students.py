@@ -13,9 +13,11 @@ from mmpu.core import Failed, Part, Response, Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
 from mmpu.media.images import load_image
 from mmpu.student.loading import load_student
+from mmpu.student.lora import Lora
 from mmpu.student.packing import Tree, pack, share
-from mmpu.student.parts import Lora, StudentConfig, checkpoint_activations
+from mmpu.student.parts import checkpoint_activations
 from mmpu.student.student import Student, _cache_keyword
+from mmpu.student.student_config import StudentConfig
 from tiny import FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES, picture, sample, samples, save, shared_student, student
 
 pytestmark = pytest.mark.numerical

@@ -16,8 +16,8 @@ from mmpu.prompts import about
 from mmpu.scorers.self_eval import ASK, PROMPT
 from mmpu.student.encoding import Encoder
 from mmpu.student.loading import load_student
-from mmpu.student.parts import StudentConfig
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from mmpu.student.tokenizing import Tokens
 from tiny import CORPUS, FAMILIES, IMAGE_FAMILIES, picture, sample, shared_student
 

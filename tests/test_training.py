@@ -351,6 +351,21 @@ def test_an_evaluator_that_cannot_tell_is_refused(workshop: Path, tmp_path: Path
     scorer = "stages.ldl.scorer={name: self_eval, mode: expected, min_mass: 0.0}"
     with pytest.raises(UserError, match=r"pre-flight: .* AUC .* below 0.75"):
         recipe.train(str(path), [scorer, "stages.ldl.preflight.min_auc=0.75"])
+    trained = (tmp_path / "run/0-sft/student.json").stat().st_mtime_ns
+    with pytest.raises(UserError, match=r"other settings \(stages\.sft\.optim\.lr: 0\.001 → 0\.002\)"):
+        recipe.train(str(path), ["stages.sft.optim.lr=0.002"])
+    recipe.train(str(path), ["stages.ldl.steps=1"])  # by the rule: the stage had not begun
+    assert (tmp_path / "run/0-sft/student.json").stat().st_mtime_ns == trained, "stage I is not trained again"
+    assert (tmp_path / "run/before/1/1-ldl").exists()
+
+
+def test_anchors_that_are_all_alike_are_refused_before_stage_one(workshop: Path, tmp_path: Path) -> None:
+    same = [{"id": f"r{i}", "output": "The answer is 4."} for i in range(ROWS)]
+    (tmp_path / "same.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same))
+    path = config(workshop, tmp_path / "run", teacher={"name": "replay", "path": str(tmp_path / "same.jsonl")})
+    with pytest.raises(UserError, match=r"stage 'ldl': pre-flight: the teacher says the same to all of the first 8"):
+        recipe.train(str(path), ["stages.ldl.scorer={name: self_eval, mode: expected, min_mass: 0.0}"])
+    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def test_a_student_that_can_grade_in_no_way_is_refused(workshop: Path, tmp_path: Path) -> None:

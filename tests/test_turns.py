@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from mmpu.core import Message, Part, Response, Sample, UserError
 from mmpu.families import Family
 from mmpu.student.encoding import Encoder
-from mmpu.student.parts import StudentConfig
+from mmpu.student.student_config import StudentConfig
 from tiny import sample, shared_student, student
 
 CHATS = int(os.environ.get("MMPU_CHATS", "30"))

@@ -14,7 +14,7 @@ from mmpu.engines.hf import HF
 from mmpu.learning import Batch, Method, Quantities, Row
 from mmpu.methods.ldl_grpo import LDLGRPO
 from mmpu.methods.sft import SFT
-from mmpu.student.parts import Lora
+from mmpu.student.lora import Lora
 from mmpu.student.student import Student
 from mmpu.train import checkpoint
 from mmpu.train.optim import Optim

@@ -28,7 +28,7 @@ from mmpu.methods.sdft import SDFT
 from mmpu.methods.srpo import SRPO
 from mmpu.store.store import Ledger
 from mmpu.student.divergence import divergence, log_softmax
-from mmpu.student.parts import Lora
+from mmpu.student.lora import Lora
 from mmpu.student.student import Student
 from mmpu.train.optim import Optim
 from mmpu.train.rollout import Rollout

@@ -33,8 +33,8 @@ from mmpu.judges.pairwise import Pairwise
 from mmpu.judging.verdicts import Verdicts, key_of
 from mmpu.recipes import training as recipe
 from mmpu.recipes.judges import read_judge
+from mmpu.student.lora import Lora
 from mmpu.student.packing import Tree, pack
-from mmpu.student.parts import Lora
 from mmpu.student.student import Student
 from mmpu.task.yaml_task import YamlTask, load_task
 from tiny import noise, picture, sample, samples, save, student

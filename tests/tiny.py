@@ -45,8 +45,9 @@ from mmpu.families.llava import Llava
 from mmpu.families.qwen2_5_vl import Qwen25VL
 from mmpu.families.qwen3_vl import Qwen3VL
 from mmpu.media.images import data_uri
-from mmpu.student.parts import Lora, StudentConfig
+from mmpu.student.lora import Lora
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 
 TEXT_FAMILIES = ("qwen2", "qwen2_window", "qwen3", "llama", "gemma3_text", "opt")
 IMAGE_FAMILIES = ("llava", "qwen2_5_vl", "qwen3_vl", "gemma3")

@@ -235,7 +235,7 @@ def read(path: Path) -> Board:
         raw = files.content(path, LARGEST).removeprefix(codecs.BOM_UTF8)
         board: Board = _adapter().validate_json(raw, extra="forbid")
     except OSError as error:
-        raise UserError(f"cannot read the leaderboard {path}: {error}") from None
+        raise UserError(f"cannot read the leaderboard {path}: {error.strerror or error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mmpu.cli.show import JSON, quiet, say, show_board, show_json, show_page
+from mmpu.core import UserError
 
 
 @click.command()
@@ -32,7 +33,7 @@ def leaderboard(
     from mmpu.boards import board as boards
     from mmpu.boards import tables
 
-    paths = tuple(f for path in paths for f in (sorted(path.glob("*.json")) if path.is_dir() else [path]))
+    paths = tuple(f for path in paths for f in (_boards_in(path) if path.is_dir() else [path]))
     if site is not None:
         from mmpu.recipes.pages import write_site
 
@@ -58,6 +59,18 @@ def leaderboard(
             say(tables.markdown(board))
         else:
             show_board(board)
+
+
+def _boards_in(folder: Path) -> list[Path]:
+    """Raises:
+    UserError: there is none.
+    """
+    found = [path for path in sorted(folder.glob("*.json")) if not path.name.endswith(".lm_eval.json")]
+    if not found:
+        inside = sorted({str(path.parent) for path in folder.glob("*/*.*.json")})
+        hint = f"; look into {', '.join(inside[:3])}" if inside else ", as `mmpu eval` writes one"
+        raise UserError(f"the folder {folder} holds no board (NAME.JUDGE.json){hint}")
+    return found
 
 
 @click.command()

@@ -12,6 +12,7 @@ import click
 
 from mmpu.cli.show import say, show_board
 from mmpu.cli.tasks import DATA, TRUST
+from mmpu.shown import one_line
 
 if TYPE_CHECKING:
     from mmpu.boards import Audit
@@ -177,13 +178,27 @@ def announce(estimate: Estimate) -> None:
         say("\n".join(estimate.lines()))
 
 
+def answers_on_stderr() -> Callable[[str, int, int], None]:
+    """How many prompts each system has answered; of one that takes no time, its end alone."""
+    terminal, last = sys.stderr.isatty(), [time.monotonic()]
+
+    def show(name: str, done: int, total: int) -> None:
+        if done < total and time.monotonic() - last[0] < (QUIET_SECONDS if not terminal else 0.2):
+            return
+        last[0] = time.monotonic()
+        line = f"{one_line(name)}: {done:,}/{total:,} prompts answered"
+        click.echo(f"\r\x1b[K{line}" if terminal else line, err=True, nl=done == total or not terminal)
+
+    return show
+
+
 def progress_on_stderr() -> Callable[[Progress], None]:
     """A line that is rewritten on a terminal, and a new line now and then elsewhere."""
     terminal, last = sys.stderr.isatty(), [time.monotonic()]
 
     def show(progress: Progress) -> None:
         finished = progress.done == progress.total
-        if not terminal and time.monotonic() - last[0] < QUIET_SECONDS:
+        if not terminal and not finished and time.monotonic() - last[0] < QUIET_SECONDS:
             return
         last[0] = time.monotonic()
         eta = "" if progress.eta is None or finished else f", {progress.eta:.0f} s to go"

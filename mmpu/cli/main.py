@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,9 @@ import click
 
 from mmpu import __version__
 from mmpu.cli.boards import leaderboard, publish
-from mmpu.cli.judge import announce, judge, judging_options, progress_on_stderr
+from mmpu.cli.judge import announce, answers_on_stderr, judge, judging_options, progress_on_stderr
 from mmpu.cli.models import doctor, evaluator, export
-from mmpu.cli.show import JSON, lines, list_data, quiet, say, show_board, show_json, show_page, table
+from mmpu.cli.show import JSON, lines, list_data, listed, quiet, say, show_board, show_json, show_page, table
 from mmpu.cli.tasks import ALLOW_URLS, DATA, TRUST, tasks
 from mmpu.core import UserError
 
@@ -69,15 +70,23 @@ def main(debug: bool) -> None:
 def train(config: str, overrides: tuple[str, ...], restart_from: str | None, allow_urls: bool) -> None:
     """Train the stages of CONFIG, a name or a YAML file. The same command resumes an interrupted run."""
     quiet()
+    from mmpu.recipes import outlook, run_config
+
+    run = run_config.load(config, (*overrides, "allow_urls=true") if allow_urls else overrides)
+    first = os.environ.get("RANK", "0") == "0"
+    for line in outlook.checked(run):
+        if first:
+            say(line, err=True)
     from mmpu.recipes import training as recipe
 
-    folder = recipe.train(config, (*overrides, "allow_urls=true") if allow_urls else overrides, restart_from)
-    say(f"{folder}: done. Next: mmpu eval {folder} --task … --judge … --baseline {folder}/0-…")
+    recipe.train_run(run, restart_from)
+    if first:
+        say(f"{run.folder}: done. Next: {outlook.afterwards(run)}")
 
 
 @main.command("eval")
 @click.argument("systems", nargs=-1, required=True, metavar="[LABEL=]RUN_OR_MODEL…")
-@click.option("--task", help="Task name or YAML file.")
+@click.option("--task", help="Task name or YAML file; default: the one that the runs were trained on.")
 @click.option("--lm-eval", help="Tasks of lm-eval to run as well, or alone: gsm8k,ifeval,…")
 @click.option("--judge", help="Judge name or YAML file: rule, qwen3, qwen3-vl, …; default: the task's.")
 @click.option(
@@ -95,7 +104,7 @@ def train(config: str, overrides: tuple[str, ...], restart_from: str | None, all
 @click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @ALLOW_URLS
-@click.option("--dry-run", is_flag=True, help="Say what judging would cost, and stop.")
+@click.option("--dry-run", is_flag=True, help="Say what judging would cost at most, and stop; nobody answers.")
 @JSON
 @judging_options
 def evaluate(
@@ -124,9 +133,9 @@ def evaluate(
     from mmpu.recipes import evaluation as assess
 
     harness = tuple(filter(None, (lm_eval or "").split(",")))
-    if task is None:
-        if not harness:
-            raise click.UsageError("Missing option '--task', or '--lm-eval'.")
+    if task is None and not harness and assess.trained_on(systems, baseline) is None:
+        raise click.UsageError("Missing option '--task': no run is among the systems that would say on which.")
+    if task is None and harness:
         for path in assess.lm_eval(systems, harness, limit, Path(out), data, trust):
             say(f"written to {path}")
         return
@@ -150,8 +159,9 @@ def evaluate(
     )
     if dry_run:
         say("\n".join(assess.estimate(options).lines()))
+        say("nobody was asked: answers that are not on the disk are counted as long as they may be")
         return
-    board = assess.evaluate(options, progress_on_stderr(), announce)
+    board = assess.evaluate(options, progress_on_stderr(), announce, answers_on_stderr())
     _published(board, Path(out), as_json)
 
 
@@ -231,6 +241,7 @@ def methods(context: click.Context) -> None:
         from mmpu.recipes import presets
 
         lines(presets.names())
+        listed(presets.of_your_own(), ())
 
 
 @methods.command("show")
@@ -246,7 +257,7 @@ def show_method(name: str) -> None:
 @main.command()
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]…")
-@click.option("--methods", required=True, help="Presets, separated by commas; see `mmpu methods`.")
+@click.option("--methods", required=True, help="Presets or methods, separated by commas; see `mmpu methods`.")
 @click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
 @click.option("--judge", default="rule", show_default=True, help="Compares each method with stage I.")
 @click.option("--judge-url", help="OpenAI-compatible endpoint of the judge, up to /v1.")

@@ -74,7 +74,8 @@ def show(
     if as_yaml:
         click.echo(task.written, nl=False)
         return
-    chosen = split or (task.config.evaluate if task.path.suffix == ".yaml" else next(iter(task.config.splits)))
+    splits = task.config.splits
+    chosen = split or (task.config.evaluate if task.config.evaluate in splits else next(iter(splits)))
     for line in task_show.show(task, chosen, n) if student is None else _rendered(task, chosen, n, student, options):
         click.echo(line)
 

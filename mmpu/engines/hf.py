@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmpu.core import Choice, Engine, Failed, Likelihood, Response, Sample, Sampling, UserError
+from mmpu.core import Answer, Choice, Engine, Failed, Likelihood, Response, Sample, Sampling, UserError
 from mmpu.knobs import MAY_CHANGE, Count
 from mmpu.student import Decoded, Decoding, Encoded, Student, Tree, share, within_budget
 
@@ -58,26 +59,46 @@ class HF(Engine):
         Raises:
             UserError: sampling was found not to give what transformers gives when the model was loaded.
         """
+        results: list[tuple[Response, ...] | Failed] = [()] * len(samples)
+        with self._inference():
+            for index, found in self._drawn(samples, n, sampling):
+                results[index] = found
+        return results
+
+    def answers(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> Iterator[Answer[tuple[Response, ...]]]:
+        """`generate`, in the same batches."""
+        drawn = self._drawn(samples, n, sampling)
+        while True:
+            with self._inference():  # who takes the answers is not in it
+                piece = list(islice(drawn, max(1, self.rows // n)))
+            if not piece:
+                return
+            for index, found in piece:
+                tokens = 0 if isinstance(found, Failed) else sum(len(response.tokens or ()) for response in found)
+                yield Answer(index, found, {"tokens_out": tokens} if tokens else {})
+
+    def _drawn(
+        self, samples: Sequence[Sample], n: int, sampling: Sampling
+    ) -> Iterator[tuple[int, tuple[Response, ...] | Failed]]:
+        """What each sample is answered, by its place: what cannot be encoded first, then batches of alike lengths."""
         if self.student.unsampled:
             raise UserError(
                 f"{self.student.config.model} cannot be sampled in process: {self.student.unsampled}. "
                 "Sample it with the vllm engine (`rollout.engine: vllm`)"
             )
         encoded = [self._encode(sample) for sample in samples]
-        results: list[tuple[Response, ...] | Failed] = [e if isinstance(e, Failed) else () for e in encoded]
+        yield from ((i, e) for i, e in enumerate(encoded) if isinstance(e, Failed))
         fits = [(i, e) for i, e in enumerate(encoded) if isinstance(e, Encoded)]
         alike = n == 1 and len({sample.id for sample in samples}) < len(samples)
         by_length = sorted(fits, key=lambda pair: len(pair[1].ids)) if not alike else fits
         per_call = max(1, self.rows // n)
-        with self._inference():
-            for start in range(0, len(by_length), per_call):
-                chosen = by_length[start : start + per_call]
-                streams = [_stream(sampling.seed, samples[i].id, k) for i, _ in chosen for k in range(n)]
-                decoded = self._decoded([prompt for _, prompt in chosen], n, sampling, streams, alike)
-                responses = [self._response(row) for row in decoded]
-                for place, (i, _) in enumerate(chosen):
-                    results[i] = tuple(responses[place * n : (place + 1) * n])
-        return results
+        for start in range(0, len(by_length), per_call):
+            chosen = by_length[start : start + per_call]
+            streams = [_stream(sampling.seed, samples[i].id, k) for i, _ in chosen for k in range(n)]
+            decoded = self._decoded([prompt for _, prompt in chosen], n, sampling, streams, alike)
+            responses = [self._response(row) for row in decoded]
+            for place, (i, _) in enumerate(chosen):
+                yield i, tuple(responses[place * n : (place + 1) * n])
 
     def _decoded(
         self, prompts: list[Encoded], n: int, sampling: Sampling, streams: list[np.random.Generator], alike: bool

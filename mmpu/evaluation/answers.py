@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from mmpu.files import file_name
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
 from mmpu.thinking import answer_of, thinks_on
+
+Told = Callable[[str, int, int], None]
+"""Hears a system's name, how many samples it has answered, and of how many."""
+
+
+def untold(_name: str, _done: int, _total: int) -> None:
+    """Hears nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +59,17 @@ def answer(
     folder: Path,
     max_missing: float = 0.0,
     attempts: int = 1,
+    told: Told = untold,
 ) -> Answers:
     """`attempts` responses per sample, also written to `folder/<system>.outputs.jsonl`.
+
+    Args:
+        told: Hears how many samples are answered, as their answers come.
 
     Raises:
         UserError: more than the share `max_missing` of the prompts got none.
     """
-    found = contender.engine.generate(samples, attempts, sampling)
+    found = _answered(contender, samples, sampling, attempts, told)
     failed = [(s.id, f.reason) for s, f in zip(samples, found, strict=True) if isinstance(f, Failed)]
     if len(failed) > max_missing * len(samples):
         raise UserError(
@@ -90,6 +102,28 @@ def answer(
     if attempts > 1 and task.grader is not None and whole:
         metrics = by_sample(task.grader, [sample for sample, _ in whole], [each for _, each in whole])
     return Answers(system, responses, grades, {name: n for name, n in counts.items() if n}, metrics)
+
+
+def _answered(
+    contender: Contender, samples: Sequence[Sample], sampling: Sampling, attempts: int, told: Told
+) -> list[tuple[Response, ...] | Failed]:
+    """What the engine says, as it comes from engines that hand answers over one by one."""
+    engine = contender.engine
+    if type(engine).answers is Engine.answers:  # in one piece, which is what it does best
+        return engine.generate(samples, attempts, sampling)
+    found: dict[int, tuple[Response, ...] | Failed] = {}
+    for each in engine.answers(samples, attempts, sampling):
+        found[each.index] = each.value
+        told(contender.name, len(found), len(samples))
+    return [found[index] for index in range(len(samples))]
+
+
+def place_of(folder: Path, task: str, split: str) -> Path:
+    """The folder of the answers to a split, `market.test` or, of `test[:100]`, `market.test.0-100`. One that an earlier
+    version named with brackets is used on."""
+    older = folder / f"{file_name(task)}.{split}"
+    plain = re.sub(r"\[(\d*):(\d*)\]", lambda m: f".{m[1] or 0}-{m[2] or 'end'}", split)
+    return older if older.is_dir() else folder / f"{file_name(task)}.{plain}"
 
 
 def answers_of(system: System, folder: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from mmpu.boards import Board, Provenance, board_name, keep, merge, provenance_of, read, write
 from mmpu.core import Sample, Sampling, UserError
 from mmpu.duel import Duel, Judge
-from mmpu.evaluation.answers import Answers, Contender, answer
+from mmpu.evaluation.answers import Answers, Contender, Told, answer, place_of, untold
 from mmpu.evaluation.clusters import clusters_of
 from mmpu.evaluation.metrics import intervals
 from mmpu.files import file_name
@@ -119,16 +119,22 @@ def prepare(
     sampling: Sampling,
     folder: Path,
     settings: Settings,
+    told: Told = untold,
 ) -> list[Prepared]:
-    """Everything before a judge is asked: answers, and one match per system."""
+    """Everything before a judge is asked: answers, and one match per system.
+
+    Args:
+        told: Hears how many samples each system has answered.
+    """
     if (path := folder / board_name(task.name, judge.name)).exists():
         read(path)  # a board that cannot be added to should fail before anything is asked
     samples = task.samples(split)
-    place = folder / f"{file_name(task.name)}.{split}"
+    place = place_of(folder, task.name, split)
     if task.config.redistribute:
         keep(samples, place)
     answers = {
-        c.name: answer(c, task, samples, sampling, place, settings.max_missing, settings.attempts) for c in contenders
+        c.name: answer(c, task, samples, sampling, place, settings.max_missing, settings.attempts, told)
+        for c in contenders
     }
     provenance = provenance_of(task, samples, judge, sampling)
     theirs = answers[baseline]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from mmpu.config import Values
@@ -12,20 +13,26 @@ from mmpu.knobs import MAY_CHANGE, marks
 from mmpu.recipes.run_config import RunConfig
 from mmpu.specs import Spec
 from mmpu.student import StudentConfig
-from mmpu.train.stage import StageConfig
+from mmpu.train.stage_config import StageConfig
 
 MISSING = "nothing"
 
 
-def harmful(run: RunConfig, old: Values, new: Values, finished: int, restart: int | None = None) -> list[str]:
-    """What differs and would change a result, `stages.sft.optim.lr: 0.001 → 0.01`. Stages may be appended.
+def harmful(
+    run: RunConfig, old: Values, new: Values, finished: int, restart: int | None = None, begun: int | None = None
+) -> list[str]:
+    """What differs and would change a result, `stages.sft.optim.lr: 0.001 → 0.01`. Stages may be appended, and those
+    in which no step was made may change.
 
     Args:
         old: The resolved config that the run began with.
         new: The resolved config of `run`.
         finished: Stages that are done. The last one may be made longer while it is not.
         restart: The number of the first stage that is trained anew; None trains none.
+        begun: Stages in which a step was made; None takes them all to be.
     """
+    if begun is not None and 0 < begun < len(old["stages"]):
+        restart = begun if restart is None else min(begun, restart)
     if restart == 0:
         return []
     before, now = stage_names(old), stage_names(new)
@@ -45,7 +52,7 @@ def stage_names(values: Values) -> list[str]:
 def lengthened(run: RunConfig, old: Values, new: Values) -> list[str]:
     """What follows from other lengths of stages, in words."""
     said: list[str] = []
-    was, now = dict(_flat(old)), dict(_flat(new))
+    was, now = dict(flat(old)), dict(flat(new))
     for stage in run.stages:
         keys = [f"stages.{stage.name}.{name}" for name in ("steps", "epochs")]
         changes = [f"{key}: {was[key]} → {now.get(key)}" for key in keys if key in was and was[key] != now.get(key)]
@@ -60,16 +67,26 @@ def lengthened(run: RunConfig, old: Values, new: Values) -> list[str]:
 
 def _differing(old: Values, new: Values, free: set[str], open_stage: str | None) -> list[str]:
     last = f"stages.{open_stage}"
-    was, now = dict(_flat(old)), dict(_flat(new))
+    was, now = dict(flat(old)), dict(flat(new))
     found: list[str] = []
     for key in {**was, **now}:
         before, after = was.get(key, MISSING), now.get(key, MISSING)
-        if before == after or any(key == each or key.startswith(f"{each}.") for each in free):
+        if _same(before, after) or any(key == each or key.startswith(f"{each}.") for each in free):
             continue
         if key in (f"{last}.steps", f"{last}.epochs") and _more(before, after):
             continue
         found.append(f"{key}: {before} → {after}")
     return found
+
+
+def _same(before: object, after: object) -> bool:
+    """Equal values, or two ways to write the path of one file."""
+    if before == after or not (isinstance(before, str) and isinstance(after, str)):
+        return before == after
+    try:
+        return Path(before).name == Path(after).name and Path(before).samefile(after)
+    except (OSError, ValueError):
+        return False
 
 
 def _more(before: object, after: object) -> bool:
@@ -95,13 +112,13 @@ def _marked(cls: type[Any], prefix: str) -> Iterator[str]:
     yield from (prefix + name for name in names if MAY_CHANGE in marks(hints[name]))
 
 
-def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flat(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Plain values by their dotted keys; items of a list by their name, where they have one."""
     if isinstance(value, Mapping) and value:
         for key, item in cast(Mapping[str, object], value).items():
-            yield from _flat(item, f"{prefix}{key}.")
+            yield from flat(item, f"{prefix}{key}.")
     elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in cast(list[object], value)):
         for index, item in enumerate(cast(list[Mapping[str, object]], value)):
-            yield from _flat(item, f"{prefix}{item.get('name', index)}.")
+            yield from flat(item, f"{prefix}{item.get('name', index)}.")
     else:
         yield prefix.removesuffix("."), value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mmpu.config import dump_yaml, load_yaml
 from mmpu.core import Sampling, UserError
@@ -32,18 +34,33 @@ def claim(run: RunConfig, plan: Sequence[Planned], restart_from: str | None, say
         held = run_config.read(load_yaml(path), str(path))
         old = resolved(held, [each.sampling or samplings.get(each.name, Sampling()) for each in held.stages])
         finished = len(list(run.folder.glob("*/student.json")))
-        if changed := changes.harmful(run, old, new, finished, first):
+        begun = _begun(run.folder, changes.stage_names(old))
+        if changed := changes.harmful(run, old, new, finished, first, begun):
             raise UserError(f"{run.folder} holds a run with other settings ({'; '.join(changed)}); {_way_out(first)}")
         if first is not None:
             names = {*changes.stage_names(old)[first:], *changes.stage_names(new)[first:]}
             set_aside(run.folder, names, first, say)
         else:
-            for text in changes.lengthened(run, old, new):
-                say(text)
+            if begun and changes.harmful(run, old, new, finished):
+                names = {*changes.stage_names(old)[begun:], *changes.stage_names(new)[begun:]}
+                set_aside(run.folder, names, begun, say)  # what was found out for the settings that it had
+            else:
+                for text in changes.lengthened(run, old, new):
+                    say(text)
     elif first is not None:
         raise UserError(f"{run.folder} holds no run whose stages could be trained anew; leave out --restart-from")
     if not path.exists() or path.read_text(encoding="utf-8") != dump_yaml(new):
         write_atomically(path, dump_yaml(new))
+
+
+def _begun(folder: Path, names: Sequence[str]) -> int:
+    """Stages in which a step was made."""
+    file = folder / "metrics.jsonl"
+    if not file.exists():
+        return 0
+    lines = file.read_text(encoding="utf-8").splitlines()
+    trained = {row["stage"] for line in lines if line.endswith("}") and "loss" in (row := json.loads(line))}
+    return max((number for number, name in enumerate(names, 1) if name in trained), default=0)
 
 
 def _number(run: RunConfig, stage: str) -> int:

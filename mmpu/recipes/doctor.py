@@ -33,7 +33,7 @@ from mmpu.student import (
     probes,
     sharing_error,
     thinking,
-    untouched,
+    transformers_says,
 )
 
 OPTIONS = (*"0123456789", "A", "B", "yes", "no")
@@ -64,7 +64,7 @@ def examine(config: StudentConfig) -> Iterator[Check]:
     parts = load_parts(config)
     limit, slope = LIMITS[config.computes_in], GRADIENTS[config.computes_in]
     try:  # before a student is made of the parts
-        said: Untouched | UserError = untouched(parts, config)
+        said: Untouched | UserError = transformers_says(parts, config)
     except UserError as error:
         said = error
     student = assembled(parts, config)

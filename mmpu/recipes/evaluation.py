@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,15 @@ from mmpu.core import Failed, Sample, UserError
 from mmpu.duel import Judge
 from mmpu.files import file_name
 from mmpu.recipes.judges import read_judge
-from mmpu.recipes.runs import contender, named
+from mmpu.recipes.presumed import presumed
+from mmpu.recipes.runs import contender, is_recorded, named, task_of
+from mmpu.specs import Named
 from mmpu.store import write_atomically
-from mmpu.task import YamlTask, border, load_local
+from mmpu.task import YamlTask, border, load_local, load_task
 
 if TYPE_CHECKING:
     from mmpu.boards import Audit, Board
-    from mmpu.evaluation import Contender, Prepared, Settings
+    from mmpu.evaluation import Contender, Prepared, Settings, Told
     from mmpu.judging import Estimate, Prices, Progress
 
 
@@ -46,7 +49,8 @@ class EvalOptions:
 
     systems: tuple[str, ...]
     """`NAME`, `PATH` or `label=PATH` of runs, stages, models or answer files (.jsonl, .json)."""
-    task: str
+    task: str | None = None
+    """None takes the one that the runs among the systems were trained on."""
     judge: str | None = None
     """None takes the task's, as for `baseline`, `split` and `attempts`."""
     baseline: str | None = None
@@ -82,16 +86,18 @@ def evaluate(
     options: EvalOptions,
     progress: Callable[[Progress], None] = lambda _: None,
     announce: Callable[[Estimate], None] = lambda _: None,
+    told: Told | None = None,
 ) -> Board:
     """Runs an evaluation and returns the published board.
 
     Args:
         progress: Called whenever verdicts arrive.
         announce: Called before the first call with what is to be paid.
+        told: Called whenever answers arrive.
     """
     from mmpu.evaluation import publish
 
-    one = _prepare(options)
+    one = _prepare(options, told)
     estimate = _estimate(one, options)
     announce(estimate)
     limits = one.settings.limits
@@ -104,17 +110,21 @@ def evaluate(
 
 
 def estimate(options: EvalOptions) -> Estimate:
-    """What an evaluation would ask of the judge, without asking."""
-    return _estimate(_prepare(dataclasses.replace(options, lm_eval=())), options)
+    """What an evaluation would ask of the judge. Nobody is asked: what is not on the disk is counted at its longest."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        aside = dataclasses.replace(options, lm_eval=(), folder=nowhere)
+        return _estimate(_prepare(aside, pretended=Path(options.folder)), options)
 
 
-def _prepare(options: EvalOptions) -> _Evaluation:
+def _prepare(options: EvalOptions, told: Told | None = None, pretended: Path | None = None) -> _Evaluation:
+    """Args:
+    pretended: The folder of earlier answers, which stand for those that models would give.
+    """
     from mmpu.evaluation import evaluate as evaluation
+    from mmpu.evaluation import place_of, untold
     from mmpu.judging import Limits, read_calibration
 
-    task = load_local(
-        options.task, options.data, trust=options.trust, allow_urls=options.allow_urls, others=options.lm_eval
-    )
+    task = _task(options)
     judging = options.judging
     read = read_judge(_default("judge", options.judge, task))
     judge = read.make(task, options.judge_url, judging.concurrency)
@@ -128,7 +138,13 @@ def _prepare(options: EvalOptions) -> _Evaluation:
         label, target = named(text)
         if targets.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
             raise UserError(f"two systems are labelled {label!r}: {targets[label]} and {target}; choose another label")
-    contenders = [contender(label, target, trust=options.trust) for label, target in targets.items()]
+    place = None if pretended is None else place_of(pretended, task.name, split)
+    contenders = [
+        contender(label, target, trust=options.trust)
+        if place is None or is_recorded(target)
+        else presumed(label, target, place)
+        for label, target in targets.items()
+    ]
     max_missing = evaluation.Settings.max_missing if judging.max_missing is None else judging.max_missing
     _check_reads(contenders, task.samples(split), max_missing)
     settings = evaluation.Settings(
@@ -142,8 +158,41 @@ def _prepare(options: EvalOptions) -> _Evaluation:
         lm_eval=_lm_eval(contenders, options.lm_eval, options.limit, options.data) if options.lm_eval else {},
     )
     label, folder = named(baseline)[0], Path(options.folder)
-    prepared = evaluation.prepare(contenders, label, task, judge, split, sampling, folder, settings)
+    prepared = evaluation.prepare(contenders, label, task, judge, split, sampling, folder, settings, told or untold)
     return _Evaluation(task, judge, read.prices, settings, prepared)
+
+
+def _task(options: EvalOptions) -> YamlTask:
+    """The task that was asked for, or the one that the runs were trained on.
+
+    Raises:
+        UserError: nothing says which, or a run's config changes more of a task than whoever trusts it has read.
+    """
+    name, data = options.task, options.data
+    if name is None:
+        known = trained_on(options.systems, options.baseline)
+        if known is None:
+            raise UserError("there is no run among the systems that would say on which task; choose one with --task")
+        if not known.values or data:
+            name = known.name
+        elif options.trust:
+            return load_task(known.name, trust=True, allow_urls=options.allow_urls, **known.values)
+        else:
+            keys = ", ".join(known.values)
+            raise UserError(
+                f"{known.where} sets {keys} of the task {known.name}; read it, and allow it with --trust, or choose "
+                "the task with --task and its files with --data"
+            )
+    return load_local(name, data, trust=options.trust, allow_urls=options.allow_urls, others=options.lm_eval)
+
+
+def trained_on(systems: Sequence[str], baseline: str | None = None) -> Named | None:
+    """The task that the runs among systems were trained on; None where there is no run.
+
+    Raises:
+        UserError: they were trained on several.
+    """
+    return task_of([named(text)[1] for text in (*systems, *([baseline] if baseline else []))])
 
 
 def _check_reads(contenders: Sequence[Contender], samples: Sequence[Sample], max_missing: float) -> None:
@@ -250,7 +299,7 @@ def export_alpaca_eval(
     Returns:
         Each match's folder, and how many of its duels could not be read.
     """
-    from mmpu.evaluation import answers_of
+    from mmpu.evaluation import answers_of, place_of
     from mmpu.judging import Verdicts, match_of, write_annotations
 
     task = load_local(task_name, data, trust=trust)
@@ -262,8 +311,7 @@ def export_alpaca_eval(
     for match in (m for m in matches if m.system != m.baseline):
         samples = {sample.id: sample for sample in task.samples(match.split)}
         ours, theirs = (
-            answers_of(s, store.parent / f"{file_name(task.name)}.{match.split}")
-            for s in (match.system, match.baseline)
+            answers_of(s, place_of(store.parent, task.name, match.split)) for s in (match.system, match.baseline)
         )
         folder = target / f"{file_name(match.system.name)}.{file_name(match.baseline.name)}.{file_name(match.judge)}"
         unread = write_annotations(match, verdicts.get(match.keys), samples, ours, theirs, folder)

@@ -13,7 +13,8 @@ from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
 from mmpu.task import YamlTask, parse_split
 from mmpu.train import shadow as shadows
-from mmpu.train.stage import StageConfig
+from mmpu.train.preflight import uncheckable
+from mmpu.train.stage_config import StageConfig
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
         )
     needs = method.needs | (scorer.needs if scorer is not None else frozenset())
     _check_anchors(stage, method, needs, samples, wired.teacher)
+    if scored and "anchor" in needs and wired.teacher is not None:
+        _foresee_preflight(stage, samples, wired.teacher)
     if "old_logp" in method.needs and not (
         sampling.temperature > 0 and sampling.top_p == 1 and sampling.top_k == 0 and sampling.min_p == 0
     ):
@@ -114,6 +117,16 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
     reason = scorer.abstains(samples) if scorer is not None else None
     if reason is not None:
         raise UserError(f"{where}: its scorer would abstain on every prompt: {reason}")
+
+
+def _foresee_preflight(stage: StageConfig, samples: Sequence[Sample], teacher: Engine) -> None:
+    """Raises:
+    UserError: the pre-flight could only refuse, by what is known of the teacher's answers without asking.
+    """
+    known = teacher.known(samples[: stage.preflight.prompts])
+    anchors = [None if answer is None else answer.text for answer in known]
+    if known and None not in anchors and (reason := uncheckable(anchors)) is not None:
+        raise UserError(f"stage {stage.name!r}: {reason}")
 
 
 def _check_anchors(

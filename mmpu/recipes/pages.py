@@ -27,7 +27,7 @@ from mmpu.boards import (
     write,
 )
 from mmpu.core import UserError
-from mmpu.evaluation import STORE, said_by
+from mmpu.evaluation import STORE, place_of, said_by
 from mmpu.judging import Match, Verdicts, match_of, places, raw_wins, strengths
 from mmpu.store import write_atomically
 from mmpu.thinking import answer_of
@@ -101,7 +101,7 @@ def _shown(board: Board, folder: Path, texts: Texts) -> Shown:
         view.wins[entry.system.name] = raw_wins(match, readings)
         view.clusters |= {item.sample: item.cluster for item in match.items}
         try:
-            items = _items(match, readings, folder / f"{board.task}.{match.split}", texts)
+            items = _items(match, readings, place_of(folder, board.task, match.split), texts)
         except UserError as reason:
             silent[str(reason)] = None
         else:

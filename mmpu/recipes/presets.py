@@ -26,6 +26,7 @@ from mmpu import plugins
 from mmpu.config import Values, build, load_yaml, override
 from mmpu.core import Scorer, UserError
 from mmpu.learning import Method
+from mmpu.recipes import places
 from mmpu.specs import Spec, split
 
 FOLDER = "methods/"
@@ -56,13 +57,39 @@ def names() -> dict[str, Path]:
 
 
 def load(name: str) -> Preset:
-    """Raises:
-    UserError: there is no such preset, or its file is wrong.
+    """A preset or, where there is none of the name, the method of the name with its defaults.
+
+    Raises:
+        UserError: there is neither, or its file is wrong.
     """
-    found = names()
+    found, methods = names(), plugins.code("methods")
+    if name not in found and name in methods:
+        return Preset(about_code("methods", name), "", "", Spec[Method].read(name, f"method {name}", Method))
     if name not in found:
-        raise UserError(f"no preset {name!r} in configs/methods; {plugins.suggest(name, found)}")
+        raise UserError(
+            f"no preset {name!r} in configs/methods, and no method of that name; "
+            f"{plugins.suggest(name, {*found, *methods})}"
+        )
     return build(Preset, load_yaml(found[name]), str(found[name]))
+
+
+def of_your_own() -> dict[str, str]:
+    """Methods that plug-ins bring, by name, with the first line that is said of each; presets left out."""
+    found, presets = plugins.code("methods"), names()
+    own = [name for name, root in found.items() if root.code != plugins.PACKAGE and name not in presets]
+    return {name: about_code("methods", name) for name in sorted(own)}
+
+
+def about_code(kind: str, name: str) -> str:
+    """The first line of what a plug-in's file says of itself, or of its class, read without importing it."""
+    path = plugins.code(kind)[name].code / kind / f"{name}.py"
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError) as error:
+        return f"cannot be read: {error}"
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    said = [ast.get_docstring(node) for node in (tree, *classes)]
+    return next((text.strip().splitlines()[0] for text in said if text), f"no docstring in {path}")
 
 
 def expand(stage: Mapping[str, Any]) -> Values:
@@ -79,12 +106,13 @@ def expand(stage: Mapping[str, Any]) -> Values:
 
 
 def resolved(config: str, assignments: Sequence[str]) -> tuple[Values, str]:
-    """A training config's values from its name or path, presets taken over and overrides applied, and its path."""
+    """A training config's values from its name or path, presets taken over and overrides applied, and its path. Files
+    that it names may lie beside it."""
     path = plugins.find_data("configs", config)
-    values = load_yaml(path)
+    values = places.found(load_yaml(path), path.parent, beside_first=True)
     if isinstance(values.get("stages"), list):
         values["stages"] = [expand(stage) if isinstance(stage, dict) else stage for stage in values["stages"]]
-    return override(values, assignments), str(path)
+    return places.found(override(values, assignments), path.parent, beside_first=False), str(path)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -95,6 +123,8 @@ def explain(name: str) -> str:
     """Formula, needs, knobs and defaults of a preset or of a method."""
     preset = load(name) if name in names() else None
     lines: list[str] = []
+    if preset is None and name in of_your_own():
+        lines += [f"{name}: {about_code('methods', name)}", ""]
     if preset:
         lines += [f"{name}: {preset.about}", f"source: {preset.source}", f"not given there: {preset.not_given}"]
         lines += [f"warning: {preset.warning}", ""] if preset.warning else [""]
@@ -113,7 +143,9 @@ def _component(kind: str, spec: Spec[Any], *more: str) -> list[str]:
     cls, values = spec.cls, split(spec.written, spec.where)[1]
     lines = [f"{kind} {spec.name}", ""]
     module = inspect.getmodule(cls)
-    lines += [textwrap.indent((inspect.getdoc(module) or "").strip(), "    "), "", *more]
+    said = inspect.getdoc(module) or (vars(cls).get("__doc__") if not _generated(cls) else None) or ""
+    said = said or f"{inspect.getsourcefile(cls)} says nothing of it; a docstring there stands here"
+    lines += [textwrap.indent(inspect.cleandoc(said).strip(), "    "), "", *more]
     about = _field_docs(cls)
     wired = {"engine", "live", "task", "teacher"} if kind == "scorer" else set[str]()
     for knob in fields(cls):
@@ -125,6 +157,11 @@ def _component(kind: str, spec: Spec[Any], *more: str) -> list[str]:
         if knob.name in about:
             lines.append(textwrap.indent(textwrap.fill(about[knob.name], 100), "        "))
     return lines
+
+
+def _generated(cls: type[Any]) -> bool:
+    """Whether a class's docstring is the signature that `dataclass` writes where there is none."""
+    return (cls.__doc__ or "").startswith(f"{cls.__name__}(")
 
 
 def _field_docs(cls: type[Any]) -> dict[str, str]:

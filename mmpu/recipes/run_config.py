@@ -16,7 +16,7 @@ from mmpu.recipes import presets
 from mmpu.recipes.wiring import Source
 from mmpu.specs import Named, Spec
 from mmpu.student import StudentConfig
-from mmpu.train.stage import StageConfig
+from mmpu.train.stage_config import StageConfig
 
 
 @dataclass(frozen=True, slots=True)

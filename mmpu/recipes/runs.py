@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpu.config import Values, build, load_yaml, override, to_values
 from mmpu.core import UserError, digest
+from mmpu.files import is_file
 from mmpu.specs import Named
 
 if TYPE_CHECKING:
@@ -99,6 +101,12 @@ def contender(name: str, target: str, *, trust: bool = False) -> Contender:
     return Contender(name, target, HF(load_student(config)), weights, **trained)
 
 
+def is_recorded(target: str) -> bool:
+    """Whether a target's answers are there already: a file of them, or the data's own."""
+    path = Path(target).expanduser()
+    return path.suffix in (".jsonl", ".json") or (target == "reference" and not path.exists())
+
+
 def named(text: str) -> tuple[str, str]:
     """`label=target` as both; a target alone is its own label."""
     label, equals, target = text.partition("=")
@@ -118,6 +126,35 @@ def run_of(stage: Path) -> tuple[Values, int] | None:
     if not (stage / "student.json").exists() or not (stage.parent / "config.yaml").exists():
         return None
     return load_yaml(stage.parent / "config.yaml"), int(stage.name.split("-")[0])
+
+
+def task_of(targets: Sequence[str]) -> Named | None:
+    """The task that runs, or stages of runs, were trained on; None where there is no run among the targets.
+
+    Raises:
+        UserError: they were trained on several.
+    """
+    found: dict[str, Named] = {}
+    for target in targets:
+        path = Path(target).expanduser()
+        file = next((f for f in (path / "config.yaml", path.parent / "config.yaml") if is_file(f)), None)
+        if file is not None and "task" in (values := load_yaml(file)):
+            task = Named.read(values["task"], f"{file}.task")
+            task = replace(task, name=_from_here(task.name, file.parent))
+            found.setdefault(digest([task.name, task.values]), task)
+    if len(found) > 1:
+        names = ", ".join(task.name for task in found.values())
+        raise UserError(f"these runs were trained on different tasks ({names}); choose one with --task")
+    return next(iter(found.values()), None)
+
+
+def _from_here(name: str, run: Path) -> str:
+    """A task's name, or the path of its file: as it is written from the shell's folder, or from one around the run."""
+    path = Path(name)
+    if path.is_absolute() or is_file(path) or not path.suffix:
+        return name
+    around = (folder / path for folder in run.resolve().parents)
+    return next((str(each) for each in around if is_file(each)), name)
 
 
 def _hash_files(paths: Sequence[Path]) -> str:

@@ -134,14 +134,14 @@ def _tried(model_type: str, folder: str) -> tuple[Finding, bool]:
 
 
 def _loaded(model_type: str, folder: str, attention: str) -> tuple[Finding, bool]:
-    from mmpu.student import StudentConfig, checked, load_parts, untouched
+    from mmpu.student import StudentConfig, checked, load_parts, transformers_says
 
     config = StudentConfig(folder, device="cpu", attention=attention)
     parts = load_parts(config)
     moved = _moved(parts)
     if moved < TELLING:
         return Finding(model_type, False, "not built", f"says nothing of its prompt ({moved:.1g} nats)"), False
-    student, verdict = checked(parts, config, untouched(parts, config))
+    student, verdict = checked(parts, config, transformers_says(parts, config))
     notes = [
         "`attention: eager`" if attention == "eager" else "",
         f"not sampled in process: {verdict.unsampled}" if verdict.unsampled else "",

@@ -19,9 +19,10 @@ from mmpu.config import Values, to_values
 from mmpu.core import Engine, Sample, UserError
 from mmpu.engines.hf import HF
 from mmpu.learning import Method
-from mmpu.recipes import fit, run_config, wiring
+from mmpu.recipes import changes, fit, run_config, trackers, wiring
 from mmpu.recipes.claim import claim
 from mmpu.recipes.fit import Planned
+from mmpu.recipes.resolved import resolved
 from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
 from mmpu.store import Ledger, locked, write_atomically
@@ -51,6 +52,7 @@ def train(config: str, assignments: Sequence[str] = (), restart_from: str | None
 
 def train_run(run: RunConfig, restart_from: str | None = None) -> Path:
     """The same for a config that is already read."""
+    trackers.check(run.trackers)
     accelerator = Accelerator(
         cpu=run.student.device == "cpu", log_with=list(run.trackers) or None, project_dir=str(run.folder)
     )
@@ -74,7 +76,9 @@ def _train(run: RunConfig, accelerator: Accelerator, signals: Signals, restart_f
         claim(run, plan, restart_from, record.say)
     accelerator.wait_for_everyone()
     if run.trackers:
-        accelerator.init_trackers("mmpu", {"run": run.run, "seed": run.seed})
+        values = changes.flat(resolved(run, [stage.sampling for stage in plan]))
+        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in values}
+        accelerator.init_trackers("mmpu", plain)
     _Training(run, wired, accelerator, signals).stages(plan)
     if run.trackers:
         accelerator.end_training()
@@ -193,9 +197,11 @@ class _Training:
             Fitting(student, reader, method, stage.sampling.max_tokens),
         )
         record = Record(place.parent, self.accelerator, ledger, task, self.signals)
+        begun = Stage(config, place, samples, task, rollout, student, self.accelerator, self.run.seed)
+        record.say(begun.described)
         if student.reach is not None:
             (record.warn if student.reach.share < WANTED else record.say)(f"stage {config.name}: {student.reach}")
-        loop.run(Stage(config, place, samples, task, rollout, student, self.accelerator, self.run.seed), record)
+        loop.run(begun, record)
 
 
 def _student_at(run: RunConfig, folder: Path, index: int) -> Student:

@@ -63,6 +63,11 @@ class Store:
         with self._writing():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             (tables,) = self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'readings'").fetchone():
+                raise UserError(
+                    f"{self.path} holds a judge's verdicts, which `mmpu eval` keeps and `mmpu judge metrics` reads, "
+                    "not answers; those of runs stand in store.sqlite beside their folders"
+                )
             if version != SCHEMA and (version or tables):
                 raise UserError(f"the store {self.path} is of another version of mmpu; choose another file or move it")
             for statement in filter(str.strip, TABLES.split(";")):

@@ -12,7 +12,7 @@ from mmpu.core import Response, Sample, UserError
 from mmpu.families import Family
 from mmpu.media import images as media
 from mmpu.student.packing import Encoded
-from mmpu.student.parts import StudentConfig
+from mmpu.student.student_config import StudentConfig
 from mmpu.student.tokenizing import Tokens, lead
 from mmpu.student.turns import Chat, Plain
 from mmpu.student.vision import Features, stacked

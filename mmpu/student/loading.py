@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from mmpu.student import remembered
-from mmpu.student.parts import Parts, StudentConfig, load_parts
-from mmpu.student.selfcheck import Verdict, judged, untouched
+from mmpu.student.parts import Parts, load_parts
+from mmpu.student.selfcheck import Verdict, judged, transformers_says
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from mmpu.student.untouched import Untouched
 
 EXACT = frozenset(
@@ -47,7 +48,7 @@ def load_student(config: StudentConfig) -> Student:
 
 def checked(parts: Parts, config: StudentConfig, said: Untouched | None = None) -> tuple[Student, Verdict]:
     """A student that was held against transformers just now, and how it went."""
-    said = said or untouched(parts, config)
+    said = said or transformers_says(parts, config)
     student = assembled(parts, config)
     verdict = judged(student, said)
     verdict.settle(student)

@@ -6,63 +6,18 @@ import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
 from mmpu import plugins
 from mmpu.core import UserError
 from mmpu.families import Family
-from mmpu.knobs import MAY_CHANGE
 from mmpu.student import gguf
 from mmpu.student.adapters import merged
 from mmpu.student.dropout import without_dropout
-from mmpu.student.lora import Lora
 from mmpu.student.soundness import fitting, unquantised, whole
-
-
-@dataclass(frozen=True)
-class StudentConfig:
-    """Which model, and how it is held."""
-
-    model: str
-    """A bundled student (`tiny-text`, `tiny-vl`), a folder, a GGUF file, or a hub id."""
-    lora: Lora | None = None
-    """None trains all weights of the language model."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights. Training all of them takes float32, since half types lose small updates; see `autocast`."""
-    autocast: Literal["bfloat16"] | None = None
-    """Computes in this type, for training and sampling alike, while weights and optimiser keep `dtype`."""
-    device: Annotated[str, MAY_CHANGE] = "auto"
-    device_map: Annotated[str | None, MAY_CHANGE] = None
-    """Spreads the layers over devices as accelerate does (`auto`, `balanced`); takes the place of `device`."""
-    quantize: Literal["4bit"] | None = None
-    """Holds the base's linear layers in NF4 (bitsandbytes, CUDA only); needs `lora`."""
-    attention: str = "sdpa"
-    gradient_checkpointing: Annotated[bool, MAY_CHANGE] = False
-    train_vision: bool = False
-    """Also train the vision tower and the projector."""
-    template: Literal["chat", "completion"] = "chat"
-    """`completion` concatenates the prompt's texts, for models without a chat template."""
-    template_options: dict[str, Any] | None = None
-    """Further variables of the chat template; thinking is off unless switched on here."""
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        if self.quantize and not self.lora:
-            raise UserError("student.quantize holds weights that cannot be trained; set student.lora as well")
-        if self.quantize and self.lora and self.lora.init != "default":
-            raise UserError(
-                f"student.lora.init={self.lora.init} takes a part off the base's weights, which student.quantize holds "
-                "in four bits; leave one out"
-            )
-        if self.autocast and self.dtype != "float32":
-            raise UserError(f"student.autocast casts from float32 and not from {self.dtype}; set it or student.dtype")
-
-    @property
-    def computes_in(self) -> str:
-        """The type of matrix products."""
-        return self.autocast or self.dtype
+from mmpu.student.student_config import StudentConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 import mmpu
-from mmpu.student.parts import StudentConfig
+from mmpu.student.student_config import StudentConfig
 
 
 def place() -> Path:

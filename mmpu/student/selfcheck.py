@@ -17,8 +17,9 @@ from mmpu.media import data_uri
 from mmpu.student.decoding import Decoding
 from mmpu.student.encoding import Encoder
 from mmpu.student.packing import Tree
-from mmpu.student.parts import Parts, StudentConfig
+from mmpu.student.parts import Parts
 from mmpu.student.student import Student, never
+from mmpu.student.student_config import StudentConfig
 from mmpu.student.untouched import FAILURES, SAID, Alone, Expected, Untouched, compared
 
 LIMITS = {"float32": 1e-4, "bfloat16": 0.15, "float16": 0.05}
@@ -55,7 +56,7 @@ class Verdict:
         student.prefixing, student.unsampled = self.prefixing, self.unsampled
 
 
-def untouched(parts: Parts, config: StudentConfig) -> Untouched:
+def transformers_says(parts: Parts, config: StudentConfig) -> Untouched:
     """What transformers makes of a model. To be called before a student is made of the parts.
 
     Raises:

@@ -35,7 +35,8 @@ from mmpu.student.encoding import Encoder, ends
 from mmpu.student.head import Ask, Head, Measured, measure
 from mmpu.student.lora import Lora
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
-from mmpu.student.parts import StudentConfig, resolve_model
+from mmpu.student.parts import resolve_model
+from mmpu.student.student_config import StudentConfig
 from mmpu.student.vision import Images
 
 

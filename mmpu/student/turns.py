@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, cast
 
 from mmpu.core import Message, Sample, UserError, user
-from mmpu.student.parts import StudentConfig
+from mmpu.student.student_config import StudentConfig
 from mmpu.thinking import answer_of, closing, is_mark, opening, thinks_on, thought_nothing
 
 TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}

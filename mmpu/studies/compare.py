@@ -110,7 +110,7 @@ def _begin(values: Values, folder: Path, seed: int) -> Values:
 
 def _plan(options: Options, values: Values, folder: Path, seed: int, name: str) -> Values:
     """The run of one method. The config's last stage says prompts, decoding, steps and optimiser; the preset says
-    method, scorer, candidates and updates per rollout."""
+    method, scorer, candidates and updates per rollout. A method without a preset takes the last stage's scorer."""
     preset = presets.load(name)
     begin = _begin(values, folder, seed)
     student = values["student"] if isinstance(values["student"], dict) else {"model": values["student"]}
@@ -118,6 +118,8 @@ def _plan(options: Options, values: Values, folder: Path, seed: int, name: str) 
     stage = {**last, "name": STAGE, "method": preset.method.written}
     if preset.scorer is not None:
         stage["scorer"] = preset.scorer.written
+    elif name not in presets.names() and "scores" in preset.method.make({}).needs and "scorer" in values["stages"][-1]:
+        stage["scorer"] = values["stages"][-1]["scorer"]
     if "k" in preset.stage and preset.stage["k"] == 1:
         stage["k"] = 1
     if "updates" in preset.stage.get("optim", {}):

@@ -28,6 +28,8 @@ def find_task(name: str) -> Path:
         found = {alias.casefold(): path for alias, path in aliases.items()}.get(name.casefold())
         if found is not None:
             return found
+        if Path(name).suffix in plugins.SPELLINGS[".yaml"]:
+            raise
         raise UserError(
             f"no task {name!r} on the search path and no such file; {plugins.suggest(name, [*known, *aliases])}"
         ) from None

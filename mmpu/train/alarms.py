@@ -12,7 +12,7 @@ from mmpu.core import UserError
 
 if TYPE_CHECKING:
     from mmpu.train.record import Record
-    from mmpu.train.stage import StageConfig
+    from mmpu.train.stage_config import StageConfig
 
 START: dict[str, Any] = {
     "step": 0,

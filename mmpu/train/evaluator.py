@@ -143,7 +143,8 @@ def refusal(found: Found, least: float) -> str:
         f"{least} or more on prompts that it was not chosen by; {best}. Training on it would destroy the student. "
         "`mmpu evaluator` prints the table, for other students too. What helps: a larger student; a longer stage I; a "
         "teacher with second answers (`n: 2` of `mmpu generate`), by which likelihoods can be judged; a scorer that "
-        "does not depend on the student (rule, majority, token_judge); or `preflight.min_auc`, if you know better"
+        "does not depend on the student (rule, majority, token_judge); or `preflight.min_auc`, if you know better. The "
+        "same command with other settings of this stage goes on after the stages that are done"
     )
 
 

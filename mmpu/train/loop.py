@@ -59,14 +59,16 @@ def run(stage: Stage, record: Record) -> None:
 
             step_of = collect(stage, step, at.state["position"])
             record.signals.wait()
-            began = time.perf_counter()
+            began, read = time.perf_counter(), stage.student.tokens_read
             measures_kl = stage.has_reference and config.kl_every > 0 and step % config.kl_every == 0
             losses = update(step_of.rows, step, stage.steps, at.state["mean_score"] or 0.0, measures_kl)
+            losses["tokens"] = float(stage.student.tokens_read - read)
             if shadow is not None:
                 shadow.follow(step + 1)
 
             seen = describe(step_of.groups, step_of.rows, stage.task, step_of.dropped)
             seen |= step_of.metrics | {"seconds_update": time.perf_counter() - began} | alarms.drift(at.state, seen)
+            seen["lr"] = config.optim.rate(step, stage.steps)
             metrics = record.step(config.name, step, losses, seen, step_of.groups, step_of.rows, step_of.dropped)
             progress(step + 1, metrics)
             state = alarms.watch(config, at.state, metrics, record, importance.ADVISED | step_of.examples)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from annotated_types import Interval
 
 from mmpu.knobs import MAY_CHANGE, Count, CountOrZero, Momentum, NotNegative, Parallel, Rate, Ratio, Share
-from mmpu.student import Student
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmpu.student import Student
 
 
 @dataclass(frozen=True)
@@ -45,5 +48,7 @@ class Optim:
         return self.lr * shape[self.schedule]
 
     def build(self, student: Student) -> torch.optim.Optimizer:
+        import torch
+
         trainable = [p for p in student.parameters() if p.requires_grad]
         return torch.optim.AdamW(trainable, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)

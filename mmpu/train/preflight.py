@@ -11,14 +11,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mmpu.core import Group, Response, Sample, Scorer, Task, UserError
 from mmpu.knobs import Count, CountOrZero, Share
 from mmpu.statistics import auc
 from mmpu.train.cases import another
-from mmpu.train.diagnostics import describe
-from mmpu.train.evaluator import Trial
-from mmpu.train.rollout import Rollout
+
+if TYPE_CHECKING:
+    from mmpu.train.evaluator import Trial
+    from mmpu.train.rollout import Rollout
 
 FIRST, PIECE = 4, 16
 """Prompts that are graded at first, and at a time from then on."""
@@ -45,6 +47,8 @@ class Preflight:
     @property
     def trial(self) -> Trial:
         """What a search for a way to grade is made of."""
+        from mmpu.train.evaluator import Trial
+
         return Trial(self.prompts, self.seconds, self.graded, self.min_auc)
 
     def __call__(
@@ -63,6 +67,8 @@ class Preflight:
         Raises:
             UserError: the evaluator cannot tell a prompt's anchor from another's, or there is no other.
         """
+        from mmpu.train.diagnostics import describe
+
         groups = [group for group in rollout.anchored(samples[: self.prompts]) if isinstance(group, Group)]
         if rollout.scorer is None:
             return {}
@@ -71,8 +77,8 @@ class Preflight:
             for i, group in enumerate(groups)
             if group.anchor is not None and (other := another(i, [g.anchor for g in groups])) is not None
         ]
-        if not pairs:
-            raise UserError(_uniform(groups))
+        if (reason := uncheckable([group.anchor for group in groups])) is not None:
+            raise UserError(reason)
         scores = [s for s in scored(rollout.scorer, pairs, say) if not any(map(math.isnan, s))]
         result = {"anchor_auc": auc([s[0] for s in scores], [s[1] for s in scores])}
         candidates = rollout.scored(rollout.sampled(groups[: self.graded], seed))
@@ -84,7 +90,8 @@ class Preflight:
                 "anchor "
                 f"from another's with AUC {result['anchor_auc']:.3f}, below {self.min_auc}. Training on it would "
                 "destroy the student. Use a larger student or another scorer mode (`scorer.mode`), train stage I "
-                "longer or more gently, or set `preflight.min_auc` if you know better"
+                "longer or more gently, or set `preflight.min_auc` if you know better. The same command with other "
+                "settings of this stage goes on after the stages that are done"
             )
         return result
 
@@ -101,13 +108,15 @@ def scored(scorer: Scorer, pairs: Sequence[Group], say: Callable[[str], None]) -
     return found
 
 
-def _uniform(groups: Sequence[Group]) -> str:
-    """Why there is nothing to check with."""
+def uncheckable(anchors: Sequence[str | None]) -> str | None:
+    """Why an evaluator cannot be checked with these anchors; None if it can. Costs no model call."""
+    if any(anchor is not None and another(i, anchors) is not None for i, anchor in enumerate(anchors)):
+        return None
     way_out = "set `preflight: {prompts: 0}` if you know better"
-    if len(groups) < 2:
-        return f"pre-flight: {len(groups)} prompts with an anchor are too few to check the evaluator with; {way_out}"
+    if len(anchors) < 2:
+        return f"pre-flight: {len(anchors)} prompts with an anchor are too few to check the evaluator with; {way_out}"
     return (
-        f"pre-flight: the teacher says the same to all of the first {len(groups)} prompts, {groups[0].anchor!r:.80}. "
+        f"pre-flight: the teacher says the same to all of the first {len(anchors)} prompts, {anchors[0]!r:.80}. "
         "Whether the evaluator can tell a prompt's own anchor from another's cannot be checked, and such anchors teach "
         f"one answer to everything. Look at the teacher's answers; {way_out}"
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +15,7 @@ from typing import Any, cast
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmpu.core import Group, Response, Task
 from mmpu.learning import Row
@@ -24,6 +26,8 @@ from mmpu.train.signals import Signals
 
 SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
 """Metrics beside the progress bar."""
+SILENCE = 60.0
+"""Seconds after which a line is due where there is no terminal."""
 
 
 class Record:
@@ -112,25 +116,30 @@ class Record:
 
     @contextlib.contextmanager
     def progress(self, stage: str, done: int, total: int) -> Generator[Callable[[int, Mapping[str, float]], None]]:
-        """A progress bar on a terminal; elsewhere about ten lines per stage."""
+        """A progress bar on a terminal; elsewhere a line for the first step, every tenth part, and every minute."""
         live = self.accelerator.is_main_process and self.console.is_terminal
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
+            TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             disable=not live,
         )
+        began = last = time.monotonic()
         with bar:
             handle = bar.add_task(stage, total=total, completed=done, note="")
 
             def advance(step: int, metrics: Mapping[str, float]) -> None:
-                note = " ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+                nonlocal last
+                note, now = _note(metrics), time.monotonic()
                 bar.update(handle, completed=step, note=note)
-                if not live and (step == total or step % max(1, total // 10) == 0):
-                    self.say(f"{stage} {step}/{total} {note}")
+                due = step in (done + 1, total) or step % max(1, total // 10) == 0 or now - last > SILENCE
+                if not live and due:
+                    last, left = now, (now - began) / (step - done) * (total - step)
+                    self.say(f"{stage} {step}/{total} {note}, {_clock(now - began)} gone, {_clock(left)} to go")
 
             yield advance
 
@@ -189,6 +198,19 @@ class Record:
         if group.teacher_responses:
             result["teacher_responses"] = [written(r, math.nan) for r in group.teacher_responses]
         return result | ({"notes": dict(group.notes)} if group.notes else {})
+
+
+def _note(metrics: Mapping[str, float]) -> str:
+    """A step's metrics in a few words."""
+    said = [f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics]
+    said += [f"lr {metrics['lr']:.2g}"] if "lr" in metrics else []
+    if metrics.get("seconds_update"):
+        said.append(f"{metrics.get('tokens', 0) / metrics['seconds_update']:,.0f} tokens/s")
+    return " ".join(said)
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _number(value: float) -> float | None:

@@ -17,7 +17,7 @@ from mmpu.core import Choice, Engine, Failed, Group, Response, Sample, Sampling,
 from mmpu.store import write_atomically
 from mmpu.student import Misfit, Student, longest_text, misfit, overlong, summary
 from mmpu.train.fitting import Fitting
-from mmpu.train.stage import StageConfig
+from mmpu.train.stage_config import StageConfig
 
 FILE = "left_out.json"
 """In the stage's folder: what was left out, for a run that is resumed and for its reader."""

@@ -83,6 +83,7 @@ LIGHT = {
     *(
         "recipes.evaluation",
         "recipes.collecting",
+        "recipes.contenders",
         "recipes.wiring",
         "recipes.judges",
         "recipes.pages",

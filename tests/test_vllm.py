@@ -528,3 +528,21 @@ def test_a_served_judge_is_audited(served: str, bench: YamlTask) -> None:
 def test_no_server_is_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did not take the adapter"):
         client("http://127.0.0.1:9", tmp_path, retries=0).sync()
+
+
+def test_an_evaluation_gives_the_student_s_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy answers of the same weights, in vLLM and in process; the second time nobody is asked."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.json").write_text(json.dumps([{"q": f"{i}+1?", "a": str(i + 1)} for i in range(3)]))
+    Path("sums.yaml").write_text(
+        'prompt: [{user: "{{ q }}"}]\nanswer: "{{ a }}"\nreference: "{{ a }}"\nsource: rows.json\ngrader: number\n'
+        "judge: rule\nbaseline: reference\nsampling: {max_tokens: 10, temperature: 0}\n"
+    )
+    Path("v.yaml").write_text(json.dumps({"name": "vllm", "max_length": 512, "options": OPTIONS}))
+    command = ["eval", "a=tiny-text", "b=hf:tiny-text", "--engine", "v.yaml", "--task", "sums.yaml"]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    said = [next(Path("leaderboards").glob(f"*/{label}.outputs.jsonl")).read_text() for label in "ab"]
+    assert said[0] == said[1]
+    monkeypatch.setattr(VLLM, "_start", lambda *_: pytest.fail("asked twice"))
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert not list(Path("leaderboards").glob(".*.vllm"))

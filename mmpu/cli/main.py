@@ -85,7 +85,7 @@ def train(config: str, overrides: tuple[str, ...], restart_from: str | None, all
 
 
 @main.command("eval")
-@click.argument("systems", nargs=-1, required=True, metavar="[LABEL=]RUN_OR_MODEL…")
+@click.argument("systems", nargs=-1, required=True, metavar="[LABEL=]SYSTEM…")
 @click.option("--task", help="Task name or YAML file; default: the one that the runs were trained on.")
 @click.option("--lm-eval", help="Tasks of lm-eval to run as well, or alone: gsm8k,ifeval,…")
 @click.option("--judge", help="Judge name or YAML file: rule, qwen3, qwen3-vl, …; default: the task's.")
@@ -93,6 +93,7 @@ def train(config: str, overrides: tuple[str, ...], restart_from: str | None, all
     "--baseline",
     help="A system's label, a run, a model, a .jsonl of answers, or `reference`, the data's own; default: the task's.",
 )
+@click.option("--engine", default="hf", show_default=True, help="Of runs and models: hf, vllm, or a YAML of its keys.")
 @click.option("--split", help="Default: the one that the task is evaluated on, most often test.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
 @click.option("--judge-url", envvar="MMPU_JUDGE_URL", help="OpenAI-compatible endpoint of the judge, up to /v1.")
@@ -104,7 +105,9 @@ def train(config: str, overrides: tuple[str, ...], restart_from: str | None, all
 @click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @ALLOW_URLS
-@click.option("--dry-run", is_flag=True, help="Say what judging would cost at most, and stop; nobody answers.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what answers and judging would cost at most, and stop; nobody answers."
+)
 @JSON
 @judging_options
 def evaluate(
@@ -113,6 +116,7 @@ def evaluate(
     lm_eval: str | None,
     judge: str | None,
     baseline: str | None,
+    engine: str,
     split: str | None,
     limit: int | None,
     judge_url: str | None,
@@ -128,7 +132,10 @@ def evaluate(
     as_json: bool,
     **judging: Any,
 ) -> None:
-    """Let systems answer a task, judge them against the baseline, and publish the board."""
+    """Let systems answer a task, judge them against the baseline, and publish the board.
+
+    A SYSTEM is a run, a stage, a model, a .jsonl of answers, openai:MODEL@URL, vllm:PATH or an engine's YAML.
+    """
     quiet()
     from mmpu.recipes import evaluation as assess
 
@@ -155,10 +162,11 @@ def evaluate(
         {k: v for k, v in sampling.items() if v is not None},
         attempts,
         harness,
+        engine,
         assess.JudgingOptions(**judging),
     )
     if dry_run:
-        say("\n".join(assess.estimate(options).lines()))
+        say("\n".join([*assess.answering(options), *assess.estimate(options).lines()]))
         say("nobody was asked: answers that are not on the disk are counted as long as they may be")
         return
     board = assess.evaluate(options, progress_on_stderr(), announce, answers_on_stderr())

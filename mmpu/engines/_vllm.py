@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from safetensors.torch import load_file, save_file
@@ -50,6 +50,7 @@ class Mirrored(Engine):
     """The student answering from vLLM. Questions are put and outputs read here; how they travel is up to the engine."""
 
     student: Student
+    piece: ClassVar[int] = 1024
 
     @property
     def identity(self) -> str:

@@ -66,6 +66,9 @@ class Cached(Engine):
     def known(self, samples: Sequence[Sample]) -> list[Response | None]:
         return self.engine.known(samples)
 
+    def close(self) -> None:
+        self.engine.close()
+
     def generate(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> list[tuple[Response, ...] | Failed]:
         return in_order(self.answers(samples, n, sampling), len(samples))
 

@@ -69,7 +69,10 @@ def answer(
     Raises:
         UserError: more than the share `max_missing` of the prompts got none.
     """
-    found = _answered(contender, samples, sampling, attempts, told)
+    try:
+        found = _answered(contender, samples, sampling, attempts, told)
+    finally:
+        contender.engine.close()  # the next one needs the memory
     failed = [(s.id, f.reason) for s, f in zip(samples, found, strict=True) if isinstance(f, Failed)]
     if len(failed) > max_missing * len(samples):
         raise UserError(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpu.config import replaced
-from mmpu.core import Failed, Sample, UserError
+from mmpu.core import Failed, Sample, Sampling, UserError
 from mmpu.duel import Judge
 from mmpu.files import file_name
+from mmpu.recipes.contenders import Contenders, student_of
 from mmpu.recipes.judges import read_judge
 from mmpu.recipes.presumed import presumed
 from mmpu.recipes.runs import contender, is_recorded, named, task_of
@@ -48,7 +49,8 @@ class EvalOptions:
     """What `mmpu eval` was asked for."""
 
     systems: tuple[str, ...]
-    """`NAME`, `PATH` or `label=PATH` of runs, stages, models or answer files (.jsonl, .json)."""
+    """`NAME`, `PATH` or `label=PATH` of runs, stages, models or answer files (.jsonl, .json); `label=openai:MODEL@URL`,
+    `label=vllm:PATH`, `label=engine.yaml`."""
     task: str | None = None
     """None takes the one that the runs among the systems were trained on."""
     judge: str | None = None
@@ -68,7 +70,22 @@ class EvalOptions:
     """Answers per prompt."""
     lm_eval: tuple[str, ...] = ()
     """Tasks of lm-eval to run beside."""
+    engine: str = "hf"
+    """Of runs, stages and models: `hf`, `vllm`, or a YAML file with its keys."""
     judging: JudgingOptions = field(default_factory=JudgingOptions)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What systems are asked, before anything else is settled."""
+
+    task: YamlTask
+    split: str
+    sampling: Sampling
+    targets: Mapping[str, str]
+    """By label."""
+    baseline: str
+    """A label."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,34 @@ def estimate(options: EvalOptions) -> Estimate:
         return _estimate(_prepare(aside, pretended=Path(options.folder)), options)
 
 
+def answering(options: EvalOptions) -> list[str]:
+    """What endpoints and other engines are still to be asked, and what it costs, in words. Nobody is asked."""
+    asked = _asked(options)
+    made = Contenders(asked.task, Path(options.folder), trust=options.trust, asks=False)
+    samples, attempts = asked.task.samples(asked.split), options.attempts or asked.task.config.attempts
+    return [
+        line
+        for label, target in asked.targets.items()
+        if made.elsewhere(target)
+        for line in made.price(label, target, samples, attempts, asked.sampling)
+    ]
+
+
+def _asked(options: EvalOptions) -> _Asked:
+    task = _task(options)
+    baseline = _default("baseline", options.baseline, task)
+    split = options.split or task.config.evaluate
+    split = f"{split}[:{options.limit}]" if options.limit else split
+    task.ready(split)
+    targets: dict[str, str] = {}
+    for text in (*options.systems, baseline):
+        label, target = named(text)
+        if targets.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
+            raise UserError(f"two systems are labelled {label!r}: {targets[label]} and {target}; choose another label")
+    sampling = replaced(task.config.sampling, options.sampling, "sampling")
+    return _Asked(task, split, sampling, targets, named(baseline)[0])
+
+
 def _prepare(options: EvalOptions, told: Told | None = None, pretended: Path | None = None) -> _Evaluation:
     """Args:
     pretended: The folder of earlier answers, which stand for those that models would give.
@@ -124,26 +169,15 @@ def _prepare(options: EvalOptions, told: Told | None = None, pretended: Path | N
     from mmpu.evaluation import place_of, untold
     from mmpu.judging import Limits, read_calibration
 
-    task = _task(options)
-    judging = options.judging
+    one, judging, folder = _asked(options), options.judging, Path(options.folder)
+    task, split = one.task, one.split
     read = read_judge(_default("judge", options.judge, task))
     judge = read.make(task, options.judge_url, judging.concurrency)
-    baseline = _default("baseline", options.baseline, task)
-    split = options.split or task.config.evaluate
-    split = f"{split}[:{options.limit}]" if options.limit else split
-    task.ready(split)
-    sampling = replaced(task.config.sampling, options.sampling, "sampling")
-    targets: dict[str, str] = {}
-    for text in (*options.systems, baseline):
-        label, target = named(text)
-        if targets.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
-            raise UserError(f"two systems are labelled {label!r}: {targets[label]} and {target}; choose another label")
+    made = Contenders(task, folder, options.engine, options.trust)
     place = None if pretended is None else place_of(pretended, task.name, split)
     contenders = [
-        contender(label, target, trust=options.trust)
-        if place is None or is_recorded(target)
-        else presumed(label, target, place)
-        for label, target in targets.items()
+        made(label, target) if place is None or is_recorded(target) else presumed(label, target, place)
+        for label, target in one.targets.items()
     ]
     max_missing = evaluation.Settings.max_missing if judging.max_missing is None else judging.max_missing
     _check_reads(contenders, task.samples(split), max_missing)
@@ -157,8 +191,9 @@ def _prepare(options: EvalOptions, told: Told | None = None, pretended: Path | N
         max_missing=max_missing,
         lm_eval=_lm_eval(contenders, options.lm_eval, options.limit, options.data) if options.lm_eval else {},
     )
-    label, folder = named(baseline)[0], Path(options.folder)
-    prepared = evaluation.prepare(contenders, label, task, judge, split, sampling, folder, settings, told or untold)
+    prepared = evaluation.prepare(
+        contenders, one.baseline, task, judge, split, one.sampling, folder, settings, told or untold
+    )
     return _Evaluation(task, judge, read.prices, settings, prepared)
 
 
@@ -201,7 +236,7 @@ def _check_reads(contenders: Sequence[Contender], samples: Sequence[Sample], max
     Raises:
         UserError: that is more than the share `max_missing` of the prompts; names every such model.
     """
-    found_models = ((c.name, getattr(c.engine, "student", None)) for c in contenders)  # recorded answers need no torch
+    found_models = ((c.name, student_of(c.engine)) for c in contenders)  # others need no torch
     models: list[tuple[str, Any]] = [(name, student) for name, student in found_models if student is not None]
     if not models:
         return
@@ -250,9 +285,10 @@ def audit_judge(
 
     task = load_local(task_name, data, trust=trust)
     judge = read_judge(judge_name).make(task, url)
-    engine = contender("baseline", baseline, trust=trust).engine if baseline else Reference()
+    engine = Contenders(task, folder, trust=trust)("baseline", baseline).engine if baseline else Reference()
     samples = task.samples(f"{split}[:{limit}]")
     answers = engine.generate(samples, 1, task.config.sampling)
+    engine.close()
     known = [(s, a[0].text) for s, a in zip(samples, answers, strict=True) if not isinstance(a, Failed)]
     if not known:
         hint = "give --baseline a file of answers" if baseline is None else "look at the baseline's answers"
@@ -281,10 +317,17 @@ def lm_eval(
 def _lm_eval(
     contenders: Sequence[Contender], tasks: Sequence[str], limit: int | None, data: str | Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """What lm-eval reports of the contenders that are models."""
+    """What lm-eval reports of the contenders that are models.
+
+    Raises:
+        UserError: the weights of one of them are not held in this process.
+    """
     from mmpu.engines.hf import HF
     from mmpu.evaluation import lm_eval as harness
 
+    for c in contenders:
+        if not isinstance(c.engine, HF) and student_of(c.engine) is not None:
+            raise UserError(f"{c.name}: lm-eval asks models in this process; leave out vllm, or --lm-eval")
     models = {c.name: c.engine.student for c in contenders if isinstance(c.engine, HF)}
     given = (item.partition("=") for item in ([data] if isinstance(data, str) else data))
     places = {name: folder for name, equals, folder in given if equals}

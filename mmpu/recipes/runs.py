@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from mmpu.config import Values, build, load_yaml, override, to_values
 from mmpu.core import UserError, digest
@@ -56,12 +57,15 @@ def check_student(values: Values, stage: Path, trust: bool) -> None:
         )
 
 
-def contender(name: str, target: str, *, trust: bool = False) -> Contender:
-    """Who answers under `name` in an evaluation.
+def contender(
+    name: str, target: str, *, trust: bool = False, held: Mapping[str, Any] = MappingProxyType({})
+) -> Contender:
+    """Who answers under `name` in an evaluation, in process.
 
     Args:
         target: `reference`, a file of answers, a run (its last finished stage), a stage or a model.
         trust: As for `as_trained`.
+        held: Keys of `student:` to hold it by instead of its own.
     """
     from mmpu.engines.replay import Replay
     from mmpu.evaluation import Contender
@@ -93,6 +97,7 @@ def contender(name: str, target: str, *, trust: bool = False) -> Contender:
             "config": digest({k: v for k, v in values.items() if k not in ("run", "store")}),
             "seed": values["seed"],
         }
+    config = replace(config, **held)
     base, adapters = resolve_model(config.model)
     places = [Path(base), *adapters]
     files = [f for place in places if place.is_dir() for f in place.glob("*.safetensors")]

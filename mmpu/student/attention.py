@@ -1,10 +1,13 @@
-"""Attention over a trunk and its branches without the block mask's waste.
+"""Attention over trees without masks.
 
-In the packed layout `[trunk | branch 1 | … | branch K]` a dense mask computes every pair of tokens, (P + K·C)², though
-a branch sees only its trunk and itself. Here each layer attends twice: trunks causally, then all branches as a batch
-of their own, each over its trunk's keys and its own, K·C·(P + C) pairs. Everything else in the layer (projections, MLP,
-norms) runs once over the packed tokens. The prefix's keys and values stay differentiable, so it is exact for training;
-it needs nothing but SDPA, on CPU and GPU alike.
+In the packed layout `[trunk | branch 1 | … | branch K]` a branch sees its trunk and itself. So it attends twice, over
+the trunk, where nothing is hidden, and causally over itself, and the two are joined by the logarithms of their sums of
+weights:
+
+    L = log(e^L₁ + e^L₂)        O = e^(L₁ − L) O₁ + e^(L₂ − L) O₂
+
+Given O and L of the whole, the backward pass of each part is its share of the whole's (`kernels.py`). No mask is made,
+no key is copied to the branches that see it, and whatever is kept is as long as the tokens are many.
 
 While answers are sampled the trunk is a prompt whose keys and values are held once, whatever the number of its
 answers (`Prefix`): every step reads them once per prompt, and no step copies them.
@@ -15,132 +18,27 @@ transformers picks it by name (`attn_implementation`), and hands layout or prefi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from mmpu.student import kernels
+from mmpu.student.layout import Layout, Places
 
 NAME = "mmpu_tree"
 
 
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where trunks and branches lie in packed rows (S, L)."""
-
-    trunk: int
-    """Length T of the longest trunk."""
-    length: int
-    """L."""
-    end_S: Tensor
-    """The place of each trunk's last token in its row."""
-    row_B: Tensor
-    """The packed row of each branch."""
-    place_BC: Tensor
-    """The place of each branch token in its row; padding points at the row's first token."""
-    sees_BCX: Tensor
-    """Which of (T + C) keys a branch token sees."""
-    real_N: Tensor
-    """Places in the flat (B·C) that hold tokens."""
-
-    def queries(self, heads: int) -> Tensor:
-        """Where the branches' tokens lie in rows of (S·heads·L), in the order (B, heads, C)."""
-        return self._remembered(("queries", heads), lambda: self._places(heads, self.place_BC))
-
-    def keys(self, heads: int) -> Tensor:
-        """Where the trunk's tokens and a branch's own lie in rows of (S·heads·L), in the order (B, heads, T + C)."""
-
-        def found() -> Tensor:
-            trunk = torch.arange(self.trunk, device=self.row_B.device).expand(len(self.row_B), -1)
-            return self._places(heads, torch.cat([trunk, self.place_BC], 1))
-
-        return self._remembered(("keys", heads), found)
-
-    def _places(self, heads: int, place_BX: Tensor) -> Tensor:
-        head = torch.arange(heads, device=place_BX.device)[:, None]
-        return ((self.row_B[:, None, None] * heads + head) * self.length + place_BX[:, None]).flatten()
-
-    def bias(self, groups: int, dtype: torch.dtype) -> Tensor:
-        """Minus infinity where one of `groups` copies of each branch, one behind the other, does not see: (B, 1,
-        groups · C, T + C)."""
-
-        def found() -> Tensor:
-            return _bias(self.sees_BCX, dtype).repeat(1, groups, 1)[:, None]
-
-        return self._remembered(("bias", groups, dtype), found)
-
-    def before_end(self, dtype: torch.dtype) -> Tensor:
-        """As `bias`, of a trunk's last token: (S, 1, 1, T)."""
-
-        def found() -> Tensor:
-            sees = torch.arange(self.trunk, device=self.end_S.device) <= self.end_S[:, None]
-            return _bias(sees, dtype)[:, None, None]
-
-        return self._remembered(("before_end", dtype), found)
-
-    @cached_property
-    def order(self) -> Tensor | None:
-        """For each flat place (S·L), which of the trunks' (S·T) and then the branches' tokens lies there; None if they
-        lie in this order. At padding it is any."""
-        rows = len(self.end_S)
-        if rows == 1:
-            return None
-        device = self.end_S.device
-        order = torch.zeros(rows, self.length, dtype=torch.long, device=device)
-        order[:, : self.trunk] = torch.arange(rows * self.trunk, device=device).unflatten(0, (rows, -1))
-        flat = (self.row_B[:, None] * self.length + self.place_BC).flatten()[self.real_N]
-        order.flatten()[flat] = torch.arange(len(flat), device=device) + rows * self.trunk
-        return order.flatten()
-
-    def _remembered(self, key: object, make: Callable[[], Tensor]) -> Tensor:
-        """Every layer asks for the same."""
-        if key not in self._known:
-            self._known[key] = make()
-        return self._known[key]
-
-    @cached_property
-    def _known(self) -> dict[object, Tensor]:
-        return {}
-
-    def to(self, device: torch.device) -> Layout:
-        tensors = (self.end_S, self.row_B, self.place_BC, self.sees_BCX, self.real_N)
-        return Layout(self.trunk, self.length, *(tensor.to(device) for tensor in tensors))
-
-
 def _bias(sees: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, float("-inf"))
-
-
-def layout(trunks: Sequence[int], branches: Sequence[Sequence[int]], length: int) -> Layout:
-    """The layout of rows with these trunk and branch lengths, each row padded to `length`."""
-    spans = [(s, at, n) for s, lengths in enumerate(branches) for at, n in _spans(trunks[s], lengths) if n]
-    row, start, size = torch.tensor(spans, dtype=torch.long).reshape(-1, 3).unbind(1)
-    step = torch.arange(int(size.max()) if spans else 0)
-    real = step < size[:, None]
-    own = (step[None, :, None] >= step[None, None, :]) & real[:, None, :]
-    shared = torch.arange(max(trunks)) < torch.tensor(trunks)[row][:, None]
-    return Layout(
-        max(trunks),
-        length,
-        torch.tensor(trunks) - 1,
-        row,
-        torch.where(real, start[:, None] + step, 0),
-        torch.cat([shared[:, None, :].expand(-1, len(step), -1), own], 2),
-        real.flatten().nonzero()[:, 0],
-    )
-
-
-def _spans(start: int, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    for n in lengths:
-        yield start, n
-        start += n
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,43 +168,62 @@ def tree_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    heads, kv_heads = query.shape[1], key.shape[1]
-    groups = heads // kv_heads
-    of_trunk = query[:, :, : tree.trunk], key[:, :, : tree.trunk], value[:, :, : tree.trunk]
-    if read is not None and module.layer_idx == module.config.num_hidden_layers - 1:
-        trunk = _ends(*of_trunk, tree, scale)  # nothing else is read
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    ends = (
+        read is not None and module.layer_idx == module.config.num_hidden_layers - 1
+    )  # of trunks nothing else is read
+    with torch.autocast(query.device.type, enabled=False):
+        return _Joined.apply(query, key, value, tree, scale, ends), None  # pyright: ignore
+
+
+class _Joined(torch.autograd.Function):
+    """(S, heads, L, D) → (S, L, heads, D), zero at padding. Kept for the backward pass are query, key, value and what
+    comes out, each once, and a number per token and head."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, tree: Layout, scale: float, ends: bool) -> Tensor:
+        kernel = kernels.chosen(query.device.type, query.dtype, query.shape[3], value.shape[3])
+        rows = len(query)
+        q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+        out = q.new_zeros(*q.shape[:2], v.shape[2])
+        lse = q.new_full(q.shape[:2], float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))
+        for part in (tree.ends if ends else tree.trunks, tree.branches):
+            for at, found, sums in kernel.forward(part, q, k, v, scale) if part else ():
+                out[at], lse[at] = found, sums
+        for at, found, sums in kernel.forward(tree.shared, q, k, v, scale) if tree.shared else ():
+            before = lse[at]
+            both = torch.logaddexp(before, sums)
+            mixed = out[at] * (before - both).exp()[..., None] + found * (sums - both).exp()[..., None]
+            out[at], lse[at] = mixed.to(out.dtype), both
+        out = out.unflatten(0, (rows, -1))
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.given = kernel, tree, scale, ends
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, out, lse = ctx.saved_tensors
+        kernel, tree, scale, ends = ctx.given
+        rows = len(out)
+        d, out = gradients[0].flatten(0, 1), out.flatten(0, 1)
+        dq, dk, dv = (torch.zeros_like(x, dtype=lse.dtype) for x in (q, k, v))
+        for part in (tree.ends if ends else tree.trunks, tree.branches, tree.shared):
+            for at, of_q, there, of_k, of_v in kernel.backward(part, q, k, v, out, lse, d, scale) if part else ():
+                _add(dq, at, of_q)
+                _add(dk, there, of_k)
+                _add(dv, there, of_v)
+        given = (x.to(like.dtype).unflatten(0, (rows, -1)).transpose(1, 2) for x, like in ((dq, q), (dk, k), (dv, v)))
+        return *given, None, None, None
+
+
+def _add(total: Tensor, places: Places, x: Tensor) -> None:
+    if isinstance(places, slice):
+        total[places] += x
     else:
-        q, k, v = of_trunk
-        trunk = scaled_dot_product_attention(q, repeat_kv(k, groups), repeat_kv(v, groups), is_causal=True, scale=scale)
-    parts = [trunk.transpose(1, 2).flatten(0, 1)]
-    if len(tree.real_N):
-        # The query heads that share a key head stand behind each other as further queries: nothing is repeated.
-        branch = scaled_dot_product_attention(
-            _rows(query, tree.queries(heads)).view(len(tree.row_B), kv_heads, -1, query.shape[3]),
-            _rows(key, tree.keys(kv_heads)).view(len(tree.row_B), kv_heads, -1, key.shape[3]),
-            _rows(value, tree.keys(kv_heads)).view(len(tree.row_B), kv_heads, -1, value.shape[3]),
-            attn_mask=tree.bias(groups, query.dtype),
-            scale=scale,
-        )
-        tokens = branch.unflatten(2, (groups, -1)).flatten(1, 2).transpose(1, 2).flatten(0, 1)
-        parts.append(tokens.index_select(0, tree.real_N))
-    out = torch.cat(parts)
-    out = out if tree.order is None else out.index_select(0, tree.order)
-    return out.unflatten(0, (len(query), -1)), None
-
-
-def _ends(query: Tensor, key: Tensor, value: Tensor, tree: Layout, scale: float) -> Tensor:
-    """The last token of every trunk over all of it; zero elsewhere. (S, heads, T, D)."""
-    rows = torch.arange(len(query), device=query.device)
-    last = query[rows, :, tree.end_S].unflatten(1, (key.shape[1], -1))
-    mixed = scaled_dot_product_attention(last, key, value, attn_mask=tree.before_end(query.dtype), scale=scale)
-    places = tree.end_S[:, None, None, None].expand(-1, query.shape[1], -1, value.shape[3])
-    return mixed.new_zeros(*query.shape[:3], value.shape[3]).scatter(2, places, mixed.flatten(1, 2)[:, :, None])
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """Vectors (S, heads, L, D) at flat places."""
-    return x.flatten(0, 2).index_select(0, index)
+        total.index_add_(0, places, x.to(total.dtype))
 
 
 AttentionInterface.register(NAME, tree_attention)

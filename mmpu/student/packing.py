@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mmpu.student.attention import Layout, layout
+from mmpu.student.layout import Layout, layout
 from mmpu.student.vision import Features, Images, stacked
 
 T = TypeVar("T")

@@ -51,7 +51,7 @@ USES = {
     "judging": "files boards core duel media prompts statistics store",
     "evaluation": "files boards config core duel judging media statistics store student task thinking",
     "recipes": "files shown boards config core duel engines evaluation judging knobs learning media plugins scorers "
-    "specs store student task thinking train",
+    "specs strict_yaml store student task thinking train",
     "studies": "boards files shown config core duel engines evaluation judging plugins recipes specs statistics store "
     "task thinking",
     "cli": EVERYTHING,

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mmpu import __version__
-from mmpu.boards.board import read
+from mmpu.boards import read
 from mmpu.boards.tables import markdown
 from mmpu.cli.main import main
 from mmpu.cli.show import table

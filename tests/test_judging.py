@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mmpu import plugins
-from mmpu.boards.board import Board, Entry, read
+from mmpu.boards import Board, Entry, read
 from mmpu.cli.main import main
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
 from mmpu.duel import Duel

@@ -9,23 +9,26 @@ from typing import Any
 
 import pytest
 
-from mmpu.boards.board import (
+from mmpu.boards import (
     Board,
     Comparison,
     Entry,
     LengthModel,
+    Origin,
     Provenance,
     System,
     WinRate,
     merge,
     merged,
     read,
+    records,
     schema,
     write,
 )
 from mmpu.boards.tables import markdown
 from mmpu.core import UserError
 from mmpu.files import file_name as slug
+from mmpu.judging import met, places, ranked
 from mmpu.recipes.evaluation import EvalOptions, evaluate
 from mmpu.statistics import Difference, Interval
 
@@ -60,6 +63,40 @@ def test_a_board_survives_the_trip_through_a_file(tmp_path: Path) -> None:
     assert read(tmp_path / "b.json") == whole
     write(tmp_path / "again.json", read(tmp_path / "b.json"))
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_what_is_told_sample_by_sample_stands_in_one_line(tmp_path: Path) -> None:
+    name = "0123456789abcdef0123456789abcdef"  # as what takes the place of these lines while the file is made
+    whole = board(entry(name, items={"b": 1.0, "a": 0.5, name: 0.0}, resampled={"a": name}))
+    write(tmp_path / "b.json", whole)
+    assert read(tmp_path / "b.json") == whole
+    text = (tmp_path / "b.json").read_text()
+    assert f'"items": {{"{name}": 0.0, "a": 0.5, "b": 1.0}},\n' in text
+    assert f'"resampled": {{"a": "{name}"}},\n' in text
+
+
+def test_boards_alone_tell_ranks_and_strengths() -> None:
+    """Of entries that were made in two places, without the stores behind them."""
+    prompts = [f"p{i}" for i in range(40)]
+    good = entry("good", items={p: float(i % 4 > 0) for i, p in enumerate(prompts)})
+    bad = entry("bad", items={p: float(i % 4 == 0) for i, p in enumerate(prompts)})
+    whole = ranked(merged([board(good, entry("base", system=BASE, items=dict.fromkeys(prompts, 0.5))), board(bad)]))
+    (told,) = whole.strengths
+    assert (told.split, told.baseline, told.judge_identity) == ("test", "base", "rule:x")
+    assert told.systems["good"].value > 0.6 > 0.4 > told.systems["bad"].value
+    (view,) = met(whole.entries)
+    assert places(view.wins, view.baseline, view.clusters) == {"good": (1, 1), "base": (2, 2), "bad": (3, 3)}
+    assert ranked(board(good)).strengths == ()  # two systems have a win rate, and no more
+
+
+def test_where_a_system_comes_from_makes_it_no_other() -> None:
+    known = replace(BASE, origin=Origin("org", "org/base", "0123abcd", "apache-2.0", 7))
+    assert known == BASE
+    (made,) = merge(board(entry("a")), [entry("a", system=replace(entry("a").system, origin=known.origin))]).entries
+    assert made.system.origin.hub == "org/base"
+    (record,) = records(board(made))
+    assert (record["model_info"]["id"], record["model_info"]["developer"]) == ("org/base", "org")
+    assert record["model_info"]["additional_details"]["license"] == "apache-2.0"
 
 
 def test_the_order_of_entries_does_not_show(tmp_path: Path) -> None:
@@ -110,16 +147,18 @@ def test_a_file_of_the_schema_before_is_read_and_written_anew(tmp_path: Path) ->
     del values["comparisons"]
     values["schema"] = 1
     (old,) = values["entries"]
-    for key in ("audit", "clusters", "counts", "equalised", "length_models", "length_refused", "score"):
+    del values["strengths"], old["system"]["origin"], old["baseline"]["origin"]
+    lengths = ("equalised", "length_models", "length_refused")
+    for key in (*lengths, "audit", "clusters", "counts", "items", "resampled", "score"):
         del old[key]
     for key in ("soft", "weighting"):
         del old["win_rate"][key]
     del old["provenance"]["judge"]
     (tmp_path / "b.json").write_text(json.dumps(values))
     found = read(tmp_path / "b.json")
-    assert (found.schema, found.entries) == (2, (entry("a"),))
+    assert (found.schema, found.entries) == (3, (entry("a"),))
     write(tmp_path / "b.json", found)
-    assert json.loads((tmp_path / "b.json").read_text())["schema"] == 2
+    assert json.loads((tmp_path / "b.json").read_text())["schema"] == 3
 
 
 def plain(path: Path) -> dict[str, Any]:
@@ -134,7 +173,7 @@ def plain(path: Path) -> dict[str, Any]:
         ({"task": None}, "task: Input should be a valid string"),
         ({"entries": [{}]}, "entries.0."),
         ({"entries": {}}, "entries: Input should be a valid"),
-        ({"schema": 99}, "has schema 99, this version reads 1, 2"),
+        ({"schema": 99}, "has schema 99, this version reads 1, 2, 3"),
     ],
 )
 def test_a_file_of_another_shape_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -152,7 +191,7 @@ def test_an_entry_without_one_of_its_parts_is_refused(tmp_path: Path, key: str) 
     del values["entries"][0][key]
     (tmp_path / "b.json").write_text(json.dumps(values))
     with pytest.raises(
-        UserError, match=rf"b\.json is not a leaderboard of schema 2: entries\.0\.{key}: Field required"
+        UserError, match=rf"b\.json is not a leaderboard of schema 3: entries\.0\.{key}: Field required"
     ):
         read(tmp_path / "b.json")
 
@@ -160,7 +199,7 @@ def test_an_entry_without_one_of_its_parts_is_refused(tmp_path: Path, key: str) 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]"])
 def test_what_is_no_json_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "b.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"b\.json is not a leaderboard of schema 2: \w"):
+    with pytest.raises(UserError, match=r"b\.json is not a leaderboard of schema 3: \w"):
         read(tmp_path / "b.json")
     with pytest.raises(UserError, match=r"cannot read the leaderboard .*gone\.json"):
         read(tmp_path / "gone.json")
@@ -284,6 +323,7 @@ def test_an_evaluation_counts_right(options: EvalOptions, tmp_path: Path) -> Non
     assert [json.loads(line)["output"] for line in outputs] == ["It is 1.", "2", "9"]
     verdicts = (tmp_path / "boards/sums.rule" / f"{slug('good/er')}.verdicts.jsonl").read_text().splitlines()
     assert [json.loads(line)["win"] for line in verdicts] == [0.5, 1.0, 0.5]
+    assert good.items == {"test-1": 0.5, "test-2": 1.0, "test-3": 0.5}
 
 
 def test_other_answers_other_hashes(options: EvalOptions, tmp_path: Path) -> None:

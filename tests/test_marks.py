@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from endpoint import Endpoint, Reply, error, question, said
-from mmpu.boards.board import Entry, read
+from mmpu.boards import Entry, read
 from mmpu.cli.main import main
 from mmpu.core import Sample
 from mmpu.duel import Duel, Verdict

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpu.boards.board import read
+from mmpu.boards import read
 from mmpu.boards.tables import markdown
 from mmpu.core import Grader, Response, Sample, user
 from mmpu.evaluation.answers import answers_of

@@ -15,7 +15,7 @@ import pytest
 
 from exhibition import HOSTILE, exhibition
 from mmpu.boards import html as pages
-from mmpu.boards.board import read
+from mmpu.boards import read
 from mmpu.boards.every_eval_ever import records
 from mmpu.boards.exhibits import FILE, kept
 from mmpu.boards.html import Shown, Texts, page, view_of

@@ -31,8 +31,8 @@ from mmpu.store import Ledger
 from mmpu.student import load_student
 from mmpu.student.lora import Lora
 from mmpu.student.parts import checkpoint_activations
-from mmpu.student.student_config import StudentConfig
 from mmpu.student.student import Student
+from mmpu.student.student_config import StudentConfig
 from mmpu.train import checkpoint, loop
 from mmpu.train.optim import Optim
 from mmpu.train.preflight import Preflight

@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 from collections.abc import Generator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ import yaml
 from click.testing import CliRunner
 
 from endpoint import running
-from mmpu.boards.board import read
+from mmpu.boards import Board, read
 from mmpu.cli.main import main
 from mmpu.core import UserError
 from mmpu.recipes import publishing
+from mmpu.recipes.benchmarks import results
 from mmpu.recipes.card import card
+from mmpu.recipes.origins import licence_of
+from mmpu.recipes.runs import contender, weights_of
 
 ROOT = Path(__file__).parent.parent
 BOARD = ROOT / "leaderboards/market.rule.json"
@@ -167,3 +171,29 @@ def test_a_run_becomes_a_model_that_loads(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters() > 0
     assert "## Results" in (tmp_path / "out/README.md").read_text()
     assert yaml.safe_load((tmp_path / "out/mmpu.yaml").read_text()) == config
+    assert "license: apache-2.0" in (tmp_path / "out/README.md").read_text()
+    assert not (tmp_path / "out/.eval_results").exists()  # no benchmark takes accuracies of the task market
+
+
+def test_benchmarks_of_the_hub_take_accuracies(tmp_path: Path) -> None:
+    """Of these weights, on the whole split; read back by huggingface_hub."""
+    from huggingface_hub import parse_eval_result_entries
+
+    weights = weights_of("tiny-text")
+    graded = next(e for e in read(BOARD).entries if e.accuracy is not None)
+    mine = replace(graded, system=replace(graded.system, weights=weights))
+    others = [replace(mine, split="test[:8]"), graded, replace(mine, accuracy=None)]
+    board = Board("gpqa-diamond", "rule", "graded", (*others, mine))
+    found = results(weights, [board, replace(board, task="market"), replace(board, task="of another machine")])
+    ((name, text),) = found.items()
+    (told,) = parse_eval_result_entries(yaml.safe_load(text))
+    assert graded.accuracy is not None
+    assert (name, told.dataset_id, told.task_id) == ("gpqa-diamond.yaml", "Idavidrein/gpqa", "gpqa_diamond")
+    assert told.value == round(100 * graded.accuracy.value, 2)
+
+
+def test_a_student_tells_where_it_comes_from() -> None:
+    origin = contender("base", "tiny-text").origin
+    assert (origin.parameters, origin.licence, origin.hub) == (920_192, "apache-2.0", None)
+    assert licence_of("org/never-fetched") is None
+    assert licence_of("no such folder") is None

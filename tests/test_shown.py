@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mmpu.boards import board as boards
+from mmpu import boards
 from mmpu.boards import tables
 from mmpu.cli.main import main
 from mmpu.core import UserError

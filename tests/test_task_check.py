@@ -331,7 +331,7 @@ def test_an_evaluation_takes_data_by_name_and_defaults_from_the_task(
 
 
 def recipe_board(task: str) -> Any:
-    from mmpu.boards.board import read
+    from mmpu.boards import read
 
     return read(Path(f"leaderboards/{task}.rule.json"))
 

@@ -447,8 +447,8 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_stored_is_asked_again(
         process.send_signal(signal.SIGKILL)
         process.communicate()
         stored = sum(r.win is not None for r in Verdicts(path).all())
-        # Calls under way, and as many again that came in the last milliseconds, or whose letter was heard and whose text
-        # was still to be asked for.
+        # Calls under way, and as many again that came in the last milliseconds, or whose letter was heard and whose
+        # text was still to be asked for.
         assert 0 <= sum(trouble.answered.values()) - stored <= kill * 2 * 32
 
     def finish() -> int:

@@ -1,6 +1,7 @@
 """Leaderboard files: what stands in them, the same for people, and where every number came from."""
 
 from mmpu.boards.board import (
+    ITEMS,
     Adversarial,
     Agreement,
     Audit,
@@ -8,15 +9,16 @@ from mmpu.boards.board import (
     Comparison,
     Entry,
     LengthModel,
+    Origin,
     Provenance,
+    Strengths,
     System,
     WinRate,
     board_name,
     merge,
     merged,
-    read,
-    write,
 )
+from mmpu.boards.board_file import read, schema, write
 from mmpu.boards.document import FOLDER, document
 from mmpu.boards.every_eval_ever import records
 from mmpu.boards.exhibits import keep, kept
@@ -27,6 +29,7 @@ from mmpu.boards.tables import cells, header, markdown, notes, ranked, sentences
 
 __all__ = [
     "FOLDER",
+    "ITEMS",
     "SCHEMA_FILE",
     "Adversarial",
     "Agreement",
@@ -36,8 +39,10 @@ __all__ = [
     "Entry",
     "LengthModel",
     "Listed",
+    "Origin",
     "Provenance",
     "Shown",
+    "Strengths",
     "System",
     "Texts",
     "WinRate",
@@ -57,6 +62,7 @@ __all__ = [
     "ranked",
     "read",
     "records",
+    "schema",
     "schema_text",
     "sentences",
     "view_of",

@@ -1,45 +1,39 @@
 """Leaderboards: one JSON file per task and judge, every row with what is needed to recompute it.
 
-The same inputs give the same bytes but for `created`. Files are validated when written, merged and read.
+The same inputs give the same bytes but for `created`.
 """
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from mmpu import files
 from mmpu.core import UserError
 from mmpu.files import file_name
 from mmpu.statistics import Difference, Interval
-from mmpu.store import write_atomically
 
-LARGEST = 2**30
-"""Bytes of a board."""
-COUNTS = (
-    "n",
-    "wins",
-    "losses",
-    "ties",
-    "unread",
-    "identical",
-    "lost",
-    "tied",
-    "won",
-    "readings",
-    "truncated",
-    "clusters",
-)
-SCHEMA = 2
-READS = (1, 2)
-"""Schemas that this version reads; what an older one lacks is absent or unknown."""
+SCHEMA = 3
+ITEMS = 20_000
+"""Prompts up to which an entry names the win of each."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a system's base comes from, and how large the system is; None where nothing at hand says so."""
+
+    organisation: str | None = None
+    """Who published it on the hub."""
+    hub: str | None = None
+    """Its name there."""
+    revision: str | None = None
+    """Its commit there."""
+    licence: str | None = None
+    """As its model card states it."""
+    parameters: int | None = None
+    """Of the system that answered, adapters merged; tied ones counted once."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,7 @@ class System:
     seed: int | None
     outputs: str
     """Hash of its answers."""
+    origin: Origin = field(default_factory=Origin, compare=False)
 
 
 @dataclass(frozen=True)
@@ -178,6 +173,22 @@ class Entry:
     counts: dict[str, int] = field(default_factory=dict[str, int])
     """What was out of the ordinary in the answers: `ours.empty`, `missing`, …"""
     audit: Audit | None = None
+    items: dict[str, float] = field(default_factory=dict[str, float])
+    """By sample, the wins of which `win_rate.rate` is the mean, so that ranks can be told from boards alone; nothing
+    beyond `ITEMS` prompts."""
+    resampled: dict[str, str] = field(default_factory=dict[str, str])
+    """By sample, its group, where `clusters` counts groups."""
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Systems that met one baseline on the same prompts under one judge, by Bradley–Terry."""
+
+    split: str
+    baseline: str
+    judge_identity: str
+    systems: dict[str, Interval]
+    """Each one's chance to beat the average of them; the baseline is among them."""
 
 
 @dataclass(frozen=True)
@@ -208,86 +219,14 @@ class Board:
     decided_by: str
     entries: tuple[Entry, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    strengths: tuple[Strengths, ...] = ()
+    """Where three systems or more met."""
     schema: int = SCHEMA
-
-
-@cache
-def _adapter() -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Board)
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of a board file."""
-    return _adapter().json_schema()
-
-
-def read(path: Path) -> Board:
-    """A board from its file.
-
-    Raises:
-        UserError: unreadable, or not of the schema.
-    """
-    from pydantic import ValidationError
-
-    try:
-        raw = files.content(path, LARGEST).removeprefix(codecs.BOM_UTF8)
-        board: Board = _adapter().validate_json(raw, extra="forbid")
-    except OSError as error:
-        raise UserError(f"cannot read the leaderboard {path}: {error.strerror or error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-        raise UserError(f"{path} is not a leaderboard of schema {SCHEMA}: {problem}") from None
-    if board.schema not in READS:
-        raise UserError(f"{path} has schema {board.schema}, this version reads {', '.join(map(str, READS))}")
-    _check_numbers(board, path)
-    return dataclasses.replace(board, schema=SCHEMA)
-
-
-def _check_numbers(board: Board, path: Path) -> None:
-    """What no evaluation writes: numbers that are none, and counts that do not add up.
-
-    Raises:
-        UserError: with the entry.
-    """
-    for place, value in _numbers(dataclasses.asdict(board), ""):
-        name = place.rpartition(".")[2]
-        if not math.isfinite(value) or (name in COUNTS and value < 0):
-            raise UserError(f"{path}: {place} is {value}, which no evaluation writes; take the file from a backup")
-    for number, entry in enumerate(board.entries):
-        record = entry.win_rate
-        total = record.wins + record.losses + record.ties + record.unread
-        if total > entry.n or not 0 <= record.rate.value <= 1:
-            raise UserError(
-                f"{path}: entries.{number}: {total} duels on {entry.n} prompts, win rate {record.rate.value:g}, which "
-                "no evaluation writes; take the file from a backup"
-            )
-
-
-def _numbers(value: object, place: str) -> Iterator[tuple[str, int | float]]:
-    if isinstance(value, int | float):
-        yield place, value
-    elif isinstance(value, dict | list | tuple):
-        pairs = cast(Mapping[str, object], value).items() if isinstance(value, dict) else enumerate(value)
-        for key, inside in pairs:
-            yield from _numbers(inside, f"{place}.{key}" if place else str(key))
 
 
 def board_name(task: str, judge: str) -> str:
     """The file of a board in its folder."""
     return f"{file_name(task)}.{file_name(judge)}.json"
-
-
-def write(path: Path, board: Board) -> None:
-    """Validates and writes a board, entries in a fixed order."""
-    plain = dataclasses.asdict(board)
-    plain["entries"] = sorted(plain["entries"], key=lambda e: json.dumps(_key(e), sort_keys=True))
-    plain["comparisons"] = sorted(plain["comparisons"], key=_comparison_key)
-    text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    _adapter().validate_json(text, extra="forbid")
-    write_atomically(path, text)
 
 
 def merge(board: Board, new: Sequence[Entry], comparisons: Sequence[Comparison] = ()) -> Board:
@@ -332,10 +271,11 @@ def merged(boards: Sequence[Board]) -> Board:
 
 def _name(entry: Entry) -> str:
     """What two entries share where the later one takes the other's place."""
-    return json.dumps(_key(dataclasses.asdict(entry)), sort_keys=True)
+    return json.dumps(key_of(dataclasses.asdict(entry)), sort_keys=True)
 
 
-def _key(entry: dict[str, Any]) -> list[Any]:
+def key_of(entry: dict[str, Any]) -> list[Any]:
+    """By which entries are told apart, and ordered in a file."""
     return [
         entry["split"],
         entry["baseline"]["name"],
@@ -346,5 +286,6 @@ def _key(entry: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _comparison_key(comparison: dict[str, Any]) -> list[str]:
+def comparison_key(comparison: dict[str, Any]) -> list[str]:
+    """The order of comparisons in a file."""
     return [comparison[k] for k in ("split", "baseline", "judge_identity", "metric", "ours", "theirs")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from mmpu.boards.board import Board, Entry
+from mmpu.boards.board import Board, Entry, System
 from mmpu.statistics import Interval
 
 SCHEMA_VERSION = "0.3.0"
@@ -40,15 +40,26 @@ def _record(board: Board, entry: Entry, made: str) -> dict[str, Any]:
         "eval_library": {"name": "mmpu", "version": entry.provenance.versions.get("mmpu", "unknown")},
         "model_info": {
             "name": system.name,
-            "id": system.model,
+            "id": system.origin.hub or system.model,
+            **({"developer": system.origin.organisation} if system.origin.organisation else {}),
             "additional_details": {
                 "deployment_type": "self_deployed",
                 "model_availability": "unknown",
                 "weights": system.weights,
-                **{k: str(v) for k, v in (("method", system.method), ("seed", system.seed)) if v is not None},
+                **{k: str(v) for k, v in _told(system).items() if v is not None},
             },
         },
         "evaluation_results": _results(board, entry),
+    }
+
+
+def _told(system: System) -> dict[str, object]:
+    return {
+        "method": system.method,
+        "seed": system.seed,
+        "revision": system.origin.revision,
+        "license": system.origin.licence,
+        "parameters": system.origin.parameters,
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def page(shown: Sequence[Shown], texts: Texts, name: str = "page") -> dict[str, 
         "pictures": list(files),
         "boards": [
             {
-                "board": asdict(s.board),
+                "board": _without_items(s.board),
                 "ranks": s.ranks,
                 "strengths": s.strengths,
                 "silent": s.silent,
@@ -122,6 +122,11 @@ def page(shown: Sequence[Shown], texts: Texts, name: str = "page") -> dict[str, 
     own = [FOLDER / f"{name}.js" for name in SCRIPTS]
     scripts = [*own[:-1], *_plugged(), own[-1]]
     return {f"{name}.html": document(title, scripts, numbers, samples, bool(files)), **files}
+
+
+def _without_items(board: Board) -> dict[str, Any]:
+    """A page shows the win of a prompt with its answers."""
+    return asdict(replace(board, entries=tuple(replace(e, items={}, resampled={}) for e in board.entries)))
 
 
 def _plugged() -> list[Path]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpu import __version__
-from mmpu.boards.board import Board, schema
+from mmpu.boards.board import Board
+from mmpu.boards.board_file import schema
 from mmpu.boards.document import FOLDER, document
 from mmpu.core import UserError
 

@@ -30,8 +30,7 @@ def leaderboard(
     as_json: bool,
 ) -> None:
     """Validate and show board files, or the folders that hold them."""
-    from mmpu.boards import board as boards
-    from mmpu.boards import tables
+    from mmpu import boards
 
     paths = tuple(f for path in paths for f in (_boards_in(path) if path.is_dir() else [path]))
     if site is not None:
@@ -40,7 +39,9 @@ def leaderboard(
         say(f"site: {write_site(paths, site)[0]}")
         return
     if into is not None:
-        boards.write(into, boards.merged([boards.read(path) for path in paths]))
+        from mmpu.judging import ranked
+
+        boards.write(into, ranked(boards.merged([boards.read(path) for path in paths])))
         say(f"written to {into}")
         return
     if check:
@@ -56,7 +57,7 @@ def leaderboard(
     for path in paths:
         board = boards.read(path)
         if markdown:
-            say(tables.markdown(board))
+            say(boards.markdown(board))
         else:
             show_board(board)
 

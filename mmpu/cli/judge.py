@@ -67,7 +67,7 @@ def metrics(
     out: Path | None,
 ) -> None:
     """Compute every metric again from a verdict STORE, without a judge, a task or the answers."""
-    from mmpu.boards import board as leaderboard
+    from mmpu import boards
     from mmpu.boards import tables
     from mmpu.judging import recompute
 
@@ -78,8 +78,8 @@ def metrics(
             for name, strength in sorted(ranking.items(), key=lambda pair: -pair[1].value):
                 say(f"  {name}  {tables.percent(strength)}")
         if out:
-            path = out / leaderboard.board_name(board.task, board.judge)
-            leaderboard.write(path, board)
+            path = out / boards.board_name(board.task, board.judge)
+            boards.write(path, board)
             say(f"written to {path}")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mmpu.boards import System
+from mmpu.boards import Origin, System
 from mmpu.core import Engine, Failed, Response, Sample, Sampling, UserError, digest
 from mmpu.evaluation.metrics import by_sample
 from mmpu.files import file_name
@@ -35,6 +35,7 @@ class Contender:
     method: str | None = None
     config: str | None = None
     seed: int | None = None
+    origin: Origin = field(default_factory=Origin)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def answer(
         contender.config,
         contender.seed,
         digest(rows),
+        contender.origin,
     )
     responses = tuple(each[0] if each else None for each in attempts_of)
     grades = tuple(None if r is None else task.grade(s, r.text) for s, r in zip(samples, responses, strict=True))

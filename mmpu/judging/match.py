@@ -96,8 +96,8 @@ class Match:
                 self.task,
                 self.split,
                 self.provenance.judge_identity,
-                asdict(self.system),
-                asdict(self.baseline),
+                _told_apart(self.system),
+                _told_apart(self.baseline),
                 [item.sample for item in self.items],
             ]
         )
@@ -123,6 +123,13 @@ def _adapter() -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(Match)
+
+
+def _told_apart(system: System) -> dict[str, Any]:
+    """What makes it another system; where it comes from does not."""
+    values = asdict(system)
+    del values["origin"]
+    return values
 
 
 def match_of(values: Mapping[str, Any]) -> Match:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpu.boards import Agreement, Entry, LengthModel, WinRate
+from mmpu.boards import ITEMS, Agreement, Entry, LengthModel, WinRate
 from mmpu.core import UserError
 from mmpu.duel import IDENTICAL, Verdict
 from mmpu.judging import audit
@@ -81,6 +81,8 @@ def measure(
         clusters=None if clusters is None else len(set(clusters.values())),
         counts=match.counts,
         audit=audit.audit(match, raw, readings, judges or {}),
+        items=dict(sorted(wins["raw"].items())) if len(match.items) <= ITEMS else {},
+        resampled=dict(sorted(clusters.items())) if clusters and len(match.items) <= ITEMS else {},
     )
     return Measured(match, entry, wins, lengths.fits)
 

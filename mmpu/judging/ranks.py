@@ -3,14 +3,18 @@
 Places are resampled together: prompts are drawn with replacement (with their clusters), every system's mean is taken
 over the same draw, and a system's places are the middle 95% of those that it had. The baseline stands among them with
 one half.
+
+All that is told here is told by boards alone: their entries name the win of every prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mmpu.boards import Board, Entry, Strengths
 from mmpu.judging.compare import Game, bradley_terry
 from mmpu.statistics import Interval, resample_counts
 
@@ -20,6 +24,40 @@ FEW = 3
 
 Wins = Mapping[str, Mapping[str, float]]
 """By system and sample."""
+
+
+@dataclass
+class Met:
+    """Systems that met one baseline on one split under one judge."""
+
+    split: str
+    baseline: str
+    judge_identity: str
+    wins: dict[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    clusters: dict[str, str] = field(default_factory=dict[str, str])
+
+    def add(self, system: str, wins: Mapping[str, float], clusters: Mapping[str, str]) -> None:
+        """Args: as in `Entry`, where samples without a group are one of their own."""
+        self.wins[system] = wins
+        self.clusters |= {sample: clusters.get(sample, sample) for sample in wins}
+
+
+def met(entries: Iterable[Entry]) -> list[Met]:
+    """Who may be ranked together, of the entries that name the win of every prompt."""
+    found: dict[tuple[str, str, str], Met] = {}
+    for entry in entries:
+        if entry.items and entry.system != entry.baseline:
+            name = (entry.split, entry.baseline.name, entry.provenance.judge_identity)
+            found.setdefault(name, Met(*name)).add(entry.system.name, entry.items, entry.resampled)
+    return list(found.values())
+
+
+def ranked(board: Board) -> Board:
+    """The board with the strengths of its systems."""
+    told = [(one, strengths(one.wins, one.baseline, one.clusters)) for one in met(board.entries)]
+    return replace(
+        board, strengths=tuple(Strengths(m.split, m.baseline, m.judge_identity, found) for m, found in told if found)
+    )
 
 
 def places(wins: Wins, baseline: str, clusters: Mapping[str, str], seed: int = 0) -> dict[str, tuple[int, int]]:

@@ -11,6 +11,7 @@ import yaml
 from mmpu import __version__
 from mmpu.boards import Board, markdown
 from mmpu.core import UserError
+from mmpu.recipes.origins import licence_of
 from mmpu.specs import Named
 from mmpu.task import load_local
 
@@ -25,7 +26,11 @@ def card(name: str, config: Mapping[str, Any], boards: Sequence[Board] = ()) -> 
         boards: Those that it stands on, shown whole.
     """
     base, methods = str(config["student"]["model"]), [_method(stage) for stage in config["stages"]]
-    front = {"library_name": "transformers", "base_model": base, "tags": ["mmpu", *dict.fromkeys(methods)]}
+    front: dict[str, Any] = {"library_name": "transformers", "base_model": base}
+    front |= {"tags": ["mmpu", *dict.fromkeys(methods)]}
+    own = licence_of(base)
+    if own is not None:
+        front["license"] = own
     licence, citation = _terms(str(config["task"]))
     return "\n".join(
         (
@@ -42,7 +47,7 @@ def card(name: str, config: Mapping[str, Any], boards: Sequence[Board] = ()) -> 
             "",
             f"**Data**: task `{config['task']}`; licence: {licence}." + (f" {citation}" if citation else ""),
             f"**Teacher**: {_teacher(config.get('teacher'))}.",
-            f"**Licence**: that of the base, `{base}`, applies to these weights as well; see its card.",
+            f"**Licence**: that of the base, `{base}`, applies to these weights as well: {own or 'see its card'}.",
             "",
             *(_boards(boards) or ("It stands on no leaderboard yet.", "")),
             "## Use",

@@ -6,7 +6,7 @@ Numbers come from the boards alone. What else there is, is shown; what is missin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mmpu.boards import (
 )
 from mmpu.core import UserError
 from mmpu.evaluation import STORE, place_of, said_by
-from mmpu.judging import Match, Verdicts, match_of, places, raw_wins, strengths
+from mmpu.judging import Match, Verdicts, match_of, met, places, ranked, raw_wins
 from mmpu.store import write_atomically
 from mmpu.thinking import answer_of
 
@@ -73,56 +73,64 @@ def write_site(paths: Sequence[Path], out: Path) -> list[Path]:
     return [out / "index.html", *written, out / SCHEMA_FILE]
 
 
-@dataclass
-class _View:
-    """The matches of one view of a board."""
-
-    wins: dict[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
-    clusters: dict[str, str] = field(default_factory=dict[str, str])
-    baseline: str = ""
-
-
 def _shown(board: Board, folder: Path, texts: Texts) -> Shown:
     store = folder / STORE
-    if not store.exists():
-        return Shown(board, silent=f"There is no {STORE} beside the board, so its answers cannot be shown.")
-    verdicts = Verdicts(store)
-    known = {_name(m): m for m in map(match_of, verdicts.matches()) if m.task == board.task}
-    views: dict[str, _View] = {}
+    verdicts = Verdicts(store) if store.exists() else None
+    known = {} if verdicts is None else _known(board, verdicts)
+    if verdicts is not None:
+        board = replace(board, entries=tuple(_named(e, known.get(_name(e)), verdicts) for e in board.entries))
+    views = met(board.entries)
+    strengths = {
+        view_of(s.split, s.baseline, s.judge_identity): {name: asdict(value) for name, value in s.systems.items()}
+        for s in board.strengths or ranked(board).strengths
+    }
+    ranks = {view_of(v.split, v.baseline, v.judge_identity): places(v.wins, v.baseline, v.clusters) for v in views}
+    if verdicts is None:
+        silent = f"There is no {STORE} beside the board, so its answers cannot be shown."
+        return Shown(board, ranks, strengths, silent=silent)
+    matches, silent = _matches(board, known, verdicts, folder, texts)
+    if not known:
+        silent = f"{store} holds no match of this board, so its answers cannot be shown."
+    return Shown(board, ranks, strengths, matches, silent)
+
+
+def _known(board: Board, verdicts: Verdicts) -> dict[tuple[str, System, System, str], Match]:
+    """The store's matches that the board shows."""
+    shown = {_name(entry) for entry in board.entries if entry.system != entry.baseline}
+    return {_name(m): m for m in map(match_of, verdicts.matches()) if m.task == board.task and _name(m) in shown}
+
+
+def _named(entry: Entry, match: Match | None, verdicts: Verdicts) -> Entry:
+    """With the win of every prompt, which an entry of an older board or of very many prompts does not name."""
+    if entry.items or match is None:
+        return entry
+    wins = raw_wins(match, verdicts.get(match.keys))
+    return replace(entry, items=wins, resampled={item.sample: item.cluster for item in match.items})
+
+
+def _matches(
+    board: Board, known: Mapping[tuple[str, System, System, str], Match], verdicts: Verdicts, folder: Path, texts: Texts
+) -> tuple[list[dict[str, Any]], str]:
+    """The duels behind the board as the page reads them, and why some cannot be shown."""
     shown: list[dict[str, Any]] = []
     silent: dict[str, None] = {}
     for entry in board.entries:
         match = known.get(_name(entry))
-        if entry.system == entry.baseline or match is None:
+        if match is None:
             continue
-        readings = verdicts.get(match.keys)
         name = view_of(entry.split, entry.baseline.name, entry.provenance.judge_identity)
-        view = views.setdefault(name, _View(baseline=entry.baseline.name))
-        view.wins[entry.system.name] = raw_wins(match, readings)
-        view.clusters |= {item.sample: item.cluster for item in match.items}
         try:
-            items = _items(match, readings, place_of(folder, board.task, match.split), texts)
+            items = _items(match, verdicts.get(match.keys), place_of(folder, board.task, match.split), texts)
         except UserError as reason:
             silent[str(reason)] = None
         else:
             shown.append({"view": name, "system": entry.system.name, "items": items})
-    if not views:
-        silent[f"{store} holds no match of this board, so its answers cannot be shown."] = None
-    return Shown(
-        board,
-        {name: places(view.wins, view.baseline, view.clusters) for name, view in views.items()},
-        {
-            name: {system: asdict(value) for system, value in strengths(v.wins, v.baseline, v.clusters).items()}
-            for name, v in views.items()
-        },
-        shown,
-        " ".join(silent),
-    )
+    return shown, " ".join(silent)
 
 
-def _name(met: Match | Entry) -> tuple[str, System, System, str]:
+def _name(one: Match | Entry) -> tuple[str, System, System, str]:
     """Whose answers met whose, under which judge."""
-    return met.split, met.system, met.baseline, met.provenance.judge_identity
+    return one.split, one.system, one.baseline, one.provenance.judge_identity
 
 
 def _items(match: Match, readings: Mapping[str, Any], folder: Path, texts: Texts) -> list[list[Any]]:

@@ -12,9 +12,10 @@ from typing import Literal
 from mmpu.boards import read, records
 from mmpu.config import load_yaml
 from mmpu.core import UserError
+from mmpu.recipes.benchmarks import results
 from mmpu.recipes.card import card
 from mmpu.recipes.pages import write_site
-from mmpu.recipes.runs import export, last_stage
+from mmpu.recipes.runs import export, last_stage, weights_of
 from mmpu.store import write_atomically
 
 HUB = "hf://"
@@ -95,9 +96,12 @@ def upload(folder: Folder, repository: str) -> str:
 
 def _model(run: Path, folder: Path, boards: Sequence[Path]) -> Path:
     config = load_yaml(run / "config.yaml")
-    last_stage(run)  # an unfinished run is refused before anything is written
+    stage = last_stage(run)  # an unfinished run is refused before anything is written
     export(str(run), folder)
-    write_atomically(folder / "README.md", card(run.name, config, [read(path) for path in boards]))
+    shown = [read(path) for path in boards]
+    write_atomically(folder / "README.md", card(run.name, config, shown))
+    for name, text in results(weights_of(str(stage)), shown).items():
+        write_atomically(folder / ".eval_results" / name, text)
     write_atomically(folder / "mmpu.yaml", (run / "config.yaml").read_text(encoding="utf-8"))
     return folder
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmpu.config import Values, build, load_yaml, override, to_values
 from mmpu.core import UserError, digest
 from mmpu.files import is_file
+from mmpu.recipes.origins import origin_of
 from mmpu.specs import Named
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def contender(
     if run is not None:
         check_student(run[0], stage, trust)
     from mmpu.engines.hf import HF
-    from mmpu.student import StudentConfig, load_student, resolve_model
+    from mmpu.student import StudentConfig, load_student
 
     config = StudentConfig(str(stage) if stage.exists() else target)
     trained: Values = {}
@@ -98,12 +99,19 @@ def contender(
             "seed": values["seed"],
         }
     config = replace(config, **held)
-    base, adapters = resolve_model(config.model)
+    weights, student = weights_of(config.model), load_student(config)
+    return Contender(name, target, HF(student), weights, **trained, origin=origin_of(student, target))
+
+
+def weights_of(model: str) -> str:
+    """What tells the weights of a model, a stage or a name on the hub from others, its adapters included."""
+    from mmpu.student import resolve_model
+
+    base, adapters = resolve_model(model)
     places = [Path(base), *adapters]
     files = [f for place in places if place.is_dir() for f in place.glob("*.safetensors")]
     files += [place for place in places if place.is_file()]
-    weights = _hash_files(sorted(files)) if files else f"hub:{base}"
-    return Contender(name, target, HF(load_student(config)), weights, **trained)
+    return _hash_files(sorted(files)) if files else f"hub:{base}"
 
 
 def is_recorded(target: str) -> bool:

@@ -64,6 +64,8 @@ class TaskConfig(SampleTemplates):
     """By kind of judge, such as `pairwise`, a prompt file beside the YAML that takes the place of the judge's own."""
     baseline: str | None = None
     """The baseline of `mmpu eval` unless it is told another; `reference` is the data set's own answers."""
+    benchmark: str | None = None
+    """`org/name#task`: the benchmark of the hub whose leaderboard takes the accuracy of the whole `evaluate` split."""
     licence: str = ""
     redistribute: bool = True
     """False where the licence forbids to keep prompts and pictures beside a board, so that no page shows them."""

@@ -123,9 +123,10 @@ const mmpu = (() => {
   const bounds = (found) => (found.low === null || found.low === undefined ? "[–]" : `[${percent(found.low)}, ${percent(found.high)}]`);
   const rate = (found) => (found ? `${percent(found.value)} ${bounds(found)}` : "–");
   const count = (n) => n.toLocaleString("en");
+  const short = (n) => n.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 3 });
 
   return {
-    numbers, columns, panels, make, draw, unpacked, pictures, remember, put, choice, told, theme, THEMES, LONG, percent, bounds, rate, count,
+    numbers, columns, panels, make, draw, unpacked, pictures, remember, put, choice, told, theme, THEMES, LONG, percent, bounds, rate, count, short,
     column: (column) => columns.push(column),
     panel: (panel) => panels.push(panel),
   };

@@ -42,6 +42,9 @@ mmpu.table = (() => {
       { key: "n", value: (e) => e.n, cell: (e) => count(e.n), plain: (e) => e.n },
       text("method", (e) => e.system.method),
       text("base model", (e) => e.system.model),
+      ...(view.entries.some((e) => e.system.origin.parameters) ? [{ key: "parameters", value: (e) => e.system.origin.parameters,
+        cell: (e) => (e.system.origin.parameters ? mmpu.short(e.system.origin.parameters) : "–"), plain: (e) => e.system.origin.parameters }] : []),
+      ...(view.entries.some((e) => e.system.origin.licence) ? [text("licence", (e) => e.system.origin.licence)] : []),
       ...(view.entries.some((e) => e.system.seed !== null) ? [text("seed", (e) => e.system.seed)] : []),
       ...mmpu.columns.map((column) => ({ plain: column.value, cell: (e) => column.value(e) ?? "–", ...column, key: column.title ?? column.key })),
     ];

@@ -215,6 +215,8 @@ class Group:
     """False if the length limit cut the teacher's answer."""
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
     """What was out of the ordinary, by the metric that counts it, with what was done about it."""
+    parts: tuple[Mapping[str, float], ...] = ()
+    """What each score is made of, where the scorer said so."""
 
     @property
     def taught(self) -> Response:

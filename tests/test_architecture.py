@@ -23,6 +23,7 @@ USES = {
     "learning": "core knobs",
     "duel": "core",
     "losses": "learning",
+    "score": "",
     "plugins": "core",
     "prompts": "core files sandbox",
     "files": "core",
@@ -40,20 +41,20 @@ USES = {
     "formats": "chats core",
     "graders": "calls core knobs",
     "judges": "core duel knobs prompts replies",
-    "scorers": "core graders knobs prompts readings replies thinking",
+    "scorers": "core graders knobs prompts readings replies score thinking",
     "families": "core media",
     "methods": "core knobs learning losses prompts student",
     "task": "chats config core files graders knobs media plugins sandbox shown specs thinking",
     "student": "core doors families knobs learning media plugins thinking",
     "engines": "files client core knobs media store student thinking",
-    "train": "files shown core knobs learning losses prompts readings specs statistics store student",
+    "train": "files shown core knobs learning losses prompts readings score specs statistics store student",
     "boards": "files shown core duel media plugins prompts statistics store task",
     "judging": "files boards core duel media prompts statistics store",
     "evaluation": "files boards config core duel judging media statistics store student task thinking",
     "recipes": "files shown boards config core duel engines evaluation judging knobs learning media plugins scorers "
     "specs strict_yaml store student task thinking train",
     "studies": "boards files shown config core duel engines evaluation judging plugins recipes specs statistics store "
-    "task thinking",
+    "task thinking train",
     "cli": EVERYTHING,
 }
 """What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""

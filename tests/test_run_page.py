@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from mmpu.core import UserError
+from mmpu.recipes.resolved import defaults
 from mmpu.studies import run_page
 from mmpu.studies.run_page import write_run_page
+from mmpu.train.pictures import Pictures, read
 from test_page import Tab, browser  # noqa: F401  (a fixture)
 
 HOSTILE = "</script><script>document.title = 'taken'</script>"
@@ -51,6 +53,19 @@ def run(folder: Path, tau: float = 1.2, seed: int = 0, steps: int = 6) -> Path:
     (folder / "groups.jsonl").write_text("".join(json.dumps(g) + "\n" for g in groups) + '{"stage": "al')
     (folder / "ledger.json").write_text(json.dumps({"teacher_calls": 12}))
     return folder
+
+
+def with_more(folder: Path) -> None:
+    """A run whose scores have parts, whose sampler recorded likelihoods, and whose prompts show a picture and one more
+    that the run did not keep."""
+    rows = [json.loads(line) for line in (folder / "groups.jsonl").read_text().splitlines()[:-1]]
+    for row in rows:
+        row["images"] = ["cat.png", "gone.png"]
+        for k, response in enumerate(row["responses"]):
+            response |= {"parts": {"says why": float(k)}, "logp": -3.0 - 3 * k, "weight": 0.5}
+    (folder / "groups.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = Pictures(folder / "pictures.jsonl", lambda data: f"data:image/webp;base64,{data}")
+    kept.keep([("cat.png", "UklGRg=="), ("cat.png", "again")])
 
 
 def numbers(page: Path) -> Any:
@@ -123,3 +138,40 @@ def test_rollouts_are_walked_through_in_a_browser(browser: Any, tmp_path: Path) 
     assert "step=1" in tab.js("return location.hash")
     assert len(tab.texts("figure")) == 1
     assert "label_tau" in "".join(tab.texts("main table tbody th"))
+
+
+def test_a_candidate_is_shown_with_all_that_it_was_worth(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+    folder = run(tmp_path / "a")
+    with_more(folder)
+    tab = Tab(browser, write_run_page([folder], tmp_path / "page.html"))
+    tab.open(ready="article td.name")
+    assert tab.texts("article thead th") == ["said", "score", "D", "q before", "grade", "tokens"]
+    # form `mean`: logp / tokens is −1 and −2
+    assert tab.texts("article tbody td:nth-of-type(4)") == ["0.7311", "0.2689"]
+    assert tab.texts("article td details dt") == ["says why", "says why"]
+    assert tab.js("return document.querySelector('article img').src") == "data:image/webp;base64,UklGRg=="
+    assert tab.texts("article .turn .tag") == ["gone.png"]
+    assert tab.texts("dl.listed dt.default") == ["seed", "stages.0.method.label_tau"]
+
+
+def test_settings_at_their_defaults_are_known(tmp_path: Path) -> None:
+    values = yaml.safe_load((run(tmp_path / "a", tau=0.6) / "config.yaml").read_text())
+    values["stages"][0] |= {"k": 8, "prompts_per_step": 4, "optim": {"lr": 0.5, "clip": 1.0}}
+    values["stages"][0]["method"] |= {"gamma": 5.0}
+    found = defaults(values)
+    assert set(found) == {"seed", "stages.0.k", "stages.0.method.gamma", "stages.0.optim.clip"}
+    assert defaults({"stages": [{"name": "a", "method": {"name": "of another machine", "k": 8}}]}) == []
+
+
+def test_a_run_keeps_each_picture_once_and_survives_a_cut_line(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.jsonl"
+    path.write_text('{"name": "a", "image": "data:image/webp;base64,AA=="}\n{"name": "b", "ima')
+
+    def small(data: str) -> str:
+        if data == "broken":
+            raise UserError("cannot be read")
+        return f"data:image/webp;base64,{data}"
+
+    for _ in range(2):
+        Pictures(path, small).keep([("a", "BB=="), ("b", "CC=="), ("c", "broken")])
+    assert read(path) == [("a", "data:image/webp;base64,AA=="), ("b", "data:image/webp;base64,CC==")]

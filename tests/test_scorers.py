@@ -241,6 +241,8 @@ def test_labelled_prompts_mix_and_the_others_are_judged_alone() -> None:
     assert scores[0] == (pytest.approx(0.25 + 0.75 * 0.6), pytest.approx(0.75 * 0.6))
     assert scores[1] == (pytest.approx(0.6), pytest.approx(0.6))
     assert "b" not in task.reads
+    assert scores[0][0].parts == {"Rule": 1.0, "TokenJudge": pytest.approx(0.6)}
+    assert scores[1][0].parts == {"TokenJudge": pytest.approx(0.6)}
 
 
 def test_lambda_0_never_reads_a_label_and_lambda_1_never_asks_the_judge() -> None:
@@ -339,6 +341,8 @@ def test_one_flipped_verdict_changes_one_reward_by_its_weight() -> None:
     before = scorer(lambda *_: rubric(*WEIGHTS)).score([POOL])[0]
     after = scorer(lambda *_: rubric(*WEIGHTS), flipped).score([POOL])[0]
     assert after == (before[0], pytest.approx(before[1] + 5 / 22), 0.0)
+    turned = {name for name, value in after[1].parts.items() if value != before[1].parts[name]}
+    assert turned == {"says 51 (weight 5)"}
 
 
 def test_the_verifier_is_blind_and_the_rubricator_is_not() -> None:

@@ -1,14 +1,16 @@
-"""A run's config with every default spelled out: what it would take to run it again under other defaults."""
+"""A run's config with every default spelled out: what it would take to run it again under other defaults; and which of
+its settings are defaults."""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from mmpu.config import Values, plain, to_values
-from mmpu.core import Engine, Sampling, Scorer, Task
+from mmpu.core import Engine, Sampling, Scorer, Task, UserError
+from mmpu.plugins import find_class
 from mmpu.recipes.run_config import RunConfig
 from mmpu.specs import Spec
 
@@ -55,3 +57,39 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 def _default(field: dataclasses.Field[Any]) -> object:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def defaults(values: Values) -> list[str]:
+    """Dotted names of what stands at its default in a resolved config; a name stands for all that is below it. Of a
+    component that is not installed here, nothing is known."""
+    return list(_defaults(RunConfig, values, ""))
+
+
+def _defaults(cls: Any, values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.name not in values:
+            continue
+        name, value = f"{prefix}{field.name}", values[field.name]
+        if field.init and _has_default(field) and plain(_default(field)) == value:
+            yield name
+            continue
+        for kind in (hints[field.name], *typing.get_args(hints[field.name])):
+            if isinstance(value, Mapping):
+                yield from _below(kind, cast(Mapping[str, Any], value), f"{name}.")
+            elif isinstance(value, list) and kind is not Ellipsis:
+                for number, item in enumerate(cast(list[object], value)):
+                    if isinstance(item, Mapping):
+                        yield from _below(kind, cast(Mapping[str, Any], item), f"{name}.{number}.")
+
+
+def _below(kind: Any, values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """What stands at its default in a part of a config, if that is what such parts are."""
+    if typing.get_origin(kind) is Spec:
+        (base,) = typing.get_args(kind)
+        try:
+            kind = find_class(f"{base.__name__.lower()}s", str(values.get("name")), base)
+        except UserError:
+            return
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        yield from _defaults(kind, values, prefix)

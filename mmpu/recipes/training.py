@@ -19,6 +19,7 @@ from mmpu.config import Values, to_values
 from mmpu.core import Engine, Sample, UserError
 from mmpu.engines.hf import HF
 from mmpu.learning import Method
+from mmpu.media import thumbnail
 from mmpu.recipes import changes, fit, run_config, trackers, wiring
 from mmpu.recipes.claim import claim
 from mmpu.recipes.fit import Planned
@@ -196,7 +197,8 @@ class _Training:
             config.low_anchor,
             Fitting(student, reader, method, stage.sampling.max_tokens),
         )
-        record = Record(place.parent, self.accelerator, ledger, task, self.signals)
+        kept = thumbnail if task.config.redistribute else None  # a licence may forbid to keep pictures
+        record = Record(place.parent, self.accelerator, ledger, task, self.signals, kept)
         begun = Stage(config, place, samples, task, rollout, student, self.accelerator, self.run.seed)
         record.say(begun.described)
         if student.reach is not None:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from mmpu.core import NAN, Group, Sample, Scorer, Task, UserError
 from mmpu.knobs import NotNegative
+from mmpu.score import Score
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,23 @@ class Mix(Scorer):
         """Means of what `ask` gets of each scorer: per group as many numbers as responses, and `more`."""
         sums = [[0.0] * (len(group.responses) + more) for group in groups]
         total = [0.0] * len(groups)
-        for scorer, weight, reads in zip(self.scorers, self.weights, self._readers, strict=True):
+        parts: list[list[dict[str, float]]] = [[{} for _ in values] for values in sums]
+        for place, (scorer, weight, reads) in enumerate(zip(self.scorers, self.weights, self._readers, strict=True)):
             asked = [i for i, g in enumerate(groups) if weight > 0 and self._may(reads, self._is_labelled(g.sample))]
             for i, scores in zip(asked, ask(scorer, [groups[i] for i in asked]) if asked else [], strict=True):
                 sums[i] = [sum_ + weight * score for sum_, score in zip(sums[i], scores, strict=True)]
                 total[i] += weight
+                for told, score in zip(parts[i], scores, strict=True):
+                    told[self._named(place)] = score
         return [
-            tuple(value / weight if weight else NAN for value in values)
-            for values, weight in zip(sums, total, strict=True)
+            tuple(Score(value / weight, told) if weight else NAN for value, told in zip(values, of, strict=True))
+            for values, weight, of in zip(sums, total, parts, strict=True)
         ]
+
+    def _named(self, place: int) -> str:
+        """A scorer as people know it; its place tells two of one kind apart."""
+        names = [type(scorer).__name__ for scorer in self.scorers]
+        return f"{names[place]} {place + 1}" if names.count(names[place]) > 1 else names[place]
 
     def _may(self, reads_labels: bool, labelled: bool) -> bool:
         """True if such a scorer scores such a prompt."""

@@ -17,6 +17,7 @@ from typing import TypeVar
 from mmpu.core import NAN, Engine, Group, Sample, Sampling, Scorer, UserError, digest
 from mmpu.knobs import Count, CountOrZero, Parallel, Share, Temperature
 from mmpu.prompts import about
+from mmpu.score import Score
 from mmpu.scorers._ropd import Item, parse_rubric, parse_verdicts, reward
 from mmpu.thinking import answer_of
 
@@ -114,7 +115,9 @@ class Rubric(Scorer):
         for (g, items, answers), found in zip(checks, verdicts, strict=True):
             for answer, verdict in zip(answers, found or [], strict=False):
                 if answer.student is not None:
-                    result[g][answer.student] = reward(items, verdict)
+                    named = [f"{item.text} (weight {item.weight})" for item in items]
+                    told = dict(zip(named, map(float, verdict), strict=True))
+                    result[g][answer.student] = Score(reward(items, verdict), told)
                 elif answer.label == ANCHOR:
                     own[g].append(reward(items, verdict))
         self._stop_if_failing(result)

@@ -1,8 +1,8 @@
 """A page of runs: their curves over one another with seeds pooled, the settings in which they differ, what was asked of
 teachers, and step by step what the student said.
 
-Reads `metrics.jsonl`, `groups*.jsonl`, `ledger.json` and `config.yaml` of run folders, nothing else, so a run of
-another machine will do, and one that goes on. Pictures are named, not shown: a run keeps their names or hashes alone.
+Reads `metrics.jsonl`, `groups*.jsonl`, `pictures*.jsonl`, `ledger.json` and `config.yaml` of run folders, nothing
+else, so a run of another machine will do, and one that goes on.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 from mmpu import __version__
 from mmpu.boards import FOLDER, document
 from mmpu.core import UserError
+from mmpu.recipes.resolved import defaults
 from mmpu.statistics import around
 from mmpu.store import write_atomically
 from mmpu.studies.curves import Run, flattened, read, rows_of
+from mmpu.train.pictures import read as kept
 
 OWN = Path(__file__).parent / "page"
 SCRIPTS = (FOLDER / "page.js", FOLDER / "diff.js", OWN / "curves.js", OWN / "rollouts.js", OWN / "run.js")
@@ -51,6 +53,7 @@ def write_run_page(folders: Sequence[Path], out: Path) -> Path:
                 "name": name,
                 "label": label,
                 "settings": {key: _text(value) for key, value in of.items()},
+                "defaults": defaults(run.config),
                 "ledger": _ledger(run.folder),
                 "groups": len(groups),
                 "left_out": left_out,
@@ -61,7 +64,9 @@ def write_run_page(folders: Sequence[Path], out: Path) -> Path:
         "stages": list(dict.fromkeys(stage for run in runs for stage in run.stages())),
         "curves": _curves(runs, labels),
     }
-    texts = {"pictures": [], "groups": [groups for groups, _ in rollouts]}
+    pictures = [path for folder in folders for path in sorted(folder.glob("pictures*.jsonl"))]
+    shown = {name: image for path in pictures for name, image in kept(path)}
+    texts = {"pictures": [], "named": shown, "groups": [groups for groups, _ in rollouts]}
     write_atomically(out, document(", ".join(names), SCRIPTS, numbers, texts))
     return out
 

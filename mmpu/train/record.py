@@ -22,6 +22,7 @@ from mmpu.learning import Row
 from mmpu.prompts import question
 from mmpu.shown import visible
 from mmpu.store import Ledger, write_atomically
+from mmpu.train.pictures import Pictures
 from mmpu.train.signals import Signals
 
 SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
@@ -34,8 +35,17 @@ class Record:
     """The written side of a run. Every process may call it; files are one per process or written by the main one."""
 
     def __init__(
-        self, folder: Path, accelerator: Accelerator, ledger: Ledger, task: Task, signals: Signals | None = None
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        ledger: Ledger,
+        task: Task,
+        signals: Signals | None = None,
+        thumbnail: Callable[[str], str] | None = None,
     ) -> None:
+        """Args:
+        thumbnail: Makes small copies of pictures, to be kept; None keeps their names alone.
+        """
         self.folder = folder
         self.accelerator = accelerator
         self.ledger = ledger
@@ -45,7 +55,8 @@ class Record:
         rank = accelerator.process_index
         self.metrics_file = folder / "metrics.jsonl"
         self.groups_file = folder / (f"groups.{rank}.jsonl" if rank else "groups.jsonl")
-        self._steps_before = 0
+        name = f"pictures.{rank}.jsonl" if rank else "pictures.jsonl"
+        self.pictures = Pictures(folder / name, thumbnail) if thumbnail else None
 
     def rewind(self, stage: str, step: int) -> None:
         """Forgets what was written at or after `step` of the stage: it is about to happen again."""
@@ -87,6 +98,9 @@ class Record:
                 if group.responses or group.teacher_responses:
                     line = {"stage": stage, "step": step, **written}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if self.pictures is not None:
+            named = ((_short(image), image) for group in (*groups, *dropped) for image in group.sample.images)
+            self.pictures.keep(named)
         if self.accelerator.is_main_process:
             self._write({"stage": stage, "step": step, **metrics})
             self.ledger.save()
@@ -172,8 +186,13 @@ class Record:
         weights = {id(row.response): row.weight for row in rows}
         scores: Sequence[float] = group.scores or (math.nan,) * len(group.responses)
 
-        def written(response: Response, score: float) -> dict[str, Any]:
-            return {
+        parts = group.parts or ({},) * len(group.responses)
+
+        def written(response: Response, score: float, made_of: Mapping[str, float]) -> dict[str, Any]:
+            known = {"parts": {n: _number(v) for n, v in made_of.items()}} if made_of else {}
+            if response.logp:
+                known["logp"] = sum(response.logp)
+            return known | {
                 "text": response.raw,
                 "tokens": len(response.tokens or ()),
                 "finished": response.finished,
@@ -187,7 +206,7 @@ class Record:
             "prompt": question(group.sample.prompt),
             "anchor": group.anchor,
             "anchor_score": _number(group.anchor_score),
-            "responses": [written(r, s) for r, s in zip(group.responses, scores, strict=True)],
+            "responses": [written(r, s, p) for r, s, p in zip(group.responses, scores, parts, strict=True)],
         }
         if group.anchor is not None:
             result["anchor_finished"] = group.anchor_finished
@@ -196,7 +215,7 @@ class Record:
         if group.context is not None:
             result["context"] = question(group.context.prompt)
         if group.teacher_responses:
-            result["teacher_responses"] = [written(r, math.nan) for r in group.teacher_responses]
+            result["teacher_responses"] = [written(r, math.nan, {}) for r in group.teacher_responses]
         return result | ({"notes": dict(group.notes)} if group.notes else {})
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from mmpu.core import NAN, Engine, Failed, Group, Response, Sample, Sampling, Scorer, UserError
 from mmpu.learning import Method
+from mmpu.score import Score
 from mmpu.store import Ledger
 from mmpu.train.fitting import Fitting
 from mmpu.train.shadow import Shadow
@@ -152,7 +153,8 @@ def _with_scores(group: Group, scores: Sequence[float], own: float, scorer: str,
     *kept, own = (NAN if math.isinf(number) else number for number in numbers)
     if own < low:
         notes["low_anchors"] = f"{where}: the teacher's answer scores {own:.3g}"
-    return replace(group, scores=tuple(kept), anchor_score=own, notes=notes)
+    parts = tuple(score.parts if isinstance(score, Score) else {} for score in scores)
+    return replace(group, scores=tuple(kept), anchor_score=own, notes=notes, parts=parts if any(parts) else ())
 
 
 def flat(group: Group) -> bool:

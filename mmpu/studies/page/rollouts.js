@@ -9,28 +9,58 @@ mmpu.rollouts = (() => {
   const groups = (state) => data.groups[Number(state.now.run)] ?? [];
   const here = (state) => groups(state).filter((group) => group.stage === state.now.stage);
 
-  function candidate(response, place) {
-    return make("tr", {}, make("th", { scope: "row" }, String(place + 1)), make("td", { class: "name" }, told(response.text)),
-      ...[response.score, response.weight, response.grade].map((value) => make("td", {}, number(value))),
+  /** What a method calls the weight of a response. */
+  const WEIGHTS = { ldl_grpo: "D", grpo: "advantage", dapo: "advantage", ppo: "advantage", srpo: "advantage" };
+
+  /** The method of a stage, by the run's settings. */
+  function method(run, stage) {
+    const { settings } = run;
+    for (let i = 0; settings[`stages.${i}.name`] !== undefined; i++) {
+      if (settings[`stages.${i}.name`] === stage) return { name: settings[`stages.${i}.method.name`] ?? settings[`stages.${i}.method`], form: settings[`stages.${i}.method.form`] ?? "mean" };
+    }
+    return {};
+  }
+
+  /** LDL-GRPO's q(k) before the update, by what the sampler recorded; null where it recorded nothing. */
+  function shares(responses, form) {
+    const taken = responses.map((r) => (typeof r.weight === "number" && typeof r.logp === "number" && r.tokens ? r.logp : null));
+    const z = taken.map((logp, i) => (logp === null ? null : form === "ratio" ? 0 : form === "sum" ? logp : logp / responses[i].tokens));
+    const known = z.filter((value) => value !== null), top = Math.max(...known);
+    const total = known.reduce((sum, value) => sum + Math.exp(value - top), 0);
+    return z.map((value) => (value === null ? null : Math.exp(value - top) / total));
+  }
+
+  /** What a score is made of. */
+  const anatomy = (parts) => make("details", {}, make("summary", {}, "made of"),
+    make("dl", { class: "listed" }, Object.entries(parts).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, number(value))])));
+
+  function candidate(response, place, share) {
+    return make("tr", {}, make("th", { scope: "row" }, String(place + 1)), make("td", { class: "name" }, told(response.text), response.parts ? anatomy(response.parts) : null),
+      ...[response.score, response.weight, ...(share === undefined ? [] : [share]), response.grade].map((value) => make("td", {}, number(value))),
       make("td", {}, `${response.tokens}${response.finished ? "" : " cut"}`));
   }
 
-  function table(responses, name) {
-    const titles = ["", "said", "score", "weight", "grade", "tokens"];
+  function table(responses, name, by = {}) {
+    const q = by.name === "ldl_grpo" && responses.some((r) => typeof r.logp === "number") ? shares(responses, by.form) : null;
+    const titles = ["", "said", "score", WEIGHTS[by.name] ?? "weight", ...(q ? ["q before"] : []), "grade", "tokens"];
     return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name }, make("table", {},
-      make("thead", {}, make("tr", {}, titles.map((title) => (title ? make("th", { scope: "col" }, title) : make("td", {}, ""))))), make("tbody", {}, responses.map(candidate))));
+      make("thead", {}, make("tr", {}, titles.map((title) => (title ? make("th", { scope: "col" }, title) : make("td", {}, ""))))),
+      make("tbody", {}, responses.map((response, place) => candidate(response, place, q ? q[place] : undefined)))));
   }
 
+  /** A picture, or its name where the run kept none. */
+  const picture = (name) => (Object.hasOwn(data.named ?? {}, name) ? make("img", { src: data.named[name], alt: `picture of the prompt: ${name}` }) : make("span", { class: "tag" }, name));
+
   /** One group in full. */
-  function shown(group) {
+  function shown(group, by) {
     const notes = Object.entries(group.notes ?? {}).map(([name, text]) => make("span", { class: "flag" }, `${name}: ${text}`));
     return make("article", { "aria-label": `prompt ${group.id}` },
       make("div", { class: "row" }, make("strong", {}, group.id), group.dropped ? make("span", { class: "flag" }, "not trained on") : null, notes),
-      make("div", { class: "turn" }, make("h3", {}, "prompt"), (group.images ?? []).map((name) => make("span", { class: "tag" }, name)), told(group.prompt ?? "")),
+      make("div", { class: "turn" }, make("h3", {}, "prompt"), (group.images ?? []).map(picture), told(group.prompt ?? "")),
       group.anchor === null || group.anchor === undefined ? null : make("div", { class: "turn" },
         make("h3", {}, "anchor"), make("p", { class: "small" }, `score of its own: ${number(group.anchor_score)}${group.anchor_finished === false ? " · cut" : ""}`), told(group.anchor)),
       group.context ? make("details", {}, make("summary", {}, "as the privileged teacher sees it"), told(group.context)) : null,
-      make("h3", {}, "The student's answers"), table(group.responses, "answers"),
+      make("h3", {}, "The student's answers"), table(group.responses, "answers", by),
       group.teacher_responses ? [make("h3", {}, "The privileged teacher's answers"), table(group.teacher_responses, "answers of the teacher")] : null);
   }
 
@@ -70,7 +100,7 @@ mmpu.rollouts = (() => {
         make("span", {}, `step ${step}, ${of.length} prompts`),
         mmpu.choice({ now: { prompt: chosen.id }, set: state.set }, "prompt", "prompt", of.map((group) => [group.id, group.id]))),
       run.left_out ? make("p", { class: "flag" }, `${count(run.left_out)} groups of other steps are left out of this page; they are in groups.jsonl.`) : null,
-      shown(chosen), course(state, chosen));
+      shown(chosen, method(run, state.now.stage)), course(state, chosen));
   }
 
   return { section };

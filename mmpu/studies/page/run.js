@@ -27,10 +27,15 @@
 
   function settings() {
     const run = numbers.runs[Number(state.now.run)] ?? numbers.runs[0];
-    const listed = (values) => make("dl", { class: "listed" }, Object.entries(values).flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, typeof value === "number" ? count(value) : String(value))]));
+    const listed = (values, faint = () => false) => make("dl", { class: "listed" }, Object.entries(values).flatMap(([key, value]) => {
+      const look = faint(key) ? { class: "default", title: "the default" } : {};
+      return [make("dt", look, key), make("dd", look, typeof value === "number" ? count(value) : String(value))];
+    }));
+    const standing = (key) => run.defaults.some((name) => key === name || key.startsWith(`${name}.`));
+    const own = Object.keys(run.settings).filter((key) => !standing(key)).length;
     return [make("h2", {}, `Settings and costs of ${run.name}`),
       Object.keys(run.ledger).length ? listed(run.ledger) : make("p", {}, "No teacher or judge was asked."),
-      make("details", {}, make("summary", {}, `All ${Object.keys(run.settings).length} settings`), listed(run.settings))];
+      make("details", {}, make("summary", {}, `All ${Object.keys(run.settings).length} settings, ${own} of them other than the defaults, which are grey and in italics`), listed(run.settings, standing))];
   }
 
   function refresh(changed) {

@@ -189,7 +189,7 @@ class Record:
         parts = group.parts or ({},) * len(group.responses)
 
         def written(response: Response, score: float, made_of: Mapping[str, float]) -> dict[str, Any]:
-            known = {"parts": {n: _number(v) for n, v in made_of.items()}} if made_of else {}
+            known: dict[str, Any] = {"parts": {n: _number(v) for n, v in made_of.items()}} if made_of else {}
             if response.logp:
                 known["logp"] = sum(response.logp)
             return known | {

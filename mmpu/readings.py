@@ -37,6 +37,22 @@ class Reader(Scorer):
     def settings(self) -> Mapping[str, object]:
         """What to write in a config for this way of reading."""
 
+    @property
+    def question(self) -> str:
+        """What is asked, in a word or two: ways of one question differ only in where their answer begins. Nothing where
+        nothing is asked."""
+        return ""
+
+    def length(self, group: Group) -> int:
+        """Characters that go through the model for `reads([group])`, those that are shared once: what it will cost,
+        roughly."""
+        texts = (group.anchor or "", *(response.text for response in group.responses))
+        return sum(map(len, (*texts, *(message.text for message in group.sample.prompt))))
+
+    def together(self, ways: Sequence[Reader], groups: Sequence[Group]) -> list[list[tuple[Read, ...]]]:
+        """`reads` of several ways of one question, which a scorer may make in shared passes."""
+        return [way.reads(groups) for way in ways]
+
     @abstractmethod
     def readings(self, examples: Sequence[Group]) -> Mapping[str, Reader]:
         """The ways to read, by name.

@@ -33,6 +33,7 @@ from mmpu.core import (
 )
 from mmpu.engines.hf import HF
 from mmpu.methods.ldl_grpo import LDLGRPO
+from mmpu.readings import Read
 from mmpu.scorers._asking import Asking
 from mmpu.scorers.mix import Mix
 from mmpu.scorers.self_eval import Part as Weighted
@@ -42,11 +43,11 @@ from mmpu.student import Student, Tree, load_student
 from mmpu.student.student_config import StudentConfig
 from mmpu.task.yaml_task import load_task
 from mmpu.train import preflight
-from mmpu.train.cases import altered
+from mmpu.train.cases import Case, altered
 from mmpu.train.evaluator import FILE, Trial, refusal, second_answers, settled
 from mmpu.train.rollout import Rollout
 from mmpu.train.search import Search
-from mmpu.train.tried import Tried, interval, line
+from mmpu.train.tried import Evidence, Tried, line
 from tiny import sample, shared_student
 
 ANCHORS = (
@@ -295,7 +296,8 @@ def test_the_way_that_knows_is_found_and_every_other_row_says_why_not() -> None:
     said: list[str] = []
     groups = [*FEW, *(replace(g, sample=replace(g.sample, id=f"{g.sample.id}b")) for g in FEW)]
     engine.right.update({group.sample.id: str(group.anchor) for group in groups})
-    found = Search(SelfEval(engine), 0.9, say=said.append)(groups, {})
+    seconds = {group.sample.id: f"Well: {group.anchor}" for group in groups}
+    found = Search(SelfEval(engine), 0.9, say=said.append)(groups, seconds)
     assert found.settings == {"mode": "yes_no"}
     rows = {row.name: row for row in found.rows}
     assert (rows["yes_no"].auc, rows["yes_no"].altered, rows["yes_no"].mass) == (1.0, 1.0, 1.0)
@@ -348,7 +350,8 @@ def test_what_may_copy_is_judged_by_second_answers_or_not_at_all(tiny_text: Stud
     assert "not judged" in rows["recall"].reason
     seconds = {group.sample.id: f"I say: {group.anchor}" for group in groups}
     rows = {row.name: row for row in Search(reader, 0.75)(groups, seconds).rows}
-    assert not rows["recall"].reason
+    assert "not judged" not in rows["recall"].reason
+    assert rows["recall"].prompts == 5
     assert rows["recall"].decisive == rows["recall"].second
     assert not math.isnan(rows["expected"].second)
 
@@ -376,9 +379,82 @@ def test_second_answers_differ_from_the_anchor() -> None:
 def test_altered_texts_and_intervals() -> None:
     assert altered("9 of 10 cost $5", "none") == "10 of 12 cost $8"
     assert altered("one two three four", "five six seven eight") == "one two seven eight"
-    low, high = interval(np.array([0.9, 0.8, 0.4, 0.7]), np.array([0.1, 0.5, 0.6, 0.2]))
+    low, high = evidence([0.9, 0.8, 0.4, 0.7], [0.1, 0.5, 0.6, 0.2]).interval
     assert 0.25 < low < 14 / 16 < high <= 1
     assert line(Tried("x", reason="why")) == "x: why"
+
+
+def evidence(right: Sequence[float], wrong: Sequence[float]) -> Evidence:
+    """Of prompts whose altered text is the wrong one too."""
+    cases = [Case(i, replace(FEW[0], responses=(Response("x"),) * 3)) for i in range(len(right))]
+    reads = [{0: Read(r), 1: Read(w), 2: Read(w)} for r, w in zip(right, wrong, strict=True)]
+    return Evidence.of(list(zip(cases, reads, strict=True)), copies=False)
+
+
+def test_an_interval_has_a_width_where_all_are_told_apart() -> None:
+    """Newcombe's, at 4 and 31 prompts; it narrows, and what is not told apart at all holds chance."""
+    few, many = (evidence([0.9] * n, [0.1] * n).interval for n in (4, 31))
+    assert 0.5 < few[0] < 0.65 < 0.9 < many[0] < 0.95
+    assert few[1] == many[1] == 1.0
+    low, high = evidence([0.5] * 8, [0.5] * 8).interval
+    assert low < 0.3
+    assert high > 0.7
+
+
+def test_a_way_is_dropped_where_it_is_significantly_worse_and_not_before() -> None:
+    rng = np.random.default_rng(0)
+    right, wrong = rng.random(12) + 1, rng.random(12)
+    best, worse = evidence(right, wrong), evidence(wrong, right)
+    assert worse.behind(best)
+    assert not best.behind(worse)
+    assert not evidence(wrong[:3], right[:3]).behind(evidence(right[:3], wrong[:3])), "too few to say"
+    wobbly = [*right[:11], 0.0]
+    assert not evidence(wobbly, wrong).behind(best)
+
+
+def test_a_budget_is_kept_and_what_it_leaves_out_says_so(tiny_text: Student) -> None:
+    """Counted: within a tenth, the confirmation on twelve prompts included. With more tokens nothing is left out."""
+    groups = [Group(s, s.reference) for s in load_task("market").samples("test[:30]")]
+    before, said = tiny_text.tokens_read, list[str]()
+    found = Search(SelfEval(HF(tiny_text)), 0.75, lambda: tiny_text.tokens_read, said.append, 20_000)(groups, {})
+    assert found.tokens == tiny_text.tokens_read - before < 22_000
+    assert "at most 20,000 tokens" in said[0]
+    assert any("ways on" in text and "s" in text.rpartition(",")[2] for text in said)
+    aside = [row for row in found.rows if "for want of tokens" in row.reason]
+    assert aside
+    assert all(row.prompts < 14 for row in aside)
+    assert found.settings == {"mode": "expected"}
+
+
+def test_ways_to_begin_an_answer_share_what_stands_before_it() -> None:
+    """The same reads as apart, for three fifths of the places, although these prompts are short."""
+    student = shared_student("qwen2")
+    ways = [w for n, w in SelfEval(HF(student), min_mass=0.0).readings(()).items() if w.question == "yes_no short"]
+    groups = [replace(group, responses=(group.taught,)) for group in FEW[:2]]
+    before = student.tokens_read
+    together = ways[0].together(ways, groups)
+    shared, before = student.tokens_read - before, student.tokens_read
+    apart = [way.reads(groups) for way in ways]
+    assert len(ways) == 3
+    assert shared < 0.6 * (student.tokens_read - before)
+    for one, other in zip(together, apart, strict=True):
+        assert [r.score for (r,) in one] == pytest.approx([r.score for (r,) in other], abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["expected", "yes_no", "likelihood", "recall"])
+def test_what_a_reading_will_cost_is_foreseen(mode: str) -> None:
+    """Characters, shared ones once, tell how tokens grow with more candidates: within a quarter."""
+    student = shared_student("qwen2")
+    reader = SelfEval(HF(student), mode=mode, min_mass=0.0)
+    texts = tuple(Response(f"{word} it is, " + "I am sure of it " * 8) for word in ("red", "green", "blue", "black"))
+    counted, foreseen = list[int](), list[int]()
+    for k in (1, 4):
+        group, before = replace(FEW[0], responses=texts[:k]), student.tokens_read
+        reader.reads([group])
+        counted.append(student.tokens_read - before)
+        foreseen.append(reader.length(group))
+    assert foreseen[1] / foreseen[0] == pytest.approx(counted[1] / counted[0], rel=0.25)
+    assert replace(reader, mode="agreement").length(FEW[0]) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- in runs
@@ -395,9 +471,13 @@ def test_a_run_reads_as_it_began(tmp_path: Path) -> None:
     engine, task, said = Knows("Yes", right), Ungraded(), list[str]()
     trial = Trial(18, 0, 0, 0.9)
 
+    seen: list[dict[str, float]] = []
+
     def settle(scorer: Any, engine: Engine = engine) -> Any:
         made = rollout(engine, scorer, tmp_path)
-        return settled(made, samples, task, trial, tmp_path, Accelerator(cpu=True), lambda: 0, said.append, 0).scorer
+        found = settled(made, samples, task, trial, tmp_path, Accelerator(cpu=True), lambda: 0, said.append, 0)
+        seen.append(found[1])
+        return found[0].scorer
 
     assert settle(SelfEval(engine, mode="expected")) == SelfEval(engine, mode="expected")
     assert not (tmp_path / FILE).exists()
@@ -409,6 +489,7 @@ def test_a_run_reads_as_it_began(tmp_path: Path) -> None:
     assert any("the evaluator reads" in text for text in said)
     blind = Knows("nothing", right)
     assert settle(SelfEval(blind), blind).mode == "yes_no", "as recorded"
+    assert seen == [{}, {}, {"anchor_auc": 1.0}], "of a mix, what a part is worth is not what the whole is"
     (tmp_path / FILE).unlink()
     with pytest.raises(UserError, match="none tells right from wrong"):
         settle(SelfEval(blind), blind)
@@ -420,7 +501,8 @@ def test_without_prompts_to_try_on_auto_says_what_it_is(tmp_path: Path) -> None:
     made = rollout(engine, SelfEval(engine), tmp_path)
     trial = Trial(0, 0, 0, 0.9)
     found = settled(made, [], Ungraded(), trial, tmp_path, Accelerator(cpu=True), lambda: 0, said.append, 0)
-    assert found is made
+    assert found == (made, {})
+    assert found[0] is made
     assert "`auto` chooses nothing" in said[0]
 
 

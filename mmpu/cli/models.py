@@ -52,12 +52,13 @@ def doctor(model: str | None, options: tuple[str, ...], everything: bool) -> Non
 @click.option("--task", required=True, help="Task name or YAML file.")
 @click.option("--anchors", help="A .jsonl of answers, or `reference`; default: what stands beside the task, or these.")
 @click.option("--split", default="train", show_default=True)
-@click.option("--limit", type=click.IntRange(min=6), default=64, show_default=True, help="Prompts to try on.")
+@click.option("--limit", type=click.IntRange(min=8), default=64, show_default=True, help="Prompts to try on.")
 @click.option("--seconds", type=click.IntRange(min=0), default=16, show_default=True, help="Second answers to ask for.")
 @click.option("--graded", type=click.IntRange(min=0), default=16, show_default=True, help="Prompts to sample for.")
 @click.option("--k", type=click.IntRange(min=2), default=4, show_default=True, help="Candidates of each of these.")
 @click.option("--max-tokens", type=int, help="Longest candidate; default: the task's.")
 @click.option("--min-auc", type=click.FloatRange(0, 1), default=0.75, show_default=True, help="What is good enough.")
+@click.option("--tokens", type=click.IntRange(min=1), default=50_000, show_default=True, help="To spend on a model.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON of all rows; models that it holds are done.")
 @DATA
 @TRUST
@@ -71,6 +72,7 @@ def evaluator(**options: Any) -> None:
     for outcome in found:
         header, rows = recipe.table(outcome)
         table(outcome.model, header, rows)
+        say(f"{outcome.tokens:,} tokens through the model, {outcome.seconds:.0f} s with sampling")
         say(f"{outcome.model}: {outcome.verdict}")
     if not any(outcome.able for outcome in found):
         sys.exit(1)

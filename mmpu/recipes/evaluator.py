@@ -4,6 +4,8 @@ by itself and over several models."""
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from mmpu.store import write_atomically
 from mmpu.student import StudentConfig, load_student
 from mmpu.task import YamlTask, load_local
 from mmpu.train.evaluator import refusal, second_answers, written
-from mmpu.train.search import Found, Search
+from mmpu.train.search import Search
 from mmpu.train.tried import HEADER, Tried, cells
 
 Say = Callable[[str], None]
@@ -41,6 +43,8 @@ class EvaluatorOptions:
     max_tokens: int | None = None
     """Of a candidate; None takes the task's."""
     min_auc: float = 0.75
+    tokens: int = 50_000
+    """The most that go through a model for the search, sampling not included."""
     data: str | Sequence[str] = ()
     trust: bool = False
     allow_urls: bool = False
@@ -57,6 +61,10 @@ class Outcome:
     confirmed: tuple[Tried, ...]
     verdict: str
     able: bool
+    tokens: int = 0
+    """That went through the model for the search."""
+    seconds: float = math.nan
+    """That it took, sampling included."""
 
 
 def examine(options: EvaluatorOptions, say: Say) -> list[Outcome]:
@@ -83,7 +91,7 @@ def examine(options: EvaluatorOptions, say: Say) -> list[Outcome]:
     for model in options.models:
         if model not in known:
             say(f"{model}: {len(groups)} prompts of {task.name}, {len(seconds)} with a second answer")
-            known[model] = asdict(_outcome(model, _search(model, options, task, groups, seconds, say), options.min_auc))
+            known[model] = asdict(_outcome(model, options, task, groups, seconds, say))
             if options.out is not None:
                 write_atomically(options.out, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
         found.append(_read(known[model]))
@@ -104,32 +112,33 @@ def _teacher(options: EvaluatorOptions, task: YamlTask) -> Engine:
     return wiring.engine(Spec[Engine].read(spec, "--anchors", Engine), task)
 
 
-def _search(
+def _outcome(
     model: str, options: EvaluatorOptions, task: YamlTask, groups: list[Group], seconds: dict[str, str], say: Say
-) -> Found:
+) -> Outcome:
     student = load_student(StudentConfig(model))
-    engine = HF(student)
-    own = task.config.sampling
+    engine, began = HF(student), time.perf_counter()
+    sampled = _sampled(engine, options, task, groups) if task.grader is not None else []
+    search = Search(SelfEval(engine, task=task), options.min_auc, lambda: student.tokens_read, say, options.tokens)
+    found = search(groups, seconds, sampled, task)
+    verdict = written(found.settings) if found.settings is not None else refusal(found, options.min_auc)
+    took, able = time.perf_counter() - began, found.settings is not None
+    return Outcome(model, found.rows, found.confirmed, verdict, able, found.tokens, round(took, 1))
+
+
+def _sampled(engine: HF, options: EvaluatorOptions, task: YamlTask, groups: list[Group]) -> list[Group]:
+    """The student's own candidates."""
+    own, chosen = task.config.sampling, groups[: options.graded]
     drawn = Sampling(max_tokens=options.max_tokens or own.max_tokens, stop=own.stop)
-    chosen = groups[: options.graded] if task.grader is not None else []
     answers = engine.generate([group.sample for group in chosen], options.k, drawn)
-    sampled = [
+    return [
         replace(group, responses=tuple(r for r in answer if _said(r)))
         for group, answer in zip(chosen, answers, strict=True)
         if not isinstance(answer, Failed)
     ]
-    reader = SelfEval(engine, task=task)
-    return Search(reader, options.min_auc, lambda: student.tokens_read, say)(groups, seconds, sampled, task)
 
 
 def _said(response: Response) -> bool:
     return bool(response.tokens)
-
-
-def _outcome(model: str, found: Found, least: float) -> Outcome:
-    able = found.settings is not None
-    verdict = written(found.settings) if found.settings is not None else refusal(found, least)
-    return Outcome(model, found.rows, found.confirmed, verdict, able)
 
 
 def _known(options: EvaluatorOptions) -> dict[str, Any]:
@@ -142,5 +151,6 @@ def _known(options: EvaluatorOptions) -> dict[str, Any]:
 
 
 def _read(values: dict[str, Any]) -> Outcome:
-    rows = {name: tuple(Tried(**row) for row in values[name]) for name in ("rows", "confirmed")}
-    return Outcome(values["model"], rows["rows"], rows["confirmed"], values["verdict"], values["able"])
+    rows: dict[str, Any] = {name: tuple(Tried(**row) for row in values[name]) for name in ("rows", "confirmed")}
+    known: dict[str, Any] = {**values, **rows}
+    return Outcome(**known)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,8 @@ BRIEFLY = {
     "yes_no": ("Does the candidate say the same as the reference? Reply with Yes or No.", "Yes or No:"),
 }
 """The same in the `short` wording, which asks for agreement and nothing else."""
+CHOSEN = frozenset({"expected", "yes_no", "compare"})
+"""Modes that are read off the probabilities of options."""
 EXTREMES = {"expected": ("0", "9"), "yes_no": ("No", "Yes")}
 """How an example's wrong and right candidate are graded."""
 
@@ -82,6 +85,11 @@ class Asking:
             for first, second in (texts, texts[::-1])
         ]
         return [self._opened(sample, cue) for sample in asked]
+
+    def length(self, group: Group) -> int:
+        """Characters of the prompts that grade a group's responses, those that are shared once."""
+        prompts = [self.prompts(group, response) for response in group.responses]
+        return sum(length(order) for order in zip(*prompts, strict=True))
 
     def value(self, choices: Sequence[Choice]) -> float:
         """The grade, from the choices of `prompts`; NaN where no option has any probability."""
@@ -145,18 +153,36 @@ def mass(choices: Sequence[Choice | Failed]) -> float:
 
 
 def read(
-    asking: Asking,
+    askings: Sequence[Asking],
     asked: Sequence[tuple[Group, Response]],
     choose: Callable[[Sequence[Sample], Sequence[str]], Sequence[Choice | Failed]],
     least: float,
-) -> list[Read]:
-    """A grade for each response; NaN with the reason where less than `least` is on the options."""
-    prompts = [asking.prompts(group, response) for group, response in asked]
-    # Prompts of one order stand together: those of a group then begin alike.
-    orders = list(zip(*prompts, strict=True))
-    found = list(choose([prompt for order in orders for prompt in order], asking.options))
-    per_order = [found[i * len(asked) : (i + 1) * len(asked)] for i in range(len(orders))]
-    return [_read(asking, choices, least) for choices in zip(*per_order, strict=True)]
+) -> list[list[Read]]:
+    """A grade for each response, by each of several ways to ask for one thing; NaN with the reason where less than
+    `least` is on the options.
+
+    Prompts of one order stand together, and so do those of one response: what follows each other then begins alike.
+    """
+    prompts = [[asking.prompts(group, response) for asking in askings] for group, response in asked]
+    orders = range(len(prompts[0][0]) if asked else 0)
+    found = iter(choose([ways[order] for order in orders for each in prompts for ways in each], askings[0].options))
+    choices = [[[next(found) for _ in askings] for _ in asked] for _ in orders]
+    return [
+        [_read(asking, [choices[order][i][way] for order in orders], least) for i in range(len(asked))]
+        for way, asking in enumerate(askings)
+    ]
+
+
+def length(prompts: Sequence[Sample]) -> int:
+    """Characters of prompts that follow each other; what they begin with alike counts once, if it is half of them."""
+    texts = ["".join(message.text for message in prompt.prompt) for prompt in prompts]
+    shared = [_alike(a, b) for a, b in pairwise(texts)]
+    return sum(map(len, texts)) - sum(n for n, text in zip(shared, texts[1:], strict=True) if 2 * n >= len(text))
+
+
+def _alike(a: str, b: str) -> int:
+    """Characters with which both begin."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _read(asking: Asking, choices: Sequence[Choice | Failed], least: float) -> Read:

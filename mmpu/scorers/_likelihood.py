@@ -18,6 +18,7 @@ from pathlib import Path
 from mmpu.core import NAN, Failed, Group, Likelihood, Response, Sample
 from mmpu.prompts import about
 from mmpu.readings import Read
+from mmpu.scorers import _asking
 from mmpu.thinking import answer_of
 
 GIVEN = Path(__file__).with_name("self_eval_given.txt")
@@ -42,6 +43,17 @@ def read(mode: str, asked: Sequence[tuple[Group, Response]], weigh: Weigh) -> li
     found = list(weigh([*given, *bare], taught))
     before = {id(group): value for group, value in zip(groups, found[len(asked) :], strict=True)}
     return [_gain(a, before[id(group)]) for a, (group, _) in zip(found, asked, strict=False)]
+
+
+def length(mode: str, group: Group) -> int:
+    """Characters that go through the model for a group's responses, those that are shared once."""
+    texts = [response.text for response in group.responses]
+    anchor, bare = answer_of(group.taught.raw), _asking.length([_given(group.sample, mode, None)])
+    if mode == "likelihood":
+        given = _asking.length([_given(group.sample, mode, anchor)])
+        return given + bare + 2 * sum(map(len, texts))
+    given = _asking.length([_given(group.sample, mode, text) for text in texts])
+    return given + bare + (len(texts) + 1) * len(anchor)
 
 
 def _given(sample: Sample, mode: str, text: str | None) -> Sample:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -118,8 +118,7 @@ class SelfEval(Reader):
         if self.mode == "average":
             return self._averages(groups)
         asked = [(group, r) for group in groups for r in group.responses if r.text.strip()]
-        found = iter(self._read(asked) if asked else [])
-        return [tuple(next(found) if r.text.strip() else Read(0.0) for r in group.responses) for group in groups]
+        return _filled(groups, iter(self._read(asked) if asked else []))
 
     def _scored(self, groups: Sequence[Group], anchored: bool) -> list[tuple[float, ...]]:
         """Args:
@@ -160,18 +159,16 @@ class SelfEval(Reader):
             return [self._agrees(group, response) for group, response in asked]
         if mode in ("likelihood", "recall"):
             return _likelihood.read(mode, asked, self._grader.likelihoods)
-        asking = Asking(
-            mode,
-            self.anchor,
-            self.wording,
-            self.opening,
-            self.examples,
-            Path(self.prompt).expanduser() if self.prompt else None,
-        )
         if mode == "generate":
             return [Read(value, reason="the reply is no number" if math.isnan(value) else "") for value in
-                    self._generate(asking, asked)]  # fmt: skip
-        return _asking.read(asking, asked, self._grader.choose, self.min_mass)
+                    self._generate(self._asking, asked)]  # fmt: skip
+        return _asking.read([self._asking], asked, self._grader.choose, self.min_mass)[0]
+
+    @property
+    def _asking(self) -> Asking:
+        mode = "expected" if self.mode == "auto" else self.mode
+        prompt = Path(self.prompt).expanduser() if self.prompt else None
+        return Asking(mode, self.anchor, self.wording, self.opening, self.examples, prompt)
 
     def _agrees(self, group: Group, response: Response) -> Read:
         if self.task is None:
@@ -202,6 +199,30 @@ class SelfEval(Reader):
 
     def settled(self, choose: Callable[[Scorer], Scorer]) -> Scorer:
         return choose(self) if self.mode == "auto" and self.anchor else self
+
+    @property
+    def question(self) -> str:
+        """Ways to generate and averages are questions of their own; what is measured is none."""
+        if self.mode in COPYING:
+            return ""
+        return " ".join(filter(None, (self.mode, self.wording, "examples" if self.examples else "")))
+
+    def length(self, group: Group) -> int:
+        if self.mode == "average":
+            return sum(self._as(part).length(group) for part in self.parts)
+        said = replace(group, responses=tuple(r for r in group.responses if r.text.strip()), scores=())
+        if self.mode == "agreement" or not said.responses:
+            return 0
+        return _likelihood.length(self.mode, said) if self.mode in COPYING else self._asking.length(said)
+
+    def together(self, ways: Sequence[Reader], groups: Sequence[Group]) -> list[list[tuple[Read, ...]]]:
+        """What stands before the beginning of the answer goes through the model once for all ways to begin it."""
+        known = [way for way in ways if isinstance(way, SelfEval) and way.mode in _asking.CHOSEN]
+        if len(known) < len(ways) or len({way.question for way in known}) > 1:
+            return super().together(ways, groups)
+        asked = [(group, r) for group in groups for r in group.responses if r.text.strip()]
+        found = _asking.read([way._asking for way in known], asked, self._grader.choose, self.min_mass) if asked else []
+        return [_filled(groups, iter(reads)) for reads in found or [[] for _ in ways]]
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -241,6 +262,11 @@ class SelfEval(Reader):
         return replace(
             self, mode=part.mode, wording=part.wording, opening=part.opening, examples=part.examples, parts=()
         )
+
+
+def _filled(groups: Sequence[Group], found: Iterator[Read]) -> list[tuple[Read, ...]]:
+    """The reads of all responses, of which nobody asks for the empty ones'."""
+    return [tuple(next(found) if r.text.strip() else Read(0.0) for r in group.responses) for group in groups]
 
 
 def _name(part: Part) -> str:

@@ -188,7 +188,7 @@ def within_budget(items: Sequence[T], tokens: Callable[[T], int], budget: int) -
 
 def share(prompts: Sequence[Encoded], least: float = 0.5) -> list[tuple[Encoded, list[tuple[int, ...]]]]:
     """Groups consecutive prompts that share at least `least` of their tokens and the same images into trunk and
-    branches.
+    branches, where that leaves fewer tokens than a trunk for each.
 
     Returns pairs of trunk and branches which, read in order, are the prompts again. No image lies in a branch.
     """
@@ -198,7 +198,9 @@ def share(prompts: Sequence[Encoded], least: float = 0.5) -> list[tuple[Encoded,
         if groups:
             first = groups[-1][0]
             common = min(shared[-1], _common_prefix(first.ids, prompt.ids))
-            if first.images == prompt.images and common >= least * len(prompt.ids):
+            # Joining shortens the trunk, and lengthens every branch but one by as much.
+            lost = (len(groups[-1]) - 1) * (shared[-1] - common)
+            if first.images == prompt.images and common >= least * len(prompt.ids) and lost < common:
                 groups[-1].append(prompt)
                 shared[-1] = common
                 continue

@@ -22,6 +22,17 @@ class Case:
         """The place of the right text that is not the anchor itself, or else of the anchor."""
         return 3 if len(self.group.responses) > 3 else 0
 
+    def judging(self, copies: bool) -> tuple[int, ...]:
+        """Places of the right text, or of what else there is, that judge a way: the other's anchor with the anchor and
+        the altered anchor; or, for one that may copy, with the second answer and that one altered, if there is one."""
+        if copies:
+            return (1, self.right, self.right + 1) if self.right else ()
+        return (0, 1, 2)
+
+    def only(self, places: Sequence[int]) -> Group:
+        """The group with the texts of some places."""
+        return replace(self.group, responses=tuple(self.group.responses[place] for place in places))
+
 
 def case_of(groups: Sequence[Group], i: int, seconds: Mapping[str, str]) -> Case | None:
     """The texts of the i-th prompt; None where it has no anchor, or nobody another one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from mmpu.store import write_atomically
 from mmpu.train.cases import plain
 from mmpu.train.rollout import Rollout
 from mmpu.train.search import Found, Search
+from mmpu.train.tried import Tried
 
 FILE = "evaluator.json"
 SECOND = 0.7
@@ -30,12 +32,14 @@ class Trial:
     Args:
         seconds: Prompts of which a second answer of the teacher is asked for.
         graded: Prompts whose candidates are sampled and, where the task can, graded.
+        tokens: The most that go through the model for it, sampling not included.
     """
 
     prompts: int
     seconds: int
     graded: int
     min_auc: float
+    tokens: int = 50_000
 
 
 def settled(
@@ -48,27 +52,29 @@ def settled(
     tokens: Callable[[], int],
     say: Callable[[str], None],
     seed: int,
-) -> Rollout:
-    """The rollout with its evaluator chosen: as `place` remembers it, or by a search now.
+) -> tuple[Rollout, dict[str, float]]:
+    """The rollout with its evaluator chosen, as `place` remembers it or by a search now, and how good it was found to
+    be: nothing where nothing was open, or only a part of what the scorer mixes.
 
     Raises:
         UserError: there is none that tells a prompt's own anchor from another's.
     """
     scorer, path = rollout.scorer, place / FILE
     if scorer is None or not _open(scorer):
-        return rollout
+        return rollout, {}
     if not trial.prompts:
         say(
             "scorer self_eval reads `expected`: with `preflight.prompts: 0` nothing is tried, so `auto` chooses nothing"
         )
-        return rollout
+        return rollout, {}
     kept: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     made: list[Found] = []
 
     def choose(each: Scorer) -> Scorer:
         reader, number = cast(Reader, each), len(made)
         if number < len(kept):
-            made.append(Found((), (), kept[number]["settings"]))
+            confirmed = tuple(Tried(**row) for row in kept[number]["confirmed"])
+            made.append(Found((), confirmed, kept[number]["settings"]))
             return reader.restored(kept[number]["settings"])
         found = _searched(reader, rollout, samples, task, trial, tokens, say, seed)
         # One process's choice is everybody's: rounding could tip a tie.
@@ -82,11 +88,18 @@ def settled(
 
     chosen = scorer.settled(choose)
     if len(made) > len(kept) and accelerator.is_main_process:
-        rows = [{"settings": f.settings, **{k: list(map(asdict, getattr(f, k))) for k in ("rows", "confirmed")}}
-                for f in made]  # fmt: skip
-        write_atomically(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(path, json.dumps([asdict(found) for found in made], indent=1, ensure_ascii=False) + "\n")
     accelerator.wait_for_everyone()
-    return replace(rollout, scorer=chosen)
+    return replace(rollout, scorer=chosen), _seen(made[0]) if isinstance(scorer, Reader) else {}
+
+
+def _seen(found: Found) -> dict[str, float]:
+    """What the prompts showed that the way was not chosen by."""
+    if not found.confirmed:
+        return {}
+    row = found.confirmed[-1]
+    seen = {"anchor_auc": row.auc, "second_auc": row.second, "graded_auc": row.graded}
+    return {name: value for name, value in seen.items() if not math.isnan(value)}
 
 
 def _open(scorer: Scorer) -> bool:
@@ -114,7 +127,7 @@ def _searched(
     seconds = second_answers(rollout.teacher, groups[: trial.seconds], rollout.asking)
     sampled = rollout.sampled(groups[: trial.graded], seed) if trial.graded else []
     say(f"trying in which way the student can grade, on {len(groups)} prompts; `scorer.mode` and its kin spare this")
-    return Search(reader, trial.min_auc, tokens, say)(groups, seconds, sampled, task)
+    return Search(reader, trial.min_auc, tokens, say, trial.tokens)(groups, seconds, sampled, task)
 
 
 def second_answers(teacher: Engine | None, groups: Sequence[Group], asking: Sampling) -> dict[str, str]:

@@ -54,7 +54,9 @@ def run(stage: Stage, record: Record) -> None:
     with at.kept_when_interrupted(), record.progress(config.name, state["step"], stage.steps) as progress:
         for step in range(state["step"], stage.steps):
             if checks_evaluator(rollout) and config.preflight.prompts and step % config.preflight.every == 0:
-                found = config.preflight(rollout, stage.samples, stage.task, stage.step_seed("preflight", step))
+                found = stage.checked if step == 0 else {}
+                seed = stage.step_seed("preflight", step)
+                found = found or config.preflight(rollout, stage.samples, stage.task, seed, record.say)
                 record.preflight(config.name, step, found)
 
             step_of = collect(stage, step, at.state["position"])

@@ -44,12 +44,16 @@ class Preflight:
     """Prompts of which the teacher is asked for a second answer where `scorer.mode: auto` looks for a way to grade; 0
     asks for none, and then what may merely recognise an anchor is not tried."""
 
+    tokens: Count = 50_000
+    """The most that go through the model while `scorer.mode: auto` looks for a way to grade, sampling not included: two
+    minutes of two cores for a student of 135 million parameters."""
+
     @property
     def trial(self) -> Trial:
         """What a search for a way to grade is made of."""
         from mmpu.train.evaluator import Trial
 
-        return Trial(self.prompts, self.seconds, self.graded, self.min_auc)
+        return Trial(self.prompts, self.seconds, self.graded, self.min_auc, self.tokens)
 
     def __call__(
         self,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -29,6 +29,8 @@ class Stage:
     student: Student
     accelerator: Accelerator
     seed: int
+    checked: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How good its evaluator was found to be when it was chosen, which is the check before the first step."""
 
     @property
     def size(self) -> int:
@@ -109,7 +111,7 @@ def checks_evaluator(rollout: Rollout) -> bool:
 
 def with_evaluator(stage: Stage, say: Callable[[str], None]) -> Stage:
     """The stage with an evaluator that was chosen, where its config leaves open how it reads."""
-    rollout = evaluator.settled(
+    rollout, checked = evaluator.settled(
         stage.rollout,
         stage.samples,
         stage.task,
@@ -120,4 +122,4 @@ def with_evaluator(stage: Stage, say: Callable[[str], None]) -> Stage:
         say,
         stage.step_seed("evaluator", 0),
     )
-    return replace(stage, rollout=rollout)
+    return replace(stage, rollout=rollout, checked=checked)

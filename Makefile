@@ -24,8 +24,9 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 	touch $@
 
 # SFT, LDL-GRPO and a board, once for text and once for images.
+MEDIA ?= text image
 quickstart: .venv/core
-	@for medium in text image; do \
+	@for medium in $(MEDIA); do \
 		run=$(RUNS)/quickstart-$$medium-$(SEED); \
 		if [ $$medium = text ]; then task=market student=tiny-text; else task=shapes student=tiny-vl; fi; \
 		$(BIN)/mmpu train quickstart-$$medium run=$$run seed=$(SEED) && \
@@ -36,13 +37,14 @@ quickstart: .venv/core
 
 # Processes of one thread each. A file's tests stay in one, since what they share is made once per file.
 WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: .venv/dev
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PARALLEL)
 
 # Other processors than this one, imitated, more threads and a busy machine: MACHINES="no-avx threads" takes some of them.
 MACHINES ?=
 test-processors: .venv/dev
-	$(BIN)/python scripts/processors.py $(MACHINES) -- -n $(WORKERS) --dist loadfile
+	$(BIN)/python scripts/processors.py $(MACHINES) -- $(PARALLEL)
 
 # What users have is not what constraints.txt pins: the oldest versions that pyproject.toml admits, and whatever the index
 # has today. TORCH is what to install first: other releases than the one here are CUDA builds of several gigabytes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -33,8 +34,10 @@ def updates(folder: Path) -> None:
             save_file(weights, folder / f"{case}.{kind.value}.{rank}.safetensors")
 
 
-def main(folder: Path, *runs: str) -> None:
+def main() -> None:
+    folder, runs = Path(sys.argv[1]), sys.argv[2:]
     (folder / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
+    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(dict(os.environ)))
     if folder.name == "updates":
         updates(folder)
     take(DistributedType.FSDP)
@@ -44,4 +47,4 @@ def main(folder: Path, *runs: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main()

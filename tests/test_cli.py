@@ -166,10 +166,10 @@ def test_a_wrong_call_shows_the_usage(folder: Path, arguments: list[str]) -> Non
 
 
 def test_the_program_itself_exits_with_2_and_no_traceback(folder: Path) -> None:
-    command = [sys.executable, "-m", "mmpu.cli", "train", "quickstart-txt"]
+    command = [sys.executable, "-m", "mmpu.cli", *evaluation(task="shpaes")]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("mmpu: no config 'quickstart-txt'")
+    assert done.stderr.startswith("mmpu: no task 'shpaes'")
     assert "Traceback" not in done.stderr
     command.insert(3, "--debug")
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

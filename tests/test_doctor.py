@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
+from transformers import BloomConfig, BloomForCausalLM
 
 from mmpu.cli.main import main
 from mmpu.families.qwen2_5_vl import Qwen25VL
@@ -17,7 +17,7 @@ from mmpu.student.encoding import Encoder
 from mmpu.student.selfcheck import can_share
 from mmpu.student.student import Student
 from mmpu.student.student_config import StudentConfig
-from tiny import FAMILIES, picture, sample, save, shared_student, student, text_model
+from tiny import FAMILIES, picture, real_tokenizer, sample, save, shared_student, student, text_model
 
 pytestmark = pytest.mark.numerical
 
@@ -96,16 +96,14 @@ REAL = {
     "llama2_llava": "llava",
     "qwen2_5 + image": "qwen2_5_vl",
 }
-TEMPLATES = {"qwen2_5 + image": "trl_qwen2_5_vl.jinja"}
+TEMPLATES = {"qwen2_5 + image": "trl_qwen2_5_vl"}
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_tokenizers_and_templates(name: str, shared: Path) -> None:
     """A random model of the family, with the vocabulary and the template that the family really has."""
     family = REAL[name]
-    tok: Any = AutoTokenizer.from_pretrained(shared / "data/tokenizers" / name.split()[0])
-    if name in TEMPLATES:
-        tok.chat_template = (shared / "data/tokenizers/templates" / TEMPLATES[name]).read_text()
+    tok = real_tokenizer(shared, name.split()[0], TEMPLATES.get(name))
     real = with_tokenizer(family, tok)
     for found in [f for f in examine_student(real) if f.limit is not None]:
         assert found.passed, found
@@ -119,7 +117,7 @@ def test_real_tokenizers_and_templates(name: str, shared: Path) -> None:
 
 def with_tokenizer(family: str, tok: Any) -> Student:
     model = student(family)
-    model.base.resize_token_embeddings(len(tok))
+    model.base.resize_token_embeddings(len(tok), mean_resizing=False)
     config = model.base.config
     for name in ("image", "video", "vision_start", "vision_end"):
         if hasattr(config, f"{name}_token_id") and family == "qwen2_5_vl":
@@ -141,17 +139,20 @@ def examine_student(model: Student) -> list[Any]:
 
 
 def test_llama_writes_the_same_date_every_day(shared: Path) -> None:
-    tok: Any = AutoTokenizer.from_pretrained(shared / "data/tokenizers/llama3")
-    assert "26 Jul 2024" in with_tokenizer("llama", tok).encoder.render(sample("x"))
+    assert "26 Jul 2024" in encoder("llama", real_tokenizer(shared, "llama3")).render(sample("x"))
 
 
 def test_qwen3_does_not_think_unless_asked(shared: Path) -> None:
-    tok: Any = AutoTokenizer.from_pretrained(shared / "data/tokenizers/qwen3")
-    model = with_tokenizer("qwen3", tok)
-    assert model.encoder.render(sample("x")).endswith("<think>\n\n</think>\n\n")
-    config = StudentConfig("qwen3", template_options={"enable_thinking": True})
-    thinking = Encoder(config, model.base.config, model.base, tok, None, model.family)
+    tok = real_tokenizer(shared, "qwen3")
+    assert encoder("qwen3", tok).render(sample("x")).endswith("<think>\n\n</think>\n\n")
+    thinking = encoder("qwen3", tok, template_options={"enable_thinking": True})
     assert not thinking.render(sample("x")).endswith("</think>\n\n")
+
+
+def encoder(family: str, tok: Any, **options: Any) -> Encoder:
+    """Of a tokenizer that is larger than the model, for what is only rendered."""
+    model = shared_student(family)
+    return Encoder(StudentConfig(family, **options), model.base.config, model.base, tok, None, model.family)
 
 
 def test_checks_arrive_one_by_one(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def test_easy_vqa(shared: Path, tmp_path: Path) -> None:
     assert not pictures["sft"] & pictures["ldl"]
     assert not (pictures["sft"] | pictures["ldl"]) & pictures["test"]
 
-    overrides = [f"run={tmp_path / 'run'}", f"task.data={data}", "stages.ldl_grpo.steps=3", "student.device=cpu"]
+    few = ["stages.ldl_grpo.steps=3", "stages.ldl_grpo.split='ldl[:200]'"]
+    overrides = [f"run={tmp_path / 'run'}", f"task.data={data}", "student.device=cpu", *few]
     run = recipe.train("easy_vqa", overrides)
     last = metrics(run)[-1]
     assert last["stage"] == "ldl_grpo"

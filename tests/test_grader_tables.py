@@ -161,8 +161,8 @@ BOMBS = [
 @pytest.mark.usefixtures("_math_verify")
 def test_no_bomb_takes_the_grader_down() -> None:
     """Each costs at most its time limit, and the next answer is graded as ever."""
-    grader = Math(timeout=2.0)
-    assert grader.grade(sample("x+1"), r"\boxed{1+x}") == 1  # the worker is up
+    grader = Math(timeout=0.5)
+    assert Math(timeout=30.0).grade(sample("x+1"), r"\boxed{1+x}") == 1  # the worker is up
     for bomb in BOMBS:
         begin = time.monotonic()
         assert grader.grade(sample("7"), bomb) == 0
@@ -446,8 +446,8 @@ INSTRUCTIONS = {
 FUZZ = [
     *SAMPLES,
     (FinalAnswer, sample("12", letter="B")),
-    (lambda: Math(timeout=2.0), sample("18")),
-    (lambda: Math(timeout=2.0, flexible=True), sample(r"\frac{1}{2}")),
+    (lambda: Math(timeout=0.5), sample("18")),
+    (lambda: Math(timeout=0.5, flexible=True), sample(r"\frac{1}{2}")),
     (ifeval, sample(None, instructions=list(INSTRUCTIONS), arguments=list(INSTRUCTIONS.values()))),
 ]
 

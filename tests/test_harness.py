@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,9 +29,8 @@ def questions() -> list[dict[str, str]]:
     ]
 
 
-@pytest.fixture
-def task(tmp_path: Path) -> Path:
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions()))
+def sums(folder: Path) -> Path:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions()))
     values = {
         "about": "Sums in words.",
         "source": "rows.jsonl",
@@ -43,12 +43,12 @@ def task(tmp_path: Path) -> Path:
         "judge": "rule",
         "baseline": "reference",
     }
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(values))
-    return tmp_path / "sums.yaml"
+    (folder / "sums.yaml").write_text(yaml.safe_dump(values))
+    return folder / "sums.yaml"
 
 
-def test_an_export_holds_the_samples_and_calls_our_grader(task: Path, tmp_path: Path) -> None:
-    harness.export([str(task)], tmp_path / "out")
+def test_an_export_holds_the_samples_and_calls_our_grader(tmp_path: Path) -> None:
+    harness.export([str(sums(tmp_path))], tmp_path / "out")
     rows = [json.loads(line) for line in (tmp_path / "out/mmpu_sums.jsonl").read_text().splitlines()]
     assert [(row["prompt"], row["answer"]) for row in rows] == [(row["q"], row["a"]) for row in questions()]
     assert harness.grade(rows[0], ["The answer is two."]) == {"grade": 1}
@@ -65,57 +65,64 @@ def test_what_lm_eval_cannot_hold_is_refused(tmp_path: Path, name: str, message:
         harness.export([name], tmp_path)
 
 
-@pytest.mark.slow
-def test_scores_are_equal_and_land_in_the_entry(task: Path, tmp_path: Path) -> None:
-    """In a process of its own, as a user runs it; lm-eval warns and prints at will."""
-    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed: pip install 'mmpu[lm-eval]'")
-    harness.export([str(task)], tmp_path / "out")
-    code = f"""
+CODE = """
+import sys
 from functools import partial
 from pathlib import Path
-from mmpu.recipes import evaluation as assess
+from mmpu.cli.main import main
 from mmpu.evaluation import lm_eval as harness
-harness.run = partial(harness.run, include=Path({str(tmp_path / "out")!r}))
-assess.evaluate(
-    assess.EvalOptions(("ours=tiny-text",), {str(task)!r}, folder={str(tmp_path)!r}, lm_eval=("mmpu_sums",))
-)
+from mmpu.recipes import evaluation as assess
+
+whole = harness.run
+harness.run = partial(whole, include=Path("out"))
+assess.evaluate(assess.EvalOptions(("ours=tiny-text",), "sums.yaml", folder="ours", lm_eval=("mmpu_sums",)))
+harness.run = whole
+main(sys.argv[1:])
 """
+"""An evaluation with our task as lm-eval runs it, and one with a task of its own."""
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In one process of its own, since lm-eval, which takes long to import, warns and prints at will."""
+    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed: pip install 'mmpu[lm-eval]'")
+    folder = tmp_path_factory.mktemp("harness")
+    harness.export([str(sums(folder))], folder / "out")
+    rows = [{"question": f"What is {n} + 1?", "answer": f"It is {n + 1}.\n#### {n + 1}"} for n in range(12)]
+    (folder / "gsm").mkdir()
+    for split, part in (("train", rows[:6]), ("test", rows[6:])):
+        (folder / f"gsm/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    systems = ["eval", "base=tiny-text", "--task", "sums.yaml", "--baseline", "reference", "--limit", "4"]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+        [sys.executable, "-W", "ignore", "-c", CODE, *systems, "--lm-eval", "gsm8k", "--data", "gsm8k=gsm"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub")},
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr
-    entries = {e["system"]["name"]: e for e in json.loads((tmp_path / "sums.rule.json").read_text())["entries"]}
-    ours = entries["ours"]
+    return folder
+
+
+def entries(path: Path) -> dict[str, Any]:
+    return {entry["system"]["name"]: entry for entry in json.loads(path.read_text())["entries"]}
+
+
+@pytest.mark.slow
+def test_scores_are_equal_and_land_in_the_entry(evaluated: Path) -> None:
+    found = entries(evaluated / "ours/sums.rule.json")
+    ours = found["ours"]
     assert ours["lm_eval"]["results"]["mmpu_sums"]["grade,none"] == pytest.approx(ours["accuracy"]["value"])
     assert ours["lm_eval"]["versions"] == {"mmpu_sums": 1.0}
     assert ours["lm_eval"]["hashes"].keys() == {"mmpu_sums"}
     assert ours["lm_eval"]["lm_eval"]
-    assert entries["reference"]["lm_eval"] == {}
+    assert found["reference"]["lm_eval"] == {}
 
 
 @pytest.mark.slow
-def test_lm_eval_reads_local_files_in_the_hub_s_place(task: Path, tmp_path: Path) -> None:
+def test_lm_eval_reads_local_files_in_the_hub_s_place(evaluated: Path) -> None:
     """Its own GSM8K, offline, beside a task of ours."""
-    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed: pip install 'mmpu[lm-eval]'")
-    rows = [{"question": f"What is {n} + 1?", "answer": f"It is {n + 1}.\n#### {n + 1}"} for n in range(12)]
-    (tmp_path / "gsm").mkdir()
-    for split, part in (("train", rows[:6]), ("test", rows[6:])):
-        (tmp_path / f"gsm/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    systems = ["base=tiny-text", "--task", str(task), "--baseline", "reference", "--limit", "4"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mmpu.cli", "eval", *systems, "--lm-eval", "gsm8k", "--data", "gsm8k=gsm"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    entries = json.loads((tmp_path / "leaderboards/sums.rule.json").read_text())["entries"]
-    (found,) = [e["lm_eval"] for e in entries if e["system"]["name"] == "base"]
+    found = entries(evaluated / "leaderboards/sums.rule.json")["base"]["lm_eval"]
     assert found["n-samples"] == {"gsm8k": {"original": 6, "effective": 4}}
     assert {"exact_match,strict-match", "exact_match,flexible-extract"} <= found["results"]["gsm8k"].keys()
 

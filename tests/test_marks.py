@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+import apart
 from endpoint import Endpoint, Reply, error, question, said
 from mmpu.boards import Entry, read
 from mmpu.cli.main import main
@@ -284,34 +282,33 @@ def test_a_match_from_before_is_measured_as_it_was(marker: Marker, endpoint: End
 
 
 @pytest.mark.slow
-def test_killed_on_the_way_no_stored_mark_is_asked_for_again(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_killed_on_the_way_no_stored_mark_is_asked_for_again(
+    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_all(tmp_path, endpoint.url, 400)
     endpoint.answer = marker = Marker()
-    command = [sys.executable, "-m", "mmpu.cli", *arguments("long", "short", "mixed")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    path = tmp_path / STORE
-
-    def start() -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
-
+    path, printed = tmp_path / STORE, tmp_path / "said"
+    monkeypatch.chdir(tmp_path)
+    start = partial(apart.start, apart.MMPU, arguments("long", "short", "mixed"), printed)
     for kill in range(1, 4):
         process, goal = start(), len(endpoint.bodies) + 300
-        while process.poll() is None and len(endpoint.bodies) < goal:
+        while process.is_alive() and len(endpoint.bodies) < goal:
             time.sleep(0.005)
-        assert process.poll() is None, process.communicate()
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        assert process.is_alive(), printed.read_text()
+        process.kill()
+        process.join()
         stored = len(list(Verdicts(path).all()))
         assert 0 <= sum(marker.given.values()) - stored <= kill * 4 * 32, "at most the pieces under way"
     process = start()
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    process.join()
+    assert process.exitcode == 0, printed.read_text()
     assert len(list(Verdicts(path).all())) == len(marker.given) == 3 * 400 + 200
     assert len(endpoint.bodies) - len(marker.given) <= 3 * 4 * 32
     process = start()
     asked = len(endpoint.bodies)
-    assert process.communicate()[0]
+    process.join()
+    assert process.exitcode == 0
+    assert printed.read_text()
     assert len(endpoint.bodies) == asked
 
 

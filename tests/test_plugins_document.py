@@ -3,11 +3,10 @@ folder and as an installed package."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 import yaml
 from transformers import CLIPVisionConfig, LlamaConfig, VipLlavaConfig, VipLlavaForConditionalGeneration
 
+import apart
 from conftest import ROOT
 from endpoint import Endpoint, weighed
 from mmpu.student.student import Student
@@ -70,8 +70,9 @@ def plugged(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 
 COMMANDS = """
-import json, sys
+import json, sys, warnings
 from mmpu.cli.main import main
+warnings.simplefilter("error")
 for arguments in json.loads(sys.argv[1]):
     print("$", *arguments, flush=True)
     main(arguments, standalone_mode=False)
@@ -80,15 +81,11 @@ for arguments in json.loads(sys.argv[1]):
 
 def mmpu(folder: Path, environment: dict[str, str], *commands: list[str]) -> str:
     """What the commands say, one after the other in one process; each must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", COMMANDS, json.dumps(commands)],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    with contextlib.chdir(folder):
+        status = apart.run(COMMANDS, [json.dumps(commands)], folder / "said", **environment)
+    said = (folder / "said").read_text()
+    assert status == 0, said
+    return said
 
 
 def board(path: Path) -> dict[str, Any]:

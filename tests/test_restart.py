@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator
@@ -20,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import apart
 from mmpu.core import UserError
 from mmpu.recipes import runs, training
 from mmpu.train import loop
@@ -152,6 +151,13 @@ def at_step_5(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, argument: 
     monkeypatch.setattr(owner, name, sent)
 
 
+@pytest.fixture(scope="module")
+def twelve(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of twelve steps that nothing stops."""
+    folder = tmp_path_factory.mktemp("twelve")
+    return training.train(str(config(place, folder / "run", None, "sft", steps=12, checkpoint_every=50)))
+
+
 @pytest.fixture
 def listening() -> Generator[None]:
     """Signals are heard: a shell that starts tests in the background lets them ignore Ctrl-C, which a run respects."""
@@ -176,12 +182,12 @@ def test_a_signal_loses_no_whole_step(
     argument: int,
     kept: int,
     place: Path,
+    twelve: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Real signals: sampling stops at once, an update is finished; both are gone on with, bit for bit."""
-    whole = training.train(str(config(place, tmp_path / "whole", None, "sft", steps=12, checkpoint_every=50)))
     path = str(config(place, tmp_path / "run", None, "sft", steps=12, checkpoint_every=50))
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patched:
@@ -192,7 +198,7 @@ def test_a_signal_loses_no_whole_step(
     assert f"stage sft stops after {kept} of 12 steps, which are kept" in "".join(capsys.readouterr())
     assert [p.name for p in (tmp_path / "run/0-sft").glob("step-*")] == [f"step-{kept:08d}"]
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    first, second = weights(whole), weights(training.train(path))
+    first, second = weights(twelve), weights(training.train(path))
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(12))
@@ -229,14 +235,13 @@ def test_the_second_signal_ends_at_once_and_several_processes_wait_for_each_othe
 
 def test_the_command_exits_as_a_shell_says_a_signal(place: Path, tmp_path: Path) -> None:
     path = config(place, tmp_path / "run", None, "sft", steps=10**6, checkpoint_every=10**6)
-    command = [sys.executable, "-m", "mmpu.cli", "train", str(path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        began = time.monotonic()
-        while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() - began < 200:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=100)[1]
-    assert process.returncode == 143, said
+    process = apart.start(apart.MMPU, ["train", str(path)], tmp_path / "said")
+    while process.is_alive() and not (tmp_path / "run/metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.terminate()
+    process.join()
+    said = (tmp_path / "said").read_text()
+    assert process.exitcode == 143, said
     assert "of 1000000 steps, which are kept" in said
     assert len(list((tmp_path / "run/0-sft").glob("step-*"))) == 1
 

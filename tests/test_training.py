@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +12,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from conftest import ROOT
+import apart
 from mmpu.core import UserError
 from mmpu.recipes import runs
 from mmpu.recipes import training as recipe
@@ -96,9 +92,22 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def whole(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the config as it is, for tests that only read it."""
+    return recipe.train(str(config(workshop, tmp_path_factory.mktemp("whole") / "run")))
+
+
 @pytest.mark.parametrize(("task", "student"), [("words", "qwen2"), ("pictures", "qwen2_5_vl")])
-def test_a_run_from_end_to_end(workshop: Path, tmp_path: Path, task: str, student: str) -> None:
-    run = recipe.train(str(config(workshop, tmp_path / "run", task, student)))
+def test_a_run_from_end_to_end(
+    workshop: Path, tmp_path: Path, task: str, student: str, request: pytest.FixtureRequest
+) -> None:
+    words = task == "words"
+    run = (
+        request.getfixturevalue("whole")
+        if words
+        else recipe.train(str(config(workshop, tmp_path / "run", task, student)))
+    )
     assert (run / "0-sft/student.json").exists()
     assert (run / "1-ldl/model/model.safetensors").exists()
     assert not same(weights(run / "0-sft/model"), weights(run / "1-ldl/model"))
@@ -129,10 +138,9 @@ def test_a_run_from_end_to_end(workshop: Path, tmp_path: Path, task: str, studen
     assert same(before, weights(run / "1-ldl/model"))
 
 
-def test_anchors_are_asked_once_over_runs_and_restarts(workshop: Path, tmp_path: Path) -> None:
-    recipe.train(str(config(workshop, tmp_path / "one")))
-    recipe.train(str(config(workshop, tmp_path / "two", seed=1)))
-    assert "teacher_calls" not in json.loads((tmp_path / "two/ledger.json").read_text())
+def test_anchors_are_asked_once_over_runs_and_restarts(workshop: Path, whole: Path) -> None:
+    run = recipe.train(str(config(workshop, whole.with_name("another"), seed=1)))
+    assert "teacher_calls" not in json.loads((run / "ledger.json").read_text())
 
 
 def test_lora_runs_save_adapters_that_chain(workshop: Path, tmp_path: Path) -> None:
@@ -149,24 +157,16 @@ def test_lora_runs_save_adapters_that_chain(workshop: Path, tmp_path: Path) -> N
 # -------------------------------------------------------------------------------------------------------- crashes
 
 
-def command(path: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "mmpu.cli", "train", str(path), *overrides]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}  # and as many threads as here
-
-
-def test_killed_in_mid_stage_it_ends_where_the_uninterrupted_run_ends(workshop: Path, tmp_path: Path) -> None:
-    whole = recipe.train(str(config(workshop, tmp_path / "a" / "run")))
+def test_killed_in_mid_stage_it_ends_where_the_uninterrupted_run_ends(
+    workshop: Path, tmp_path: Path, whole: Path
+) -> None:
     path = config(workshop, tmp_path / "b" / "run")
-    process = subprocess.Popen(command(path), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "b/run/1-ldl").glob("step-*")) and time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before it could be killed"
+    process = apart.start(apart.MMPU, ["train", str(path)], tmp_path / "said")
+    while not list((tmp_path / "b/run/1-ldl").glob("step-*")):
+        assert process.is_alive(), f"it ended before it could be killed: {(tmp_path / 'said').read_text()[-2000:]}"
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (tmp_path / "b/run/1-ldl/student.json").exists()
     resumed = recipe.train(str(path))
     assert same(weights(whole / "1-ldl/model"), weights(resumed / "1-ldl/model"))
@@ -198,9 +198,10 @@ def test_a_full_disk_in_mid_checkpoint_leaves_the_one_before(workshop: Path, tmp
         "except UserError as error:\n"
         "    print(error); sys.exit(2)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(path)], env=environment(), capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Step 2 is intact" in done.stdout
+    status = apart.run(script, [str(path)], tmp_path / "said")
+    said = (tmp_path / "said").read_text()
+    assert status == 2, said[-2000:]
+    assert "Step 2 is intact" in said
     assert sorted(p.name for p in (tmp_path / "run/1-ldl").iterdir()) == ["left_out.json", "step-00000002"]
     recipe.train(str(path))
     assert (tmp_path / "run/1-ldl/student.json").exists()
@@ -216,9 +217,8 @@ def test_two_processes_train_what_one_trains(workshop: Path, tmp_path: Path) -> 
     without = [f"stages.{name}.leave_out=[long]" for name in ("sft", "ldl")]
     alone = recipe.train(str(config(workshop, tmp_path / "alone" / "run", teacher=teacher)), without)
     path = config(workshop, tmp_path / "pair" / "run", teacher=teacher)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "mmpu.cli"]
-    done = subprocess.run([*torchrun, "train", str(path), *without], env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    statuses = apart.together(apart.MMPU, ["train", str(path), *without], tmp_path / "said")
+    assert statuses == [0, 0], "".join(each.read_text()[-3000:] for each in tmp_path.glob("said.*"))
     pair = tmp_path / "pair/run"
     a, b = weights(alone / "0-sft/model"), weights(pair / "0-sft/model")
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-5

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from mmpu.core import Message, Part, Response, Sample, UserError
 from mmpu.families import Family
 from mmpu.student.encoding import Encoder
 from mmpu.student.student_config import StudentConfig
-from tiny import sample, shared_student, student
+from tiny import real_tokenizer, sample, shared_student, student
 
 CHATS = int(os.environ.get("MMPU_CHATS", "30"))
 TEMPLATES = {
@@ -96,7 +95,7 @@ def dictionaries(messages: tuple[Message, ...], parts: bool) -> list[dict[str, A
 
 @pytest.mark.parametrize(("name", "template"), PAIRS)
 def test_prompt_and_answer_are_the_whole_chat(name: str, template: str, shared: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(shared / "data/tokenizers" / name)
+    tokenizer = real_tokenizer(shared, name)
     parts = "llava" in template
     text = (shared / "data/tokenizers/templates" / f"{template}.jinja").read_text()
     ours = encoder(tokenizer, text, parts)

@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import apart
 from endpoint import DROP, Endpoint, Reply, error, question, said, weighed
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError, user
 from mmpu.duel import Duel, Judge, Order, Verdict
@@ -425,12 +423,7 @@ def mine(folder: Path, url: str, count: int) -> list[str]:
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, answers)))
     named = [f"ours={folder}/ours.jsonl", "--baseline", f"theirs={folder}/theirs.jsonl"]
     options = ["--task", "many", "--judge", "far", "--out", f"{folder}/boards", "--probes", "0"]
-    return [sys.executable, "-m", "mmpu.cli", "eval", *named, *options]
-
-
-def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MMPU_PATH": str(folder)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return ["eval", *named, *options]
 
 
 @pytest.mark.slow
@@ -439,22 +432,23 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_stored_is_asked_again(
 ) -> None:
     """Calls are not retried within a run, so that one that is left to end has failures to ask for again."""
     command, path = mine(tmp_path, endpoint.url, 1000), tmp_path / "boards/verdicts.sqlite"
+    start = partial(apart.start, apart.MMPU, command, printed := tmp_path / "said", MMPU_PATH=str(tmp_path))
     for kill in range(1, 11):
-        process, goal = start(command, tmp_path), len(endpoint.bodies) + 100
-        while process.poll() is None and len(endpoint.bodies) < goal:
+        process, goal = start(), len(endpoint.bodies) + 100
+        while process.is_alive() and len(endpoint.bodies) < goal:
             time.sleep(0.01)
-        assert process.poll() is None, process.communicate()
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        assert process.is_alive(), printed.read_text()
+        process.kill()
+        process.join()
         stored = sum(r.win is not None for r in Verdicts(path).all())
         # Calls under way, and as many again that came in the last milliseconds, or whose letter was heard and whose
         # text was still to be asked for.
         assert 0 <= sum(trouble.answered.values()) - stored <= kill * 2 * 32
 
     def finish() -> int:
-        process = start(command, tmp_path)
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        process = start()
+        process.join()
+        assert process.exitcode == 0, printed.read_text()
         return len(endpoint.bodies)
 
     asked = finish()

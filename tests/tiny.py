@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoTokenizer,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     Gemma3Config,
@@ -226,6 +228,19 @@ def parts(family: str) -> tuple[Any, Any, Any, Family]:
 def student(family: str, lora: Lora | None = None, **options: Any) -> Student:
     model, tok, processor, rules = parts(family)
     return Student(model, tok, StudentConfig(f"tiny-random-{family}", lora=lora, **options), processor, rules).eval()
+
+
+@functools.cache
+def _read(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def real_tokenizer(shared: Path, name: str, template: str | None = None) -> Any:
+    """A published tokenizer, which is read once, with its own chat template or another."""
+    found = copy.copy(_read(shared / "data/tokenizers" / name))
+    if template is not None:
+        found.chat_template = (shared / "data/tokenizers/templates" / f"{template}.jinja").read_text()
+    return found
 
 
 @functools.cache

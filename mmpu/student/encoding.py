@@ -215,8 +215,8 @@ class Encoder:
     def option_ids(self, option: str) -> list[int]:
         """Every token whose stripped text is `option`."""
         if not self._pieces:
-            for token in range(len(self.tokenizer)):
-                self._pieces.setdefault(self.tokenizer.decode([token]).strip(), []).append(token)
+            for token, text in enumerate(self.tokenizer.batch_decode([[t] for t in range(len(self.tokenizer))])):
+                self._pieces.setdefault(text.strip(), []).append(token)
         return self._pieces.get(option, [])
 
 

@@ -37,16 +37,14 @@ def claim(run: RunConfig, plan: Sequence[Planned], restart_from: str | None, say
         begun = _begun(run.folder, changes.stage_names(old))
         if changed := changes.harmful(run, old, new, finished, first, begun):
             raise UserError(f"{run.folder} holds a run with other settings ({'; '.join(changed)}); {_way_out(first)}")
-        if first is not None:
+        if first is None and begun and changes.harmful(run, old, new, finished):
+            first = begun  # what was found out for the settings that it had
+        if first is None:
+            for text in changes.lengthened(run, old, new):
+                say(text)
+        else:
             names = {*changes.stage_names(old)[first:], *changes.stage_names(new)[first:]}
             set_aside(run.folder, names, first, say)
-        else:
-            if begun and changes.harmful(run, old, new, finished):
-                names = {*changes.stage_names(old)[begun:], *changes.stage_names(new)[begun:]}
-                set_aside(run.folder, names, begun, say)  # what was found out for the settings that it had
-            else:
-                for text in changes.lengthened(run, old, new):
-                    say(text)
     elif first is not None:
         raise UserError(f"{run.folder} holds no run whose stages could be trained anew; leave out --restart-from")
     if not path.exists() or path.read_text(encoding="utf-8") != dump_yaml(new):

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from mmpu.config import Values, plain, to_values
+from mmpu.config import Values, plain
 from mmpu.core import Engine, Sampling, Scorer, Task, UserError
 from mmpu.plugins import find_class
 from mmpu.recipes.run_config import RunConfig
@@ -21,18 +21,22 @@ def resolved(run: RunConfig, samplings: Sequence[Sampling]) -> Values:
     Args:
         samplings: How each stage samples.
     """
-    values = to_values(run)
     stages = [
-        to_values(stage)
+        _fields(stage)
         | {"method": _spelled_out(stage.method)}
         | {"scorer": stage.scorer and _spelled_out(stage.scorer)}
-        | {"sampling": to_values(sampling)}
+        | {"sampling": sampling}
         for stage, sampling in zip(run.stages, samplings, strict=True)
     ]
     engines: Values = {"rollout": _spelled_out(run.rollout)}
     if run.teacher is not None and run.teacher.engine is not None:  # else another run or model, which has no class
         engines["teacher"] = _spelled_out(run.teacher.engine)
-    return values | engines | {"stages": stages}
+    values = _fields(run) | engines | {"stages": stages}
+    return cast(Values, plain(values))
+
+
+def _fields(config: object) -> Values:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, config)) if field.init}
 
 
 def _spelled_out(spec: Spec[Any]) -> Values:
@@ -42,12 +46,12 @@ def _spelled_out(spec: Spec[Any]) -> Values:
     for field in dataclasses.fields(cast(Any, spec.cls)):
         kinds = {hints[field.name], *typing.get_args(hints[field.name])}
         if field.name in spec.values:
-            values[field.name] = plain(spec.values[field.name])
+            values[field.name] = spec.values[field.name]
         elif field.name in spec.parts:
             part = spec.parts[field.name]
             values[field.name] = list(map(_spelled_out, part)) if isinstance(part, tuple) else _spelled_out(part)
         elif field.init and field.repr and not kinds & {Engine, Scorer, Task} and _has_default(field):
-            values[field.name] = plain(_default(field))
+            values[field.name] = _default(field)
     return values
 
 

@@ -130,7 +130,7 @@ MISTAKES = {
     "model": (evaluation("./nosuch"), "no model './nosuch': no such folder"),
     "sampling": (evaluation(temperature="-1"), "sampling.temperature: -1.0 is out of range"),
     "place": (evaluation(out="rows.json"), "cannot write rows.json/"),
-    "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 2"),
+    "board": (["leaderboard", "rows.json"], "rows.json is not a leaderboard of schema 3"),
     "no board": (["leaderboard", "gone.json"], "cannot read the leaderboard gone.json"),
     "config": (
         ["train", "quickstart-txt"],
@@ -203,3 +203,14 @@ def test_results_are_printed_for_programs(folder: Path) -> None:
     assert "page: " in done.stderr
     (read_again,) = json.loads(mmpu("leaderboard", "leaderboards/sums.rule.json", "--json").stdout)
     assert sorted(read_again["entries"], key=str) == sorted(board["entries"], key=str)
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [(["tasks"], "market"), (["tasks", "search", "shapes"], "shapes"), (["judges"], "rule"), (["methods"], "ldl_grpo")],
+)
+def test_listings_are_json_for_programs(command: list[str], key: str) -> None:
+    group, *rest = command
+    done = CliRunner().invoke(main, [group, *rest, "--json"])
+    assert done.exit_code == 0, done.output
+    assert isinstance(json.loads(done.stdout)[key], str)

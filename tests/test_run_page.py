@@ -66,6 +66,8 @@ def with_more(folder: Path) -> None:
     (folder / "groups.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     kept = Pictures(folder / "pictures.jsonl", lambda data: f"data:image/webp;base64,{data}")
     kept.keep([("cat.png", "UklGRg=="), ("cat.png", "again")])
+    warned = [json.dumps({"text": f"{HOSTILE} grew"})] * 2 + ['{"text": "cut']
+    (folder / "warnings.jsonl").write_text("\n".join(warned))
 
 
 def numbers(page: Path) -> Any:
@@ -151,6 +153,7 @@ def test_a_candidate_is_shown_with_all_that_it_was_worth(browser: Any, tmp_path:
     assert tab.texts("article td details dt") == ["says why", "says why"]
     assert tab.js("return document.querySelector('article img').src") == "data:image/webp;base64,UklGRg=="
     assert tab.texts("article .turn .tag") == ["gone.png"]
+    assert tab.texts("ul.audit li") == [f"{HOSTILE} grew (2 times)"]
     assert tab.texts("dl.listed dt.default") == ["seed", "stages.0.method.label_tau"]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mmpu.cli.show import say, show_board
+from mmpu.cli.show import JSON, say, show_board, show_json
 from mmpu.cli.tasks import DATA, TRUST
 from mmpu.shown import one_line
 
@@ -58,6 +58,7 @@ def judge() -> None:
 @click.option("--calibration", type=click.Path(path_type=Path), help="JSON for lc_glm noreg and v1.")
 @click.option("--max-unread", type=click.FloatRange(0, 1), default=0.02, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the boards into this folder.")
+@JSON
 def metrics(
     store: Path,
     task: str | None,
@@ -65,22 +66,27 @@ def metrics(
     calibration: Path | None,
     max_unread: float,
     out: Path | None,
+    as_json: bool,
 ) -> None:
     """Compute every metric again from a verdict STORE, without a judge, a task or the answers."""
     from mmpu import boards
     from mmpu.boards import tables
     from mmpu.judging import recompute
 
-    for board, rankings in recompute(store, task, judge_name, calibration, max_unread):
-        show_board(board)
-        for where, ranking in rankings.items():
+    found = recompute(store, task, judge_name, calibration, max_unread)
+    if as_json:
+        show_json([{"board": board, "strengths": rankings} for board, rankings in found])
+    for board, rankings in found:
+        if not as_json:
+            show_board(board)
+        for where, ranking in {} if as_json else rankings.items():
             say(f"Bradley–Terry, chance to beat the average system, % ({where}):")
             for name, strength in sorted(ranking.items(), key=lambda pair: -pair[1].value):
                 say(f"  {name}  {tables.percent(strength)}")
         if out:
             path = out / boards.board_name(board.task, board.judge)
             boards.write(path, board)
-            say(f"written to {path}")
+            say(f"written to {path}", err=as_json)
 
 
 @judge.command()
@@ -93,6 +99,7 @@ def metrics(
 @DATA
 @TRUST
 @click.option("--out", default="leaderboards", show_default=True, help="Where the verdict store is.")
+@JSON
 def audit(
     judge_name: str,
     task: str,
@@ -103,6 +110,7 @@ def audit(
     data: tuple[str, ...],
     trust: bool,
     out: str,
+    as_json: bool,
 ) -> None:
     """Let a judge compare empty, constant, prompt-injecting and repeated answers with good ones. Exit code 1 if one of
     them does not lose."""
@@ -111,7 +119,11 @@ def audit(
     found = assess.audit_judge(
         judge_name, task, baseline, split, limit, judge_url, data, trust, Path(out), progress_on_stderr()
     )
-    if not show_audit(found):
+    if as_json:
+        show_json(found)
+    else:
+        show_audit(found)
+    if not content(found):
         sys.exit(1)
 
 
@@ -145,8 +157,13 @@ def export(store: Path, target: Path, task: str | None, data: tuple[str, ...], t
         say(f"written to {folder}" + (f"; {unread} preferences are null, their verdicts unread" if unread else ""))
 
 
-def show_audit(audit: Audit) -> bool:
-    """Prints an audit; returns True if everything that must lose did."""
+def content(audit: Audit) -> bool:
+    """Whether everything that must lose did."""
+    return all(traps.lost >= MUST_LOSE * traps.n for traps in audit.adversarial.values())
+
+
+def show_audit(audit: Audit) -> None:
+    """Prints an audit."""
     rates = {
         "readings": str(audit.readings),
         "unread": _percent(audit.unread_rate),
@@ -157,15 +174,12 @@ def show_audit(audit: Audit) -> bool:
     }
     for name, value in rates.items():
         say(f"{name:<34} {value}")
-    content = True
     for kind, traps in audit.adversarial.items():
         passed = traps.lost >= MUST_LOSE * traps.n
-        content = content and passed
         say(
             f"{kind + ' answer':<34} {'ok' if passed else 'FAILED'}: lost {traps.lost}, tied {traps.tied}, "
             f"won {traps.won}, unread {traps.unread}, of {traps.n}"
         )
-    return content
 
 
 def _percent(share: float | None) -> str:

@@ -13,7 +13,7 @@ from mmpu import __version__
 from mmpu.cli.boards import leaderboard, publish
 from mmpu.cli.judge import announce, answers_on_stderr, judge, judging_options, progress_on_stderr
 from mmpu.cli.models import doctor, evaluator, export
-from mmpu.cli.show import JSON, lines, list_data, listed, quiet, say, show_board, show_json, show_page, table
+from mmpu.cli.show import JSON, described, listed, quiet, say, show_board, show_json, show_page, table
 from mmpu.cli.tasks import ALLOW_URLS, DATA, TRUST, tasks
 from mmpu.core import UserError
 
@@ -236,20 +236,24 @@ def cache(store: Path, model: str | None, older_than: str | None, keep: str | No
 
 
 @main.command()
-def judges() -> None:
+@JSON
+def judges(as_json: bool) -> None:
     """List the judges on the search path."""
-    list_data("judges")
+    from mmpu import plugins
+
+    listed(*described(plugins.data("judges")), as_json)
 
 
 @main.group(invoke_without_command=True)
+@JSON
 @click.pass_context
-def methods(context: click.Context) -> None:
+def methods(context: click.Context, as_json: bool) -> None:
     """List the training systems of the literature that are ready to use."""
     if context.invoked_subcommand is None:
         from mmpu.recipes import presets
 
-        lines(presets.names())
-        listed(presets.of_your_own(), ())
+        found, broken = described(presets.names())
+        listed(found | presets.of_your_own(), broken, as_json)
 
 
 @methods.command("show")

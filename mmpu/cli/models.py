@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mmpu.cli.show import quiet, say, table
+from mmpu.cli.show import JSON, quiet, say, show_json, table
 from mmpu.cli.tasks import ALLOW_URLS, DATA, TRUST
 from mmpu.core import UserError
 
@@ -17,7 +17,8 @@ from mmpu.core import UserError
 @click.argument("model", required=False)
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]…")
 @click.option("--all", "everything", is_flag=True, help="Every architecture of transformers, in miniature.")
-def doctor(model: str | None, options: tuple[str, ...], everything: bool) -> None:
+@JSON
+def doctor(model: str | None, options: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Check with numbers that MODEL is computed right: template, images, padding, sampling, shared trunks, adapters.
 
     KEY=VALUE are those of `student:` in a config, such as dtype=bfloat16 or template=completion. With --all the
@@ -36,12 +37,18 @@ def doctor(model: str | None, options: tuple[str, ...], everything: bool) -> Non
     from mmpu.recipes import runs
 
     failed = 0
+    found: list[checks.Check] = []
     for check in checks.examine(runs.student_config(model, options)):
+        found.append(check)
+        failed += not check.passed
+        if as_json:
+            continue
         measured = "" if check.value is None else f"{check.value:.1e}"
         limit = "" if check.limit is None else f"≤ {check.limit:.0e}"
         verdict = " " if check.limit is None and check.value is None else "✓" if check.passed else "✗"
-        failed += not check.passed
         say(f"{verdict} {check.name:<27} {measured:>8} {limit:<8} {check.note}")
+    if as_json:
+        show_json(found)
     if failed:
         say(f"{failed} checks failed: do not train {model} with these options", err=True)
         sys.exit(1)
@@ -63,13 +70,16 @@ def doctor(model: str | None, options: tuple[str, ...], everything: bool) -> Non
 @DATA
 @TRUST
 @ALLOW_URLS
-def evaluator(**options: Any) -> None:
+@JSON
+def evaluator(as_json: bool, **options: Any) -> None:
     """Find out whether MODEL can grade its own answers to TASK, and in which way. Exit code 1 if none can."""
     quiet()
     from mmpu.recipes import evaluator as recipe
 
     found = recipe.examine(recipe.EvaluatorOptions(**options), lambda text: say(text, err=True))
-    for outcome in found:
+    if as_json:
+        show_json(found)
+    for outcome in () if as_json else found:
         header, rows = recipe.table(outcome)
         table(outcome.model, header, rows)
         say(f"{outcome.tokens:,} tokens through the model, {outcome.seconds:.0f} s with sampling")

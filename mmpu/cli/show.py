@@ -26,15 +26,8 @@ def say(text: object, *, err: bool = False) -> None:
     click.echo(visible(str(text)), err=err)
 
 
-def list_data(kind: str) -> None:
-    """Prints the names of a kind of data on the search path."""
-    from mmpu import plugins
-
-    lines(plugins.data(kind))
-
-
-def lines(found: Mapping[str, Path]) -> None:
-    """Prints names of YAML files, each with what it is about."""
+def described(found: Mapping[str, Path]) -> tuple[dict[str, str], list[str]]:
+    """Names of YAML files, each with what it is about, and why others cannot be read."""
     from mmpu.config import load_yaml
 
     read: dict[str, str] = {}
@@ -44,14 +37,17 @@ def lines(found: Mapping[str, Path]) -> None:
             read[name] = str(load_yaml(found[name]).get("about", ""))
         except UserError as error:
             broken.append(str(error))
-    listed(read, broken)
+    return read, broken
 
 
-def listed(found: Mapping[str, str], broken: Sequence[str]) -> None:
+def listed(found: Mapping[str, str], broken: Sequence[str], as_json: bool = False) -> None:
     """Prints names with what there is to say of each; what cannot be read is named and keeps no other away."""
     width = max(map(len, found), default=0)
-    for name, about in found.items():
-        say(f"{one_line(name):<{width}}  {one_line(about)}")
+    if as_json:
+        show_json(found)
+    else:
+        for name, about in found.items():
+            say(f"{one_line(name):<{width}}  {one_line(about)}")
     for reason in broken:
         say(f"left out: {' '.join(reason.split())}", err=True)
     if broken:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmpu import files
-from mmpu.cli.show import listed, quiet, say
+from mmpu.cli.show import JSON, listed, quiet, say, show_json
 from mmpu.core import UserError
 
 if TYPE_CHECKING:
@@ -28,18 +28,20 @@ ALLOW_URLS = click.option("--allow-urls", is_flag=True, help="Fetch images that 
 
 
 @click.group(invoke_without_command=True)
+@JSON
 @click.pass_context
-def tasks(context: click.Context) -> None:
+def tasks(context: click.Context, as_json: bool) -> None:
     """List the tasks on the search path; or search, show, check and begin tasks."""
     if context.invoked_subcommand is None:
-        _list(())
+        _list((), as_json)
 
 
 @tasks.command()
 @click.argument("words", nargs=-1, required=True)
-def search(words: tuple[str, ...]) -> None:
+@JSON
+def search(words: tuple[str, ...], as_json: bool) -> None:
     """List the tasks whose name, aliases or YAML mention all WORDS."""
-    _list(words)
+    _list(words, as_json)
 
 
 @tasks.command()
@@ -92,16 +94,20 @@ def _rendered(task: YamlTask, split: str, n: int, student: str, options: tuple[s
 @click.option("--split", multiple=True, help="Look at this split only; may be repeated.")
 @DATA
 @TRUST
-def check(name: str, split: tuple[str, ...], data: tuple[str, ...], trust: bool) -> None:
+@JSON
+def check(name: str, split: tuple[str, ...], data: tuple[str, ...], trust: bool, as_json: bool) -> None:
     """Check the task NAME, or a YAML file: fields, pictures, ids, grader, and that splits share nothing."""
     from mmpu.task import check as task_check
     from mmpu.task import load_local
 
     report = task_check.check(load_local(name, data, trust=trust), data, split)
-    for line in report.facts:
-        say(f"ok    {line}")
-    for line in report.notes:
-        say(f"note  {line}")
+    if as_json:
+        show_json(report)
+    else:
+        for line in report.facts:
+            say(f"ok    {line}")
+        for line in report.notes:
+            say(f"note  {line}")
     if report.problems:
         raise UserError(f"{len(report.problems)} problems in {name}:\n" + "\n".join(f"- {p}" for p in report.problems))
 
@@ -138,7 +144,7 @@ def export(folder: Path, names: tuple[str, ...], split: str | None, data: tuple[
     say(f"written: {', '.join(f'mmpu_{name}' for name in names)} in {folder}")
 
 
-def _list(words: tuple[str, ...]) -> None:
+def _list(words: tuple[str, ...], as_json: bool) -> None:
     from mmpu import plugins
     from mmpu.task import lookup
 
@@ -157,7 +163,7 @@ def _list(words: tuple[str, ...]) -> None:
             broken.append(str(error))
         else:
             read[name] = f"{values.get('about', '')}" + (f" [{', '.join(aliases)}]" if aliases else "")
-    listed(read, broken)
+    listed(read, broken, as_json)
 
 
 def _mentions(name: str, path: Path) -> str:

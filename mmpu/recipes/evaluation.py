@@ -80,6 +80,7 @@ class _Asked:
     """What systems are asked, before anything else is settled."""
 
     task: YamlTask
+    judge: str
     split: str
     sampling: Sampling
     targets: Mapping[str, str]
@@ -148,7 +149,7 @@ def answering(options: EvalOptions) -> list[str]:
 
 def _asked(options: EvalOptions) -> _Asked:
     task = _task(options)
-    baseline = _default("baseline", options.baseline, task)
+    judge, baseline = _default("judge", options.judge, task), _default("baseline", options.baseline, task)
     split = options.split or task.config.evaluate
     split = f"{split}[:{options.limit}]" if options.limit else split
     task.ready(split)
@@ -158,7 +159,7 @@ def _asked(options: EvalOptions) -> _Asked:
         if targets.setdefault(label, target) != target and "=" in text:  # a bare label may name one given before
             raise UserError(f"two systems are labelled {label!r}: {targets[label]} and {target}; choose another label")
     sampling = replaced(task.config.sampling, options.sampling, "sampling")
-    return _Asked(task, split, sampling, targets, named(baseline)[0])
+    return _Asked(task, judge, split, sampling, targets, named(baseline)[0])
 
 
 def _prepare(options: EvalOptions, told: Told | None = None, pretended: Path | None = None) -> _Evaluation:
@@ -171,7 +172,7 @@ def _prepare(options: EvalOptions, told: Told | None = None, pretended: Path | N
 
     one, judging, folder = _asked(options), options.judging, Path(options.folder)
     task, split = one.task, one.split
-    read = read_judge(_default("judge", options.judge, task))
+    read = read_judge(one.judge)
     judge = read.make(task, options.judge_url, judging.concurrency)
     made = Contenders(task, folder, options.engine, options.trust)
     place = None if pretended is None else place_of(pretended, task.name, split)

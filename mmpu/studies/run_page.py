@@ -1,8 +1,8 @@
 """A page of runs: their curves over one another with seeds pooled, the settings in which they differ, what was asked of
 teachers, and step by step what the student said.
 
-Reads `metrics.jsonl`, `groups*.jsonl`, `pictures*.jsonl`, `ledger.json` and `config.yaml` of run folders, nothing
-else, so a run of another machine will do, and one that goes on.
+Reads `metrics.jsonl`, `groups*.jsonl`, `pictures*.jsonl`, `warnings.jsonl`, `ledger.json` and `config.yaml` of run
+folders, nothing else, so a run of another machine will do, and one that goes on.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def write_run_page(folders: Sequence[Path], out: Path) -> Path:
                 "label": label,
                 "settings": {key: _text(value) for key, value in of.items()},
                 "defaults": defaults(run.config),
+                "warnings": _warnings(run.folder),
                 "ledger": _ledger(run.folder),
                 "groups": len(groups),
                 "left_out": left_out,
@@ -142,6 +143,23 @@ def _ledger(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     return _finite(found) if isinstance(found, dict) else {}
+
+
+def _warnings(folder: Path) -> list[list[Any]]:
+    """What training warned of, with how often, in the order in which it came up."""
+    path, found = folder / "warnings.jsonl", dict[str, int]()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    for line in lines:
+        try:
+            row: Any = json.loads(line)
+        except (ValueError, RecursionError):  # half written, or no line
+            continue
+        if isinstance(row, dict) and isinstance(row.get("text"), str):
+            found[row["text"]] = found.get(row["text"], 0) + 1
+    return [[text, count] for text, count in found.items()]
 
 
 def _text(value: object) -> str:

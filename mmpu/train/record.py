@@ -126,7 +126,11 @@ class Record:
             self.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
+        """Says a warning, and keeps it for the run's page."""
         self.say(f"warning: {text}")
+        if self.accelerator.is_main_process:
+            with (self.folder / "warnings.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
     @contextlib.contextmanager
     def progress(self, stage: str, done: int, total: int) -> Generator[Callable[[int, Mapping[str, float]], None]]:

@@ -34,6 +34,7 @@
     const standing = (key) => run.defaults.some((name) => key === name || key.startsWith(`${name}.`));
     const own = Object.keys(run.settings).filter((key) => !standing(key)).length;
     return [make("h2", {}, `Settings and costs of ${run.name}`),
+      run.warnings.length ? make("ul", { class: "audit" }, run.warnings.map(([text, times]) => make("li", { class: "doubt" }, times > 1 ? `${text} (${times} times)` : text))) : null,
       Object.keys(run.ledger).length ? listed(run.ledger) : make("p", {}, "No teacher or judge was asked."),
       make("details", {}, make("summary", {}, `All ${Object.keys(run.settings).length} settings, ${own} of them other than the defaults, which are grey and in italics`), listed(run.settings, standing))];
   }

@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 
 def door(package: str, file: str) -> Callable[[str], object]:
@@ -29,10 +31,31 @@ def door(package: str, file: str) -> Callable[[str], object]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, inside = places[name]
         found = getattr(importlib.import_module(module), inside)
-        setattr(sys.modules[package], name, found)
-        return found
+        return vars(sys.modules[package]).setdefault(name, found)
 
     return name_of
+
+
+class _Spoken(ModuleType):
+    """A module that is called as well."""
+
+    called: str
+
+    def __call__(self, *arguments: Any, **keys: Any) -> Any:
+        module, _, name = self.called.partition(":")
+        return getattr(importlib.import_module(module), name)(*arguments, **keys)
+
+
+def spoken(package: str, called: str) -> None:
+    """Makes a package callable, where one name stands for a wing and for what it does: `mmpu.train(…)` trains, and
+    `mmpu.train.loop` is how.
+
+    Args:
+        called: `module:function`, imported at the first call.
+    """
+    module = sys.modules[package]
+    module.__class__ = _Spoken
+    vars(module)["called"] = called
 
 
 def _places(file: str) -> dict[str, tuple[str, str]]:

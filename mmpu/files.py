@@ -98,6 +98,12 @@ def _inside(value: object) -> list[object]:
     return [item for item in found if isinstance(item, dict | list)]
 
 
+def cache() -> Path:
+    """The user's folder for what can be made again: `MMPU_CACHE`, else `mmpu` in `XDG_CACHE_HOME` or `~/.cache`."""
+    around = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("MMPU_CACHE") or Path(around) / "mmpu").expanduser()
+
+
 def file_name(name: str) -> str:
     """A file's name for a name: never a path, never hidden, not too long. Names that would fall together get a hash
     each."""

@@ -16,6 +16,7 @@ EVERYTHING = "*"
 USES = {
     "core": "knobs thinking",
     "doors": "",
+    "lent": "core",
     "knobs": "",
     "thinking": "",
     "replies": "core thinking",
@@ -39,15 +40,15 @@ USES = {
     "calls": "",
     "chats": "calls core thinking",
     "formats": "chats core",
-    "graders": "calls core knobs",
+    "graders": "calls core knobs lent",
     "judges": "core duel knobs prompts replies",
-    "scorers": "core graders knobs prompts readings replies score thinking",
+    "scorers": "core graders knobs lent prompts readings replies score thinking",
     "families": "core media",
     "methods": "core knobs learning losses prompts student",
     "task": "chats config core files graders knobs media plugins sandbox shown specs thinking",
-    "student": "core doors families knobs learning media plugins thinking",
+    "student": "core doors families files knobs learning media plugins thinking",
     "engines": "files client core knobs media store student thinking",
-    "train": "files shown core knobs learning losses prompts readings score specs statistics store student",
+    "train": "doors files shown core knobs learning losses prompts readings score specs statistics store student",
     "boards": "files shown core duel media plugins prompts statistics store task",
     "judging": "files boards core duel media prompts statistics store",
     "evaluation": "files boards config core duel judging media statistics store student task thinking",
@@ -55,6 +56,7 @@ USES = {
     "specs strict_yaml store student task thinking train",
     "studies": "boards files shown config core duel engines evaluation judging plugins recipes specs statistics store "
     "task thinking train",
+    "api": "boards config core duel engines evaluation files judging lent recipes store student studies task train",
     "cli": EVERYTHING,
 }
 """What of mmpu each wing (a package, or a file of the ground floor) may import, at its top or inside a function."""
@@ -66,6 +68,7 @@ LIGHT = {
         "chats",
         "doors",
         "formats",
+        "lent",
         "knobs",
         "thinking",
         "replies",
@@ -79,7 +82,7 @@ LIGHT = {
         "specs",
     ),
     *("files", "shown", "strict_yaml", "sandbox"),
-    *("client", "media", "store", "graders", "judges", "task", "boards", "judging", "evaluation", "cli"),
+    *("client", "media", "store", "graders", "judges", "task", "boards", "judging", "evaluation", "api", "cli"),
     *("studies.comparison", "studies.curves", "student.student_config", "train.stage_config"),
     *(
         "recipes.evaluation",

@@ -11,6 +11,7 @@ from mmpu.judging.measure import MAX_UNREAD, measure_all, raw_wins, wins_of
 from mmpu.judging.ranks import Met, met, places, ranked, strengths
 from mmpu.judging.run import Limits, Progress, Question, ask, missing, questions
 from mmpu.judging.verdicts import Verdicts
+from mmpu.judging.wins import wins_over
 
 __all__ = [
     "MAX_UNREAD",
@@ -49,5 +50,6 @@ __all__ = [
     "recompute",
     "strengths",
     "wins_of",
+    "wins_over",
     "write_annotations",
 ]

@@ -109,10 +109,16 @@ def resolved(config: str, assignments: Sequence[str]) -> tuple[Values, str]:
     """A training config's values from its name or path, presets taken over and overrides applied, and its path. Files
     that it names may lie beside it."""
     path = plugins.find_data("configs", config)
-    values = places.found(load_yaml(path), path.parent, beside_first=True)
+    values = settled(places.found(load_yaml(path), path.parent, beside_first=True), assignments)
+    return places.found(values, path.parent, beside_first=False), str(path)
+
+
+def settled(values: Values, assignments: Sequence[str] = ()) -> Values:
+    """A training config's values, presets taken over and overrides applied."""
     if isinstance(values.get("stages"), list):
-        values["stages"] = [expand(stage) if isinstance(stage, dict) else stage for stage in values["stages"]]
-    return places.found(override(values, assignments), path.parent, beside_first=False), str(path)
+        stages = [expand(stage) if isinstance(stage, dict) else stage for stage in values["stages"]]
+        values = {**values, "stages": stages}
+    return override(values, assignments)
 
 
 # ------------------------------------------------------------------------------------------------------------------

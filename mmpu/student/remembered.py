@@ -12,13 +12,12 @@ from typing import Any, cast
 import torch
 
 import mmpu
+from mmpu import files
 from mmpu.student.student_config import StudentConfig
 
 
 def place() -> Path:
-    """In `MMPU_CACHE`, else in `mmpu` of the user's cache (`XDG_CACHE_HOME`, `~/.cache`)."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("MMPU_CACHE") or Path(cache) / "mmpu").expanduser() / "checked.json"
+    return files.cache() / "checked.json"
 
 
 def key(config: StudentConfig, shape: Any, device: torch.device) -> str:

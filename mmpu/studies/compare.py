@@ -22,10 +22,10 @@ from typing import cast
 
 from mmpu.config import Values, build, override, to_values
 from mmpu.core import Failed, Response, Sample, Sampling, UserError
-from mmpu.duel import Duel, Judge
+from mmpu.duel import Duel
 from mmpu.engines.replay import Replay
 from mmpu.evaluation import STORE, by_sample
-from mmpu.judging import Verdicts, ask, asked_of, questions, wins_of
+from mmpu.judging import Verdicts, wins_over
 from mmpu.recipes import presets, run_config
 from mmpu.recipes import training as recipe
 from mmpu.recipes.collecting import recorded
@@ -159,7 +159,7 @@ def _evaluated(options: Options, named: Named, folder: Path, seed_folder: Path, 
     duels = [Duel(s, a.text, b[0].text) for s, a, b in zip(samples, first, theirs, strict=True)]
     result = Result(
         [task.grade(sample, response.text) for sample, response in zip(samples, first, strict=True)],
-        _wins(judge, duels, Verdicts(folder / STORE)),
+        wins_over(judge, duels, Verdicts(folder / STORE)),
         sum(len(response.text.split()) for response in first) / len(first),
         sum(not response.finished or thinks_on(response.raw) for response in first),
         {metric: [found.get(sample.id) for sample in samples] for metric, found in metrics.items()},
@@ -187,12 +187,3 @@ def _all(found: Sequence[tuple[Response, ...] | Failed], run: Path) -> list[tupl
     if failed:
         raise UserError(f"{run}: {len(failed)} prompts could not be answered; first: {failed[0]}")
     return [f for f in found if isinstance(f, tuple)]
-
-
-def _wins(judge: Judge, duels: Sequence[Duel], store: Verdicts) -> list[float | None]:
-    """The win of each duel, None where it could not be read; what the store lacks is asked for."""
-    asked = {duel.sample.id: asked_of(judge, duel) for duel in duels}
-    ask(judge, questions(judge, duels), store)
-    readings = store.get(key for each in asked.values() for key, _ in each.readings)
-    wins = wins_of({name: each.verdicts(name, readings) for name, each in asked.items()}, judge.weighting)
-    return [wins.get(duel.sample.id) for duel in duels]

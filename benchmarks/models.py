@@ -75,6 +75,7 @@ SHAPES = {
     "small-llava": replace(_SMALL, family="llava", **_SMALL_TOWER),
     "small-qwen2.5-vl": replace(_SMALL, family="qwen2_5_vl", **_SMALL_TOWER),
     "qwen2.5-1.5b": Shape("qwen2", 1536, 8960, 28, 12, 2, 151_936),
+    "qwen2.5-3b": Shape("qwen2", 2048, 11008, 36, 16, 2, 151_936),
     "qwen2.5-vl-3b": Shape("qwen2_5_vl", 2048, 11008, 36, 16, 2, 151_936, 1280, 3420, 32, 16),
 }
 

@@ -446,7 +446,7 @@ def test_two_processes_at_once_ask_each_prompt_once(tmp_path: Path, endpoint: En
         assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
-    heard = [sorted(process.communicate(timeout=60)[0].splitlines()) for process in pair]
+    heard = [sorted(process.communicate(timeout=300)[0].splitlines()) for process in pair]
     assert heard[0] == heard[1]
     assert len(heard[0]) == 40
     assert len({question(body) for body in endpoint.bodies}) == len(endpoint.bodies) == 40
@@ -470,7 +470,7 @@ def test_what_a_dead_or_stuck_process_claimed_is_asked_by_another(
         halt(first, stop, tmp_path / "s.sqlite")
         time.sleep(0.5)  # what is on its way arrives at the endpoint
         asked = len(endpoint.bodies)
-        output, _ = asker(tmp_path, endpoint, "two", 30).communicate("\n", timeout=60)
+        output, _ = asker(tmp_path, endpoint, "two", 30).communicate("\n", timeout=300)
     finally:
         first.kill()
         first.communicate()

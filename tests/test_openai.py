@@ -38,7 +38,7 @@ def test_answers_come_back_in_order(endpoint: Endpoint) -> None:
     together = threading.Barrier(3)
 
     def echo(_: int, body: dict[str, Any]) -> Reply:
-        together.wait(10)
+        together.wait(60)
         time.sleep(0.05)  # whoever else is let in shows
         return said(*[body["messages"][0]["content"].lower()] * body["n"])
 
@@ -422,27 +422,27 @@ def test_a_prompt_that_is_too_long_fails_alone_with_the_server_s_reason(endpoint
 def test_a_wait_beyond_the_deadline_is_not_waited(endpoint: Endpoint) -> None:
     endpoint.answer = lambda *_: error(429, Retry_After="3600")
     started = time.monotonic()
-    (found,) = endpoint.engine(deadline=5).generate(samples(1), 1, Sampling())
-    assert time.monotonic() - started < 5
+    (found,) = endpoint.engine(deadline=60).generate(samples(1), 1, Sampling())
+    assert time.monotonic() - started < 60
     assert isinstance(found, Failed)
     assert "HTTP 429" in found.reason
-    assert "after the deadline of 5 s" in found.reason
+    assert "after the deadline of 60 s" in found.reason
 
 
 def test_the_deadline_holds_over_all_attempts(endpoint: Endpoint) -> None:
     release = threading.Event()
 
     def hang(*_: object) -> Reply:
-        release.wait(20)
+        release.wait(300)
         return said("late")
 
     endpoint.answer = hang
     started = time.monotonic()
     try:
-        found = endpoint.engine(timeout=0.2, deadline=0.7, retries=100).generate(samples(4), 1, Sampling())
+        found = endpoint.engine(timeout=0.2, deadline=0.7, retries=1000).generate(samples(4), 1, Sampling())
     finally:
         release.set()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60, "a thousand attempts would take minutes"
     assert all(isinstance(f, Failed) and "no answer within" in f.reason for f in found)
 
 

@@ -197,7 +197,7 @@ class Tab:
     def wait(self, condition: str) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.browser, 20).until(lambda _: self.js(condition))
+        WebDriverWait(self.browser, 120).until(lambda _: self.js(condition))
 
     def texts(self, selector: str) -> list[str]:
         return self.js("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)

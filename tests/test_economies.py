@@ -17,7 +17,7 @@ from mmpu.core import Response, Sampling
 from mmpu.engines.hf import HF
 from mmpu.learning import Row
 from mmpu.methods.sft import SFT
-from mmpu.student import rms_norm, tied, vector_math
+from mmpu.student import gated, rms_norm, tied, vector_math
 from mmpu.student.head import Ask
 from mmpu.student.logprobs import AMPLE, TRAINING, Room
 from mmpu.student.lora import Lora
@@ -203,3 +203,46 @@ def test_vector_functions_are_chosen_before_a_student_can_run(monkeypatch: pytes
     student("qwen2")
     student("llama")
     assert [(each.dtype, each.numel()) for each in seen] == [(torch.float32, 1), (torch.float64, 1)]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma3_text"])
+def test_gated_mlps_keep_two_of_four_widths(kind: str) -> None:
+    """Values and gradients are those of transformers' own module, in float64 to rounding."""
+    theirs = student(kind)._language_model().layers[0].mlp.double()
+    ours = copy.deepcopy(theirs)
+    theirs.__class__ = type(theirs).__mro__[2]
+    assert "Gated" not in type(theirs).__mro__[0].__name__ + type(theirs).__mro__[1].__name__
+    wide = ours.up_proj.out_features
+    found: list[list[torch.Tensor]] = []
+    for mlp in (theirs, ours):
+        kept: dict[int, int] = {}
+
+        def keep(x: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            if x.shape[-1] == wide and x.numel() == 6 * wide:
+                kept[x.data_ptr()] = x.numel()
+            return x
+
+        x = torch.randn(2, 3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            out = mlp(x)
+        out.square().sum().backward()
+        found.append([out.detach(), x.grad, *(p.grad for p in mlp.parameters())])  # pyright: ignore
+        assert len(kept) == (4 if mlp is theirs else 2)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_an_mlp_of_another_build_stays_as_it_is() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_proj = self.up_proj = self.down_proj = nn.Linear(4, 4)
+            self.act_fn = nn.SiLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)) * 2
+
+    layer = nn.Module()
+    layer.mlp = Scaled()
+    gated.install(layer)
+    assert type(layer.mlp) is Scaled

@@ -296,6 +296,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_names_the_sample(
         (["student.model=tiny-txt"], "no model 'tiny-txt'"),
         (["stages.sft.split=train[100:]"], "holds no sample"),
         (["task=wrods"], "no task 'wrods'"),
+        (["student.dtype=float16"], "float16 holds nothing below 6e-8"),
         (["student.dtype=bfloat16"], "lose most updates to rounding.*autocast: bfloat16"),
         (["student.dtype=bfloat16", "student.autocast=bfloat16"], "not from bfloat16; set it or student.dtype"),
         (["stages.ldl.method.form=ratio", "stages.ldl.sampling.top_p=0.9"], "needs plain sampling"),

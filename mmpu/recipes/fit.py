@@ -32,6 +32,11 @@ def plan(run: RunConfig, wired: Wired) -> list[Planned]:
     Raises:
         UserError: the reason, and the way out.
     """
+    if run.student.dtype == "float16":
+        raise UserError(
+            "student.dtype: float16 holds nothing below 6e-8, so small gradients become zero while it trains; take "
+            "`dtype: bfloat16` with student.lora, or `autocast: bfloat16`"
+        )
     if run.student.lora is None and run.student.dtype != "float32":
         raise UserError(
             f"student.dtype: weights in {run.student.dtype} would lose most updates to rounding; train all of them "

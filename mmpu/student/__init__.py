@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmpu.student.lora import Lora
     from mmpu.student.packing import Encoded, Pack, Tree, pack, share, within_budget
     from mmpu.student.parts import base_dtype, load_parts, resolve_model
+    from mmpu.student.precision import remarks
     from mmpu.student.rehearsal import Misfit, longest_text, misfit, overlong, summary
     from mmpu.student.selfcheck import GRADIENTS, LIMITS, Verdict, judged, probes, sharing_error, transformers_says
     from mmpu.student.showing import Piece, before_answer, drops_thoughts, ending, rendered, thinking
@@ -61,6 +62,7 @@ __all__ = [
     "overlong",
     "pack",
     "probes",
+    "remarks",
     "rendered",
     "resolve_model",
     "share",

@@ -51,7 +51,22 @@ def adapted(model: Any, lora: Lora, targets: Targets, seed: int) -> Any:
     device = next(model.parameters()).device
     with _without_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        made: Any = get_peft_model(model, config)
+    for module in made.modules():
+        if hasattr(module, "lora_A"):
+            module.cast_input_dtype_enabled = _Apart(device.type)
+    return made
+
+
+class _Apart:
+    """True outside autocast. Inside, products cast their factors themselves, and peft, asked for it, would hold every
+    adapted layer's input in the adapter's type first."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def __bool__(self) -> bool:
+        return not torch.is_autocast_enabled(self.device)
 
 
 def merged(model: Any, folder: Path) -> Any:

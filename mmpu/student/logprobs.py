@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmpu.student import products
+
 FLOOR = -1e4
 """Stands for log 0 where 0 · log 0 must be 0."""
 CACHED = 2**19
@@ -84,12 +86,11 @@ def log_probs(
     """log p(target) and, if wanted, the entropy of each token's distribution, nats, each (N,) in float32, in float64
     where the weights are.
 
-    Under autocast, products are taken in its type. The backward pass can be made once.
+    Under autocast, products are of its type, added up in float32. The backward pass can be made once.
     """
     if torch.is_autocast_enabled(hidden_NH.device.type):
         dtype = torch.get_autocast_dtype(hidden_NH.device.type)
-        hidden_NH, weight_VH = hidden_NH.to(dtype), weight_VH.to(dtype)
-        bias_V = None if bias_V is None else bias_V.to(dtype)
+        hidden_NH = hidden_NH.to(dtype)
     trains = torch.is_grad_enabled() and (hidden_NH.requires_grad or weight_VH.requires_grad)
     if not trains or entropy or form.softcap is not None:
         room = replace(room, held=0)
@@ -163,15 +164,20 @@ class _LogProbs(torch.autograd.Function):
                 d_logits.mul_(ctx.form.scale)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
-            d_logits = d_logits.to(weight.dtype)
-            if d_hidden is not None:
+            plain = hidden.dtype == weight.dtype == exact(weight)
+            if wants_weight and d_weight is None and not plain:
+                d_weight = torch.zeros_like(weight, dtype=exact(weight))
+            d_logits = d_logits.to(hidden.dtype)
+            if d_hidden is not None and plain:
                 torch.mm(d_logits, weight, out=d_hidden[rows])
+            elif d_hidden is not None:
+                d_hidden[rows] = products.from_vocabulary(d_logits, weight)
             if wants_weight and d_weight is None:
-                d_weight = (d_logits.T @ hidden[rows]).to(exact(weight))
-            elif d_weight is not None and weight.dtype == exact(weight):
+                d_weight = d_logits.T @ hidden[rows]
+            elif d_weight is not None and plain:
                 d_weight.addmm_(d_logits.T, hidden[rows])
             elif d_weight is not None:
-                d_weight += d_logits.T @ hidden[rows]
+                products.add_outer(d_weight, d_logits, hidden[rows])
         if wants_weight and d_weight is None:  # no tokens
             d_weight = torch.zeros_like(weight)
         if adds:
@@ -215,10 +221,10 @@ def _logits(
     if buffer is None:
         buffer = weight.new_empty(len(hidden), len(weight), dtype=exact(weight))
     buffer = buffer[: len(hidden)]
-    if weight.dtype == exact(weight):
+    if hidden.dtype == weight.dtype == exact(weight):
         torch.mm(hidden, weight.T, out=buffer)
     else:
-        buffer.copy_(hidden @ weight.T)
+        products.to_vocabulary(hidden, weight, buffer)
     if bias is not None:
         buffer.add_(bias)
     slope = None

@@ -86,7 +86,7 @@ def load_parts(config: StudentConfig) -> Parts:
         model = merged(model, adapter)
     if not config.device_map and not config.quantize:
         model.to(_device(config.device))
-    if config.gradient_checkpointing:
+    if config.checkpoints_on(model.device.type):
         checkpoint_activations(model)
     return Parts(model, tokenizer, image_processor, family)
 

@@ -25,6 +25,7 @@ from mmpu.student import (
     companions,
     dropout,
     form,
+    gated,
     last_layer,
     rms_norm,
     targets,
@@ -81,6 +82,7 @@ class Student(nn.Module):
         dropout.switch_off(model)
         tied.install(model)
         rms_norm.install(model)
+        gated.install(model)
         self.version = 0
         """Counts the changes of the weights. An engine that holds a copy of them compares it with its copy's."""
         self.stage_version = 0
@@ -158,7 +160,7 @@ class Student(nn.Module):
                 self._start = {n: p.detach().clone() for n, p in self._trained()}
         else:
             if reference:
-                self._frozen.append(copy.deepcopy(self.model).eval())
+                self._frozen.append(self._cast(copy.deepcopy(self.model).eval()))
             (self.model if self.config.train_vision else self._language_model()).requires_grad_(True)
             self.base.get_output_embeddings().requires_grad_(True)
             tied.densify(self.base)
@@ -169,6 +171,16 @@ class Student(nn.Module):
             nn.init.zeros_(self.value.bias)
         self.version += 1
         self.stage_version = self.version
+
+    def _cast(self, model: Any) -> Any:
+        """A model that is not trained, the weights of its products once in the type that each product would cast them
+        to: the same numbers in half the memory."""
+        if self.config.casts_to is not None:
+            shared = {model.get_output_embeddings(), model.get_input_embeddings()}
+            for module in model.modules():
+                if type(module) is nn.Linear and module not in shared:
+                    module.to(getattr(torch, self.config.casts_to))
+        return model
 
     def _targets(self, lora: Lora) -> targets.Targets:
         config, language = self.config, self._language_model()
@@ -234,9 +246,9 @@ class Student(nn.Module):
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
         """Inside, matrix products take the type that the config asks for."""
-        if self.config.autocast is None:
+        if self.config.casts_to is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.config.autocast))
+        return torch.autocast(self.device.type, getattr(torch, self.config.casts_to))
 
     def backbone(self, cache: Any = None, **inputs: Any) -> Any:
         """The model below its head: last hidden states, and the cache if one was passed."""

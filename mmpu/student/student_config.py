@@ -21,14 +21,16 @@ class StudentConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights. Training all of them takes float32, since half types lose small updates; see `autocast`."""
     autocast: Literal["bfloat16"] | None = None
-    """Computes in this type, for training and sampling alike, while weights and optimiser keep `dtype`."""
+    """Computes in this type, for training and sampling alike, while weights and optimiser keep `dtype`. Adapters over a
+    bfloat16 base compute so in any case: their own weights are float32."""
     device: Annotated[str, MAY_CHANGE] = "auto"
     device_map: Annotated[str | None, MAY_CHANGE] = None
     """Spreads the layers over devices as accelerate does (`auto`, `balanced`); takes the place of `device`."""
     quantize: Literal["4bit"] | None = None
     """Holds the base's linear layers in NF4 (bitsandbytes, CUDA only); needs `lora`."""
     attention: str = "sdpa"
-    gradient_checkpointing: Annotated[bool, MAY_CHANGE] = False
+    gradient_checkpointing: Annotated[bool | None, MAY_CHANGE] = None
+    """Compute activations again in the backward pass instead of keeping them. None: on CUDA, where memory is short."""
     train_vision: bool = False
     """Also train the vision tower and the projector."""
     template: Literal["chat", "completion"] = "chat"
@@ -50,5 +52,14 @@ class StudentConfig:
 
     @property
     def computes_in(self) -> str:
-        """The type of matrix products."""
+        """The type of matrix products, of base, adapters and head, whatever the sharding."""
         return self.autocast or self.dtype
+
+    @property
+    def casts_to(self) -> str | None:
+        """The type that products are cast to where weights have another."""
+        return "bfloat16" if self.lora and self.dtype == "bfloat16" else self.autocast
+
+    def checkpoints_on(self, device: str) -> bool:
+        """Whether activations are computed again on a type of device."""
+        return device == "cuda" if self.gradient_checkpointing is None else self.gradient_checkpointing

@@ -43,6 +43,11 @@ def admit(accelerator: Accelerator, student: StudentConfig, rollout: str) -> Non
             f"accelerate is set to {kind.value}, whose processes must make equal numbers of passes, and mmpu's make as "
             f"many as their own prompts need; {plain} (`distributed_type: FSDP`, `fsdp_version: 2`)"
         )
+    if accelerator.mixed_precision != "no":
+        raise UserError(
+            f"accelerate is set to mixed_precision={accelerator.mixed_precision}, which would reach some passes, not "
+            "all; set mixed_precision to `no`, and in the run's config `student.autocast: bfloat16`"
+        )
     if kind != DistributedType.FSDP:
         return
     state: Any = accelerator.state
@@ -52,7 +57,7 @@ def admit(accelerator: Accelerator, student: StudentConfig, rollout: str) -> Non
             f"accelerate is set to FSDP's first version, which flattens weights that mmpu reads; {plain} "
             "(`fsdp_version: 2`)"
         )
-    halved = accelerator.mixed_precision != "no" or plugin.mixed_precision_policy is not None
+    halved = plugin.mixed_precision_policy is not None
     offloaded = isinstance(plugin.cpu_offload, CPUOffloadPolicy)
     refused = (
         (halved, "mixed_precision", "set it to `no`, and in the run's config `student.autocast: bfloat16`"),

@@ -24,6 +24,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmpu.student import kernels
+
 PLACE = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 TESTS = str(Path(__file__).parent)
@@ -293,6 +295,14 @@ def _patches(backwards: Callable[..., Any]) -> Iterator[Any]:
         yield mock.patch(f"{user}._group_tensors_by_device_and_dtype", by_device)
     yield mock.patch("accelerate.utils.memory.gc.collect", return_value=0)  # takes as long as a small stage
     yield mock.patch.object(Accelerator, "device", property(lambda _: PLACE))
+    # What only CUDA has: its attention kernels and its products of half types that come out whole.
+    yield mock.patch("mmpu.student.kernels.chosen", return_value=kernels.FLASH)
+    yield mock.patch("mmpu.student.products.product", _product)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return a.float() @ b.float()
 
 
 def _forked(fork: Any, *_: Any, **__: Any) -> Any:

@@ -72,7 +72,7 @@ def install(model: nn.Module) -> None:
         if isinstance(mlp, nn.Module) and not isinstance(mlp, _Gated) and _alike(type(mlp)):
             kind = type(mlp)
             mlp.__class__ = kinds.setdefault(kind, type(kind.__name__, (_Gated, kind), {}))
-            mlp._layer = [layer]  # a list hides it from modules()
+            vars(mlp)["_layer"] = [layer]  # a list hides it from modules()
 
 
 def _alike(kind: type[nn.Module]) -> bool:

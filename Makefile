@@ -75,7 +75,7 @@ test-lowest test-newest: test-%: .venv-%/ready
 	touch $@
 
 test-vllm: .venv-vllm/ready
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_serve.py \
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_exports.py tests/test_serve.py \
 		tests/test_students.py::test_resizing_agrees_with_qwen_vl_utils -k "not transformers"
 
 # Kills, hostile replies, fuzzed files, a full disk, races: minutes, seeded. ARMS="fuzz races" takes some of them.

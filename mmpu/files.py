@@ -7,6 +7,7 @@ where its content is not what it should be, and nothing else.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import stat
@@ -44,6 +45,11 @@ def content(path: Path, most: int = LARGEST) -> bytes:
             return file.read()
     finally:
         os.close(opened)
+
+
+def decoded(raw: bytes) -> str:
+    """UTF-8 with or without a byte order mark; UTF-16 with one, as spreadsheets write tables."""
+    return raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def text(path: Path, most: int = LARGEST, encoding: str = "utf-8-sig") -> str:

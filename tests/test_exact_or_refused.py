@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mmpu.core import Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
-from mmpu.recipes.miniatures import write
-from mmpu.student import StudentConfig, checked, load_parts, load_student, remembered
-from tiny import save
+from mmpu.recipes.miniatures import miniature, write
+from mmpu.student import StudentConfig, checked, load_parts, load_student, loading, remembered
+from mmpu.student.soundness import fitting
+from tiny import save, student
 
 pytestmark = pytest.mark.numerical
 
@@ -36,14 +38,14 @@ EAGER = ("gemma2", "mpt", "gpt_oss")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_student_says_what_transformers_says(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MMPU_CACHE", str(tmp_path / "cache"))
-    write(kind, AutoModelForCausalLM, tmp_path / "model", 256)
+def test_a_student_says_what_transformers_says(kind: str, tmp_path: Path) -> None:
+    theirs, tokenizer = miniature(kind, AutoModelForCausalLM, 256)
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     attention = "eager" if kind in EAGER else "sdpa"
-    config = StudentConfig(str(tmp_path / "model"), device="cpu", attention=attention)
-    parts = load_parts(config)
+    config = StudentConfig(str(tmp_path), device="cpu", attention=attention)
     state = torch.get_rng_state()
-    student, _ = checked(parts, config)
+    student, _ = checked(load_parts(config), config)
     assert torch.equal(state, torch.get_rng_state())
     sharing, prefixing, sampled = KINDS[kind]
     assert student.sharing == sharing
@@ -54,7 +56,6 @@ def test_a_student_says_what_transformers_says(kind: str, tmp_path: Path, monkey
             HF(student).generate([asked], 2, Sampling())
         return
     assert student.prefixing == prefixing or attention == "eager"
-    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager").eval()
     ids = torch.tensor([student.encode(asked).ids])
     said = theirs.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)[0, ids.shape[1] :]
     (ours,) = HF(student).generate([asked], 2, Sampling(temperature=0.0, max_tokens=8))
@@ -62,10 +63,18 @@ def test_a_student_says_what_transformers_says(kind: str, tmp_path: Path, monkey
     tokens = ours[0].tokens or ()
     assert list(tokens) == said.tolist()[: len(tokens)]
 
-    again = load_student(config)
-    assert (again.sharing, again.prefixing) == (student.sharing, student.prefixing)
+
+def test_what_was_checked_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMPU_CACHE", str(tmp_path / "cache"))
+    write("nemotron", AutoModelForCausalLM, tmp_path / "model", 256)
+    config = StudentConfig(str(tmp_path / "model"), device="cpu")
+    first = load_student(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "checked", lambda *_: pytest.fail("checked again"))
+        again = load_student(config)
+    assert (again.sharing, again.prefixing) == (first.sharing, first.prefixing) == (False, False)
     remembered.place().write_text("{")
-    assert load_student(config).sharing == sharing, "a damaged cache is none"
+    assert not load_student(config).sharing, "a damaged cache is none"
 
 
 def test_soft_capped_attention_is_refused_where_it_would_be_dropped(tmp_path: Path) -> None:
@@ -92,10 +101,16 @@ def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
     return changed
 
 
-def shape(**keys: object) -> Callable[[Path], object]:
+def written(name: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+def shape(then: Callable[[Path], object] | None = None, **keys: object) -> Callable[[Path], object]:
     def changed(folder: Path) -> None:
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+        if then is not None:
+            then(folder)
 
     return changed
 
@@ -125,6 +140,29 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
         r"quantised \(gptq\).*take the checkpoint",
     ),
     "fp8": (shape(quantization_config={"quant_method": "fp8"}), r"quantised \(fp8\)"),
+    "eight bits": (
+        weights(lambda w: w.update({DOWN: torch.zeros(64, 128, dtype=torch.int8)})),
+        rf"1 matrices in eight bits \({DOWN}\)",
+    ),
+    "broken down": (weights(lambda w: w[DOWN].fill_(torch.nan)), rf"{DOWN}.*infinite or none.*earlier checkpoint"),
+    "layers": (shape(layer_types=["full_attention"]), "Class validation.*correct its config.json"),
+    "ends": (written("generation_config.json", "{"), r"generation_config\.json.*is no JSON.*remove it"),
+    "named ends": (
+        written("generation_config.json", '{"eos_token_id": "</s>"}'),
+        r"`eos_token_id` is an id or a list of ids, got '</s>'",
+    ),
+    "no vocabulary": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        r"cannot load the tokenizer.*add the tokenizer files",
+    ),
+    "other ends": (
+        shape(eos_token_id=2, bos_token_id=1, pad_token_id=0, then=written("generation_config.json", "{}")),
+        r"another model's: eos is 1 for the one and 2 for the other; bos is 0",
+    ),
+    "ordinary end": (
+        shape(eos_token_id=44, then=written("generation_config.json", "{}")),
+        r"what the model ends an answer with is an ordinary token of it, 44",
+    ),
     "remote": (
         shape(model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Model"}),
         r"set `student\.trust_remote_code: true`",
@@ -150,6 +188,14 @@ def test_what_does_not_fit_together_is_refused(name: str, tmp_path: Path) -> Non
     damage(save("llama", tmp_path / "model"))
     with pytest.raises(UserError, match=message):
         load_student(StudentConfig(str(tmp_path / "model"), device="cpu"))
+
+
+def test_a_tokenizer_of_a_few_words_is_refused() -> None:
+    """As transformers makes one where the file of the vocabulary is missing."""
+    model = student("llama")
+    few: Any = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1}, "</s>")))
+    with pytest.raises(UserError, match=r"another model's: it has 2 tokens, and the model \d+ embeddings"):
+        fitting(few, model.base, "model")
 
 
 def test_a_tower_without_a_processor_is_refused(tmp_path: Path) -> None:

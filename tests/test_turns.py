@@ -180,3 +180,64 @@ def test_a_template_that_refuses_names_the_sample() -> None:
     model.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     with pytest.raises(UserError, match=r"sample 'x': the chat template of .* refuses its turns \(user\): System role"):
         model.encode(sample("x"))
+
+
+UNKNOWN = ("<reasoning>\n", "<|START_THINKING|>", "Let me think.\n")
+
+
+@pytest.mark.parametrize("mark", UNKNOWN)
+def test_a_thought_that_nobody_can_close_is_refused_or_kept(mark: str) -> None:
+    template = CHATML + OPENS.replace("<think>\n", mark)
+    model = student("qwen2")
+    model.tokenizer.chat_template = template
+    with pytest.raises(UserError, match=r"begin behind '.*enable_thinking: true"):
+        model.response_ids(sample("x"), Response("red"))
+    model = student("qwen2", template_options={"enable_thinking": True})
+    model.tokenizer.chat_template = template
+    assert model.encoder.render(sample("x")).endswith(mark)
+    assert model.decode(model.response_ids(sample("x"), Response("red"))) == "red"
+
+
+def test_a_template_that_leaves_out_a_turn_is_refused() -> None:
+    model = student("qwen2")
+    model.tokenizer.chat_template = CHATML.replace("in messages", "in messages if m.role != 'system'") + OPENS.replace(
+        "<think>\n", ""
+    )
+    brief = Sample("x", (Message("system", (Part("text", "Be brief."),)), *sample("x").prompt))
+    with pytest.raises(UserError, match=r"sample 'x'.* leaves out what the system says \('Be brief\.'\)"):
+        model.encode(brief)
+
+
+def test_contents_are_lists_where_a_template_takes_no_texts() -> None:
+    model = student("qwen2")
+    plain = CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    model.tokenizer.chat_template = plain.replace("{{ m.content }}", "{% for c in m.content %}{{ c.text }}{% endfor %}")
+    expected = student("qwen2")
+    expected.tokenizer.chat_template = plain
+    assert model.encode(sample("x")).ids == expected.encode(sample("x")).ids
+    assert model.response_ids(sample("x"), Response("red")) == expected.response_ids(sample("x"), Response("red"))
+
+
+def test_a_template_without_a_generation_prompt_has_its_header_written() -> None:
+    model = student("qwen2")
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
+    assert model.encoder.render(sample("x")).endswith("<|im_end|>\nassistant: ")
+    assert model.decode(model.response_ids(sample("x"), Response("red"))) == "red"
+
+
+def test_a_turn_ends_with_all_its_ends() -> None:
+    """As Command R7B's: the response's and the turn's. A token that is added and not special ends a turn as well."""
+    model = student("qwen2")
+    model.tokenizer.add_tokens(["<|END_RESPONSE|>"])
+    model.tokenizer.chat_template = CHATML.replace("<|im_end|>\n", "<|END_RESPONSE|><|im_end|>") + OPENS.replace(
+        "<think>\n", ""
+    )
+    encoder = Encoder(model.config, model.base.config, model.base, model.tokenizer, None, Family())
+    ends = [model.tokenizer.convert_tokens_to_ids(t) for t in ("<|END_RESPONSE|>", "<|im_end|>")]
+    assert list(encoder.response_ids(sample("x"), Response("red"), 0))[-2:] == ends
+    assert encoder.turns.end == ends[1]
+    model.tokenizer.chat_template = model.tokenizer.chat_template.replace(
+        "<|END_RESPONSE|><|im_end|>", "<|END_RESPONSE|>"
+    )
+    encoder = Encoder(model.config, model.base.config, model.base, model.tokenizer, None, Family())
+    assert encoder.turns.end == ends[0]

@@ -81,11 +81,7 @@ class HF(Engine):
         self, samples: Sequence[Sample], n: int, sampling: Sampling
     ) -> Iterator[tuple[int, tuple[Response, ...] | Failed]]:
         """What each sample is answered, by its place: what cannot be encoded first, then batches of alike lengths."""
-        if self.student.unsampled:
-            raise UserError(
-                f"{self.student.config.model} cannot be sampled in process: {self.student.unsampled}. "
-                "Sample it with the vllm engine (`rollout.engine: vllm`)"
-            )
+        refuse_unsampled(self.student)
         encoded = [self._encode(sample) for sample in samples]
         yield from ((i, e) for i, e in enumerate(encoded) if isinstance(e, Failed))
         fits = [(i, e) for i, e in enumerate(encoded) if isinstance(e, Encoded)]
@@ -231,3 +227,14 @@ def _truncate(logits_BV: Tensor, sampling: Sampling) -> Tensor:
     keep &= kept.cumsum(1) - kept < sampling.top_p
     keep &= ranked >= ranked[:, :1] + np.log(sampling.min_p) if sampling.min_p else keep
     return logits_BV.masked_fill(~torch.zeros_like(keep).scatter(1, order, keep), float("-inf"))
+
+
+def refuse_unsampled(student: Student) -> None:
+    """Raises:
+    UserError: sampling was found not to give what transformers gives when the model was loaded.
+    """
+    if student.unsampled:
+        raise UserError(
+            f"{student.config.model} cannot be sampled in process: {student.unsampled}. "
+            "Sample it with vLLM, if that knows it (`rollout: vllm`), or train on answers that are given (sft)"
+        )

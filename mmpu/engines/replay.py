@@ -2,9 +2,9 @@
 
 A JSONL file with one prompt a line, `{"id": …, "output": …}` by sample id, or `{"prompt": …, "output": …}` by the
 prompt's text (for prompts without pictures); several answers stand in a list, under `outputs` or `output`.
-`"finished": false` (or a list of these) marks answers that the length limit cut, `"reasoning"` holds thinking that an
-endpoint served apart. An answer that is null, as a refusal or pandas' NaN leaves it, is a missing answer. AlpacaEval's
-`model_outputs.json`, where the prompt is `instruction`, is read too.
+`"finished": false`, or `"finish_reason": "length"` (or a list of these), marks answers that the length limit cut,
+`"reasoning"` holds thinking that an endpoint served apart. An answer that is null, as a refusal or pandas' NaN leaves
+it, is a missing answer. AlpacaEval's `model_outputs.json`, where the prompt is `instruction`, is read too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from mmpu import files
 from mmpu.core import Answer, Choice, Engine, Failed, Response, Sample, Sampling, UserError, digest, in_order
 from mmpu.thinking import thinks_on
 
@@ -140,10 +141,14 @@ def _responses(row: dict[str, Any], where: str) -> Recorded:
             return None
         if not isinstance(text, str):
             raise UserError(f"{where}: {_NEEDS}")
+        if ended not in (True, False, None):
+            raise UserError(f"{where}: `finished` is true or false, got {ended!r}")
         finished = bool(ended) and not thinks_on(text)
         return Response(text, finished=finished, reasoning=reasoning if isinstance(reasoning, str) else "")
 
-    return tuple(response(*one) for one in zip(texts, each("finished", True), each("reasoning", ""), strict=True))
+    uncut = [reason != "length" for reason in each("finish_reason", "stop")]
+    ends = each("finished", True) if "finished" in row else uncut
+    return tuple(response(*one) for one in zip(texts, ends, each("reasoning", ""), strict=True))
 
 
 def _keys(sample: Sample) -> list[str]:
@@ -159,7 +164,7 @@ def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         UserError: it cannot be read, or a row is not a JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.decoded(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recorded answers {path}: {error}") from None
     if path.suffix == ".json":

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from mmpu.config import Values, to_values
 from mmpu.core import Engine, Sample, UserError
-from mmpu.engines.hf import HF
+from mmpu.engines.hf import HF, refuse_unsampled
 from mmpu.learning import Method
 from mmpu.media import thumbnail
 from mmpu.recipes import changes, fit, run_config, trackers, wiring
@@ -155,6 +155,9 @@ class _Training:
             config, listening = stage.config, Listening()
             wired = dataclasses.replace(self.wired, frozen=listening, live=listening, ledger=unsaved)
             own = [] if config.scorer is None else wiring.asking_the_student(config.scorer)
+            needs = stage.method.needs | (wiring.scorer(config.scorer, wired).needs if config.scorer else frozenset())
+            if "responses" in needs and self.run.rollout.name == "hf":
+                refuse_unsampled(student)
             rehearsal = Rehearsal(
                 config,
                 student,
@@ -162,7 +165,7 @@ class _Training:
                 self.wired.teacher,
                 [wiring.scorer(spec, wired) for spec in own],
                 listening,
-                stage.method.needs | (wiring.scorer(config.scorer, wired).needs if config.scorer else frozenset()),
+                needs,
                 lambda text: record.say(escape(text)),
                 self.run.rollout.values.get("max_length"),
             )

@@ -16,8 +16,12 @@ from mmpu.families import Family
 from mmpu.student import gguf
 from mmpu.student.adapters import merged
 from mmpu.student.dropout import without_dropout
-from mmpu.student.soundness import fitting, unquantised, whole
+from mmpu.student.soundness import finite, fitting, generating, unpacked, unquantised, whole
 from mmpu.student.student_config import StudentConfig
+
+
+_UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
+"""What transformers raises where files are not what they should be."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ def load_parts(config: StudentConfig) -> Parts:
         UserError: a part cannot be found or does not fit; says which.
     """
     path, adapters = resolve_model(config.model)
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -49,12 +54,14 @@ def load_parts(config: StudentConfig) -> Parts:
     def load(what: str, auto: Any, **options: Any) -> Any:
         try:
             return auto.from_pretrained(folder, trust_remote_code=config.trust_remote_code, **file, **options)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"cannot load the {what} of {config.model!r}: {first}{_way_out(str(error))}") from error
+        except (*_UNLOADABLE, SafetensorError, StrictDataclassError) as error:
+            raise UserError(f"cannot load the {what} of {config.model!r}: {_reason(what, error)}") from error
 
     shape: Any = load("config", AutoConfig)
     unquantised(shape, config.model)
+    if not file:
+        unpacked(folder, config.model)
+        generating(folder, config.model)
     without_dropout(shape)
     seeing = hasattr(shape, "vision_config")
     family = _family(shape.model_type, config.model) if seeing else Family()
@@ -69,16 +76,17 @@ def load_parts(config: StudentConfig) -> Parts:
         **_placement(config),
     )
     whole(loading, config.model)
+    finite(model, config.model)
     if file:
         model = gguf.plain(model, path)
     tokenizer = load("tokenizer", AutoTokenizer)
+    fitting(tokenizer, model, config.model)
     if config.template == "chat" and tokenizer.chat_template is None:
         tokenizer.chat_template = _processor_template(path)
         if tokenizer.chat_template is None:
             raise UserError(
                 f"{config.model} has no chat template; if it is a base model, set `student.template: completion`"
             )
-    fitting(tokenizer, model, config.model)
     # Pillow is all that this backend needs. In transformers before 5.18 the name at the root wants torchvision all the
     # same, and the one in its own module does not.
     image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
@@ -105,21 +113,32 @@ def base_dtype(name: str) -> torch.dtype | None:
     return found if isinstance(found, torch.dtype) else None
 
 
-def _way_out(error: str) -> str:
-    """Of what transformers raises in its own words."""
+def _reason(what: str, error: Exception) -> str:
+    """What transformers raises, in its own words, and the way out."""
+    text = " ".join(str(error).split("\n")[:2]) if str(error).startswith("Class validation") else str(error).strip()
+    if isinstance(error, KeyError):
+        text = f"its config.json says {error}, which this transformers does not know"
+    first = text.splitlines()[0] if text else type(error).__name__
+    return first + _way_out(what, str(error))
+
+
+def _way_out(what: str, error: str) -> str:
     for said, way in (
         ("trust_remote_code", "; set `student.trust_remote_code: true` if you trust the code that comes with it"),
         ("attention implementation", "; set `student.attention: eager`"),
         ("image processor", "; add the preprocessor_config.json of the model that it was made from"),
         ("preprocessor_config", "; add the preprocessor_config.json of the model that it was made from"),
         ("does not recognize this architecture", "; upgrade transformers"),
-        ("tokenizer", "; add the tokenizer files of the model that it was made from"),
+        ("Unrecognized model", "; fetch its config.json again, with the `model_type` that transformers knows it by"),
+        ("Unrecognized configuration class", "; it is no decoder; take a causal or an image-text model"),
+        ("validation error", "; correct its config.json, or fetch it again"),
+        ("JSON", "; the file is damaged, fetch it again"),
         ("deserializing", "; a file is damaged, fetch it again"),
         ("safetensors", "; the folder is incomplete or damaged, fetch it again"),
     ):
         if said in error:
             return way
-    return ""
+    return "; add the tokenizer files of the model that it was made from" if what == "tokenizer" else ""
 
 
 def resolve_model(name: str) -> tuple[str, list[Path]]:
@@ -137,7 +156,13 @@ def resolve_model(name: str) -> tuple[str, list[Path]]:
         return str(path), []
     if path.is_dir():
         if not (path / "config.json").exists():
-            raise UserError(f"{name} is a folder without config.json: neither a model nor a stage of a run")
+            adapter = (path / "adapter_config.json").exists()
+            way = (
+                "; it is an adapter: merge it into its base (peft's `merge_and_unload`) and save that"
+                if adapter
+                else ""
+            )
+            raise UserError(f"{name} is a folder without config.json: neither a model nor a stage of a run{way}")
         return str(path), []
     if name in plugins.data("models"):
         return str(plugins.find_data("models", name)), []

@@ -158,14 +158,26 @@ class Chat(Turns):
     def prompt(self, sample: Sample) -> str:
         messages, begun = _parted(sample)
         text = self._open(sample, messages)
+        self._hold(sample, messages, text)
         return text if begun is None else text + self._turn.before + self.said(begun.text)
 
     def _open(self, sample: Sample, messages: Sequence[Message]) -> str:
         """The text of a prompt up to the assistant's words. A thought that the template opens, though thinking is off,
         is closed."""
-        text = self._render(sample, self._turns(messages), add_generation_prompt=True)
+        text = self._render(sample, self._turns(messages), add_generation_prompt=True) + self._header
         mark = "" if self._thinks else opening(text)
         return text.removesuffix(mark) + mark.rstrip() + closing(mark) if mark else text
+
+    def _hold(self, sample: Sample, messages: Sequence[Message], text: str) -> None:
+        """Refuses a prompt that leaves out what its turns say; of an assistant's turn, templates drop the thoughts."""
+        held = _squeezed(text)
+        for message in messages:
+            for part in message.parts if message.role != "assistant" else ():
+                if part.kind == "text" and _squeezed(self.inert(part.data)) not in held:
+                    raise UserError(
+                        f"sample {sample.id!r}: the chat template of {self.config.model} leaves out what the "
+                        f"{message.role} says ({part.data[:40]!r}); change the task's `prompt`, or mend the template"
+                    )
 
     def answer(self, sample: Sample, said: str, finished: bool) -> str:
         said = self.said(said)
@@ -204,6 +216,7 @@ class Chat(Turns):
                 f"the chat template of {self.config.model} leaves out what an assistant says, so nothing can be "
                 "trained on; mend it, or set `student.template: completion`"
             )
+        self._know(prompt, whole[:at])
         mark = opening(prompt)
         before = whole[len(prompt) : at] if whole.startswith(prompt) else closing(mark)
         behind = whole[at + len(_SAID) :]
@@ -212,13 +225,68 @@ class Chat(Turns):
         ends = min(places, key=lambda token: (places[token], -len(token)), default=None)
         if ends is None:
             return _Turn(before, behind, "", None)
-        return _Turn(before, behind, behind[: places[ends] + len(ends)], self._added[ends])
+        closed = behind[: places[ends] + len(ends)]
+        for token in self._closers(behind, closed):
+            ends, closed = token, closed + token
+        return _Turn(before, behind, closed, self._added[ends])
+
+    def _know(self, prompt: str, begun: str) -> None:
+        """Refuses a template that opens what is no answer, in a way that nobody could close.
+
+        Args:
+            begun: A whole chat up to the assistant's words.
+
+        Raises:
+            UserError: the prompt holds more than that, at its end.
+        """
+        alike = _alike(prompt, begun)
+        opened, written = prompt[alike:].rstrip(), begun[alike:].rstrip()
+        more = opened != written and opened.endswith(written)
+        if more and not self._thinks and not thought_nothing(prompt):
+            raise UserError(
+                f"the chat template of {self.config.model} lets an answer begin behind {opened!r}, which a whole chat "
+                "does not have there: it opens a thought of a kind that is not known here, or leaves out turns. Mend "
+                "it, or set `student.template_options: {enable_thinking: true}` to train on what follows all the same"
+            )
+
+    def _closers(self, behind: str, closed: str) -> list[str]:
+        """Ends that follow the first one, in the middle of a chat too: Command R writes that of the response, then that
+        of the turn."""
+        turns = self._turns(_ASKED.prompt, _SAID) + self._turns(_ASKED.prompt)
+        try:
+            middle = self._render(_ASKED, turns)
+        except UserError:
+            return []
+        after = middle[middle.find(_SAID) + len(_SAID) :]
+        rest = behind[len(closed) : _alike(behind, after)]
+        names = [token for token, index in self._added.items() if index in self._named_ends]
+        found: list[str] = []
+        while token := max((name for name in names if rest.startswith(name)), key=len, default=""):
+            found.append(token)
+            rest = rest[len(token) :]
+        return found
+
+    @cached_property
+    def _header(self) -> str:
+        """What a template that takes no notice of `add_generation_prompt` writes before an assistant's words."""
+        asked = self._turns(_ASKED.prompt)
+        prompt = self._render(_ASKED, asked, add_generation_prompt=True)
+        if prompt != self._render(_ASKED, asked):
+            return ""
+        whole = self._render(_ASKED, self._turns(_ASKED.prompt, _SAID))
+        header = whole[len(prompt) : whole.rfind(_SAID)] if whole.startswith(prompt) else ""
+        return header if header.strip() else ""
+
+    @property
+    def _named_ends(self) -> set[int | None]:
+        """Ids that model and tokenizer call ends."""
+        return {*self._ends, self.tokenizer.eos_token_id}
 
     @property
     def _enders(self) -> list[str]:
-        """Tokens that may end a turn; some tokenizers have runs of white space among those that are added."""
-        ends = {*self._ends, self.tokenizer.eos_token_id}
-        return [token for token, index in self._added.items() if token in self._special or index in ends]
+        """Tokens that may end a turn, special or merely added; some tokenizers have runs of white space among those."""
+        plain = [token for token in self._added if len(token.split()) == 1 and not is_mark(token)]
+        return [token for token, index in self._added.items() if token in plain or index in self._named_ends]
 
     def _written(self) -> set[int]:
         turns = self._turns(_ASKED.prompt, _SAID) + self._turns(_ASKED.prompt)
@@ -233,12 +301,22 @@ class Chat(Turns):
             return self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self._options
             )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             roles = ", ".join(turn["role"] for turn in turns)
-            where = f"sample {sample.id!r}: " if sample.id else ""  # else a chat of our own
+            where, way = f"sample {sample.id!r}: ", "change the task's `prompt`"
+            if not sample.id:  # a chat of our own
+                where, way = "", "mend it, set `student.template: completion`"
             raise UserError(
                 f"{where}the chat template of {self.config.model} refuses its turns ({roles}): {error}; "
-                "change the task's `prompt`, or pass what the template asks for in `student.template_options`"
+                f"{way}, or pass what the template asks for in `student.template_options`"
             ) from error
 
     def _turns(self, messages: Sequence[Message], said: str | None = None) -> list[dict[str, Any]]:
@@ -246,8 +324,27 @@ class Chat(Turns):
         found = [self._turned(m.role, [(p.kind, self.inert(p.data)) for p in m.parts]) for m in messages]
         return found if said is None else [*found, self._turned("assistant", [("text", said)])]
 
+    @cached_property
+    def _listed(self) -> bool:
+        """Whether the contents of turns are lists of parts: for pictures, or as a template takes no plain texts."""
+        if self.marker is not None:
+            return True
+
+        def says(content: object) -> bool:
+            try:
+                return _SAID in self._render(_ASKED, [asked, {"role": "assistant", "content": content}])
+            except UserError:
+                return False
+
+        asked = {"role": "user", "content": "Ready?"}
+        if says(_SAID):
+            return False
+        part = {"type": "text", "text": _SAID}
+        asked = {"role": "user", "content": [part]}
+        return says([part])
+
     def _turned(self, role: str, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        if self.marker is None:
+        if not self._listed:
             return {"role": role, "content": "\n".join(data for kind, data in parts if kind == "text")}
         content = [{"type": "image"} if kind == "image" else {"type": "text", "text": data} for kind, data in parts]
         return {"role": role, "content": content}
@@ -261,3 +358,9 @@ def _parted(sample: Sample) -> tuple[tuple[Message, ...], Message | None]:
 
 def _squeezed(text: str) -> str:
     return "".join(text.split())
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -13,7 +13,6 @@ Reading data runs no code but that of trusted `.py` sources.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import inspect
 import io
@@ -137,16 +136,11 @@ def _text(file: Path) -> str:
     archive = _archive_of(file)
     try:
         raw = files.content(file) if archive is None else member(archive, file.relative_to(archive).as_posix())
-        return _decoded(unzipped(raw) if file.suffix == ".gz" else raw)
+        return files.decoded(unzipped(raw) if file.suffix == ".gz" else raw)
     except (FileNotFoundError, NotADirectoryError, KeyError):
         raise UserError(f"{file}: no such file; correct `source`, or point `data` at its folder") from None
     except (*BROKEN, EOFError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}") from None
-
-
-def _decoded(raw: bytes) -> str:
-    """UTF-8 with or without a byte order mark; UTF-16 with one, as spreadsheets write tables."""
-    return raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def _archive_of(file: Path) -> Path | None:

@@ -157,16 +157,26 @@ class Rehearsal:
                 scorer.score(asked)
         named = set[str]()
         for prompt, room in self.listening.heard:
-            length = None if prompt.id in named else overlong(self.student, prompt, room)
-            if length is not None:
+            found = None if prompt.id in named else self._unasked(prompt, room)
+            if found is not None:
                 named.add(prompt.id)
-                yield Misfit(
-                    prompt.id,
-                    "long",
-                    f"sample {prompt.id!r}: its scorer's prompt has {length} tokens with a candidate of "
-                    f"max_tokens={self.fitting.answer}, {self.student.config.model} reads {self.student.encoder.limit}",
-                )
+                yield found
         self.listening.heard.clear()
+
+    def _unasked(self, prompt: Sample, room: int) -> Misfit | None:
+        """Why a scorer's prompt cannot be read, if it cannot."""
+        try:
+            length = overlong(self.student, prompt, room)
+        except UserError as error:
+            return Misfit(prompt.id, "unreadable", f"its scorer's prompt, {error}")
+        if length is None:
+            return None
+        return Misfit(
+            prompt.id,
+            "long",
+            f"sample {prompt.id!r}: its scorer's prompt has {length} tokens with a candidate of "
+            f"max_tokens={self.fitting.answer}, {self.student.config.model} reads {self.student.encoder.limit}",
+        )
 
     @property
     def _shown(self) -> int:

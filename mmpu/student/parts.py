@@ -19,7 +19,6 @@ from mmpu.student.dropout import without_dropout
 from mmpu.student.soundness import finite, fitting, generating, unpacked, unquantised, whole
 from mmpu.student.student_config import StudentConfig
 
-
 _UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
 """What transformers raises where files are not what they should be."""
 

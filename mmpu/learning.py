@@ -39,6 +39,15 @@ class Row:
     """Train on the prompt's tokens too, all but the first, which nothing predicts."""
 
 
+def given_pair(group: Group) -> list[Row]:
+    """The two answers that a sample of a preference data set has, the first preferred."""
+    if group.sample.pair is None:
+        raise UserError(f"sample {group.sample.id!r} holds no pair of answers; `format: preference` reads them")
+    better, worse = map(Response, group.sample.pair)
+    context = group.context
+    return [Row(group.sample, better, context=context, beats=(1,)), Row(group.sample, worse, -1.0, context=context)]
+
+
 @dataclass(frozen=True, slots=True)
 class Shadow:
     """A second set of weights that a method keeps beside the student's: its teacher, or its sampler."""
@@ -149,8 +158,9 @@ class Method(ABC):
     def needs(self) -> frozenset[str]:
         """What is made for the method, and no more.
 
-        Of a group: "anchor", "responses", "scores", "anchor_score", "context" (the privileged teacher's prompt, see
-        `context`), "teacher_responses". Of tokens: "reference", "old_logp", "teacher_logp", "teacher_entropy", "value".
+        Of a sample: "pair", two answers of the data's own. Of a group: "anchor", "responses", "scores",
+        "anchor_score", "context" (the privileged teacher's prompt, see `context`), "teacher_responses". Of tokens:
+        "reference", "old_logp", "teacher_logp", "teacher_entropy", "value".
         """
         return frozenset()
 

@@ -3,8 +3,11 @@ and the generalised JSD agree to 1e-6 in float64."""
 
 from __future__ import annotations
 
+import copy
+import json
 import warnings
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -19,16 +22,24 @@ from trl.import_utils import TRLExperimentalWarning
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TRLExperimentalWarning)  # raised by the import alone
     from trl.experimental.gkd import GKDTrainer
+from accelerate import Accelerator
+from datasets import Dataset
+from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import nanstd
 
+from mmpu.core import Group
 from mmpu.learning import Batch, Divergence, Quantities
 from mmpu.losses import group_advantages
 from mmpu.methods.dpo import DPO
 from mmpu.methods.grpo import GRPO
 from mmpu.methods.pbsd import PBSD
 from mmpu.student.divergence import divergence, log_softmax
+from mmpu.task import load_task
+from mmpu.train.optim import Optim
+from mmpu.train.update import Updater
+from tiny import student
 
 pytestmark = pytest.mark.numerical
 
@@ -163,6 +174,44 @@ def test_dpo_and_pbsd_with_one_prompt() -> None:
         torch.testing.assert_close(loss, expected.detach(), atol=1e-6, rtol=0)
         loss.backward()
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=0)
+
+
+PLAIN = (
+    "{% for m in messages %}{{ '' if loop.first else '\\n' }}<|im_start|>{{ m.role + '\\n' + m.content }}<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\\n<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""ChatML without a line break behind a turn: TRL trains on what stands behind the end of a turn, and we do not."""
+
+
+def test_dpo_on_given_pairs_from_rows_to_loss(tmp_path: Path) -> None:
+    """TRL's trainer and our task, method and update, from the same file. TRL's head is float32 whatever the weights."""
+    rows = [
+        {"prompt": [{"role": "user", "content": q}]}
+        | {name: [{"role": "assistant", "content": text}] for name, text in (("chosen", yes), ("rejected", no))}
+        for q, yes, no in (("2 + 2?", "It is 4.", "5"), ("What colour is it?", "red", "It is blue, I think."))
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = student("qwen2").double()
+    model.tokenizer.chat_template = PLAIN
+    model.start_stage(reference=True)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    samples = load_task(str(tmp_path / "train.jsonl"), splits={"train": {}}).samples("train")
+    method, optim = DPO("data", beta=0.3), Optim(lr=1e-9)
+    groups = [method.supervise(Group(sample)) for sample in samples]
+    update = Updater(model, model, optim.build(model), method, optim, Accelerator(cpu=True))
+    args = DPOConfig(
+        str(tmp_path / "trl"), per_device_train_batch_size=2, beta=0.3, report_to=[], use_cpu=True,
+        gradient_checkpointing=False, bf16=False, max_length=None, disable_tqdm=True,
+    )  # fmt: skip
+    theirs = DPOTrainer(
+        copy.deepcopy(model.base), model._frozen[0], args, train_dataset=Dataset.from_list(rows),
+        processing_class=model.tokenizer,
+    )  # fmt: skip
+    loss = theirs.compute_loss(theirs.model, next(iter(theirs.get_train_dataloader())))
+    assert update(groups, 0, 10)["loss"] == pytest.approx(loss.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])

@@ -1,13 +1,14 @@
-"""Tool calls in ToolAlpaca's text form: the calls of a text against the gold calls.
+"""Tool calls: those of a text against the gold calls.
 
     Thought: …
     Action: getFacts
     Action Input: {"limit": 3}
 
-The answer is JSON: a list of `{"Action": name, "Action_Input": JSON text}`. Strict: the same sequence of names, each
-with equal arguments; arguments are read by a JSON decoder, and a malformed call is wrong. With `compat: true` the rule
-of the published numbers (SDFT, SDPO), defects included: names match `\\w+` and are compared as multisets, arguments end
-at the first `}`, are merged over all calls, and dropped where they are not JSON.
+is ToolAlpaca's text form; a text without an action is read in the form of its model's family (`calls.py`). The answer
+is JSON: a list of `{"Action": name, "Action_Input": JSON text}` or of OpenAI's calls. Strict: the same sequence of
+names, each with equal arguments; arguments are read by a JSON decoder, and a malformed call is wrong. With `compat:
+true` the rule of the published numbers (SDFT, SDPO), defects included: names match `\\w+` and are compared as
+multisets, arguments end at the first `}`, are merged over all calls, and dropped where they are not JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, cast
 
+from mmpu.calls import UNREADABLE, of_openai, read
 from mmpu.core import Grader, Sample
 
 _ACTION = re.compile(r"^[ \t]*Action:[ \t]*(.*?)[ \t]*$", re.MULTILINE)
@@ -68,6 +70,8 @@ def _gold(sample: Sample) -> list[Call] | None:
     """The gold calls; None if there are none, or they are not JSON, as a few published ones are."""
     try:
         calls = cast(list[dict[str, Any]], json.loads(sample.answer or ""))
+        if calls and "Action" not in calls[0]:
+            return [(call.name, call.arguments) for call in map(of_openai, calls)]
         return [(str(c["Action"]), json.loads(c["Action_Input"] or "{}")) for c in calls]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
@@ -81,7 +85,9 @@ def _calls(text: str) -> list[Call]:
         end = following.start() if following else len(text)
         start = _INPUT.match(text, match.end(), end)
         calls.append((match[1].strip("`*\"'"), _arguments(text[start.end() : end]) if start else _MALFORMED))
-    return calls
+    if calls:
+        return calls
+    return [(call.name, _MALFORMED if call.arguments is UNREADABLE else call.arguments) for call in read(text)]
 
 
 def _arguments(text: str) -> object:

@@ -1,10 +1,11 @@
-"""DPO (arXiv 2305.18290) on pairs of the student's candidates, or of the anchor and a candidate.
+"""DPO (arXiv 2305.18290) on pairs of the student's candidates, of the anchor and a candidate, or of the data set's own.
 
     loss = mean over prompts, over their pairs, of −log σ( β [(log p_θ − log p_ref)(y_w) − (log p_θ − log p_ref)(y_l)] )
 
 Log-probabilities are sums over a sequence; the reference is the stage's start. With `pairs: anchor_vs_sample` this is
-SinglePair-DPO, with the others AnchorRank-DPO, the baselines of PU-RLD (arXiv 2601.20687), whose paper does not say
-which pairs it forms. Candidates come from the stage's start, drawn once per prompt, unless `refresh_every` is set.
+SinglePair-DPO, with others AnchorRank-DPO, the baselines of PU-RLD (arXiv 2601.20687), whose paper does not say which
+pairs it forms; with `pairs: data` it is DPO as published, on the rows' own chosen and rejected answers. Candidates come
+from the stage's start, drawn once per prompt, unless `refresh_every` is set.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from torch import Tensor
 
 from mmpu.core import Group, UserError
 from mmpu.knobs import Count, NotNegative, Positive
-from mmpu.learning import Batch, Method, Quantities, Row, Shadow
+from mmpu.learning import Batch, Method, Quantities, Row, Shadow, given_pair
 from mmpu.losses import pair_weights, seq_sum, sigmoid_pair_loss
 
 
 @dataclass(frozen=True)
 class DPO(Method):
-    pairs: Literal["all_ordered", "best_worst", "top_vs_rest", "anchor_vs_sample"] = "all_ordered"
-    """`all_ordered`: every two candidates whose scores differ. `anchor_vs_sample` needs no scores."""
+    pairs: Literal["all_ordered", "best_worst", "top_vs_rest", "anchor_vs_sample", "data"] = "all_ordered"
+    """`all_ordered`: every two candidates whose scores differ. `anchor_vs_sample` needs no scores, `data` nothing but a
+    task whose rows hold pairs (`format: preference`)."""
     beta: Positive = 0.1
     delta: NotNegative = 0.0
     """A pair's scores differ by more than this; ties give no pair."""
@@ -39,9 +41,15 @@ class DPO(Method):
         super().__post_init__()
         if self.pairs == "anchor_vs_sample" and self.include_anchor:
             raise UserError("dpo: `include_anchor` is for pairs of candidates; anchor_vs_sample has the anchor in all")
+        if self.pairs == "data" and (self.include_anchor or self.refresh_every):
+            raise UserError(
+                "dpo: `include_anchor` and `refresh_every` are for candidates, which `pairs: data` has none of"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
+        if self.pairs == "data":
+            return frozenset({"pair", "reference"})
         needs = {"responses", "reference"}
         if self.pairs == "anchor_vs_sample":
             return frozenset(needs | {"anchor"})
@@ -49,19 +57,23 @@ class DPO(Method):
 
     @property
     def listwise(self) -> bool:
-        return self.pairs != "anchor_vs_sample" and not self.include_anchor
+        return self.pairs not in ("anchor_vs_sample", "data") and not self.include_anchor
 
     @property
-    def shadow(self) -> Shadow:
+    def shadow(self) -> Shadow | None:
+        if self.pairs == "data":
+            return None
         return Shadow("copy", every=self.refresh_every) if self.refresh_every else Shadow("start")
 
     @property
     def offline(self) -> bool:
-        return True
+        return self.pairs != "data"
 
     def supervise(self, group: Group) -> list[Row]:
         """One row per response that stands in a pair, however many it stands in."""
         responses = list(group.responses)
+        if self.pairs == "data":
+            return given_pair(group)
         if self.pairs == "anchor_vs_sample":
             anchor = group.taught
             responses = [anchor, *responses]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmpu.core import Group, Sample
 from mmpu.knobs import Count, Positive
-from mmpu.learning import Batch, Method, Quantities, Row, Shadow
+from mmpu.learning import Batch, Method, Quantities, Row, Shadow, given_pair
 from mmpu.losses import pair_weights, seq_mean, seq_sum, sigmoid_pair_loss
 from mmpu.prompts import template_path, with_solution
 
@@ -33,6 +33,8 @@ class PBSD(Method):
     """Sequence log-likelihoods, or their mean per token."""
     beta: Positive | None = None
     """None takes 0.1 for sums and 2.0 for means."""
+    pairs: Literal["sampled", "data"] = "sampled"
+    """`data` takes the two answers that a row holds (`format: preference`) in the place of what the two selves say."""
     refresh_every: Count | None = None
     """Steps after which the student's weights become the teacher's; None keeps the stage's start."""
     privileged: Literal["reference", "anchor"] = "reference"
@@ -44,7 +46,8 @@ class PBSD(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        needs = {"responses", "context", "teacher_responses", "teacher_logp"}
+        pairs = {"pair"} if self.pairs == "data" else {"responses", "teacher_responses"}
+        needs = {*pairs, "context", "teacher_logp"}
         return frozenset(needs | ({"anchor"} if self.privileged == "anchor" else set[str]()))
 
     @property
@@ -58,6 +61,8 @@ class PBSD(Method):
 
     def supervise(self, group: Group) -> list[Row]:
         """y⁺ and y⁻ of each pair; a pair of equal responses teaches nothing and is left out."""
+        if self.pairs == "data":
+            return given_pair(group)
         rows: list[Row] = []
         for better, worse in zip(group.teacher_responses, group.responses, strict=False):
             if better.tokens != worse.tokens:

@@ -89,6 +89,12 @@ def check(stage: StageConfig, method: Method, wired: Wired, sampling: Sampling) 
             f"{same[0]!r}; {task.way_out}"
         )
     samples = task.ready(stage.split)
+    if "pair" in method.needs and (bare := [sample.id for sample in samples if sample.pair is None]):
+        raise UserError(
+            f"{where}: its method trains on pairs of the data's own, and {len(bare)} of the {len(samples)} rows of "
+            f"{stage.split} hold none, first {bare[0]!r}; take rows with `chosen` and `rejected` (`format: "
+            "preference`), or a method that samples"
+        )
     scored = "scores" in method.needs
     if scored and stage.scorer is None:
         raise UserError(f"{where}: its method needs scores; set `scorer:`, for example `scorer: self_eval`")

@@ -169,10 +169,11 @@ class _Training:
                 lambda text: record.say(escape(text)),
                 self.run.rollout.values.get("max_length"),
             )
-            place = self.run.folder / f"{index}-{config.name}"
-            found[config.name] = rehearsal(
-                self.wired.task.samples(config.split), place, self.accelerator.is_main_process
-            )
+            place, task = self.run.folder / f"{index}-{config.name}", self.wired.task
+            found[config.name] = rehearsal(task.samples(config.split), place, self.accelerator.is_main_process)
+            for why, example in task.examples.get(config.split, {}).items():
+                count = task.dropped[config.split][why]
+                record.say(escape(f"stage {config.name!r}: {count} rows left out by `{why}`, the first {example}"))
         return found
 
     def train(self, stage: Planned, student: Student, sampler: Engine, place: Path, samples: Sequence[Sample]) -> None:

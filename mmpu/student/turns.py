@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
+from mmpu.calls import parted
 from mmpu.core import Message, Sample, UserError, user
+from mmpu.student import tools
 from mmpu.student.student_config import StudentConfig
 from mmpu.thinking import answer_of, closing, is_mark, opening, thinks_on, thought_nothing
 
@@ -125,6 +127,8 @@ class Plain(Turns):
     """For models without a chat template: the prompt's texts, and the answer right behind."""
 
     def prompt(self, sample: Sample) -> str:
+        if any(message.more for message in sample.prompt):
+            raise UserError(f"sample {sample.id!r} has tools or calls, which need a chat template (`student.template`)")
         return "\n".join(message.text for message in sample.prompt)
 
     def answer(self, sample: Sample, said: str, finished: bool) -> str:
@@ -164,7 +168,8 @@ class Chat(Turns):
     def _open(self, sample: Sample, messages: Sequence[Message]) -> str:
         """The text of a prompt up to the assistant's words. A thought that the template opens, though thinking is off,
         is closed."""
-        text = self._render(sample, self._turns(messages), add_generation_prompt=True) + self._header
+        offered = tools.offered(messages, self.inert)
+        text = self._render(sample, self._turns(messages), offered, add_generation_prompt=True) + self._header
         mark = "" if self._thinks else opening(text)
         return text.removesuffix(mark) + mark.rstrip() + closing(mark) if mark else text
 
@@ -172,11 +177,12 @@ class Chat(Turns):
         """Refuses a prompt that leaves out what its turns say; of an assistant's turn, templates drop the thoughts."""
         held = _squeezed(text)
         for message in messages:
-            for part in message.parts if message.role != "assistant" else ():
-                if part.kind == "text" and _squeezed(self.inert(part.data)) not in held:
+            said = [p.data for p in message.parts if p.kind == "text" and message.role != "assistant"]
+            for words in (*map(self.inert, said), *tools.named(message, self.inert)):
+                if _squeezed(words) not in held:
                     raise UserError(
                         f"sample {sample.id!r}: the chat template of {self.config.model} leaves out what the "
-                        f"{message.role} says ({part.data[:40]!r}); change the task's `prompt`, or mend the template"
+                        f"{message.role} says ({words[:40]!r}); change the task's `prompt`, or mend the template"
                     )
 
     def answer(self, sample: Sample, said: str, finished: bool) -> str:
@@ -189,11 +195,18 @@ class Chat(Turns):
         """What a template makes of an answer, white space and marks of thinking as it writes them; the answer as it is
         behind what the template writes before it, where the whole chat does not begin as the prompt, or lacks some."""
         prompt, turn = self._open(sample, messages), self._turn
-        whole = self._render(sample, self._turns(messages, said))
+        told, called = parted(said)
+        whole = self._render(sample, self._turns(messages, said), tools.offered(messages, self.inert))
         if whole.startswith(prompt) and whole.endswith(turn.behind) and not thinks_on(said):
             words = whole[len(prompt) : len(whole) - len(turn.behind)]
-            if _squeezed(said.removeprefix(self.opened)) in _squeezed(words):
+            whole_said = _squeezed(told.removeprefix(self.opened)) in _squeezed(words)
+            if whole_said and all(call.name in words for call in called):
                 return words
+        if called:
+            raise UserError(
+                f"sample {sample.id!r}: the chat template of {self.config.model} does not write the tool calls of its "
+                "answer, or not the words beside them; take a model whose template does, or leave the row out"
+            )
         if opening(prompt) and answer_of(said) != said:
             return said.removeprefix(self.opened)
         return turn.before + (answer_of(said) if thought_nothing(prompt) else said)
@@ -294,12 +307,19 @@ class Chat(Turns):
         written = {self._added[token] for token in self._special if token in text and not is_mark(token)}
         return written | ({self._turn.end} if self._turn.end is not None else set())
 
-    def _render(self, sample: Sample, turns: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
+    def _render(
+        self,
+        sample: Sample,
+        turns: list[dict[str, Any]],
+        offered: Sequence[object] = (),
+        add_generation_prompt: bool = False,
+    ) -> str:
         from jinja2 import TemplateError
 
+        options = {**self._options, **({"tools": list(offered)} if offered else {})}
         try:
             return self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self._options
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **options
             )
         except (
             TemplateError,
@@ -321,8 +341,14 @@ class Chat(Turns):
 
     def _turns(self, messages: Sequence[Message], said: str | None = None) -> list[dict[str, Any]]:
         """Turns as templates take them, and one of the assistant's that says this."""
-        found = [self._turned(m.role, [(p.kind, self.inert(p.data)) for p in m.parts]) for m in messages]
-        return found if said is None else [*found, self._turned("assistant", [("text", said)])]
+        found = [
+            self._turned(m.role, [(p.kind, self.inert(p.data)) for p in m.parts]) | tools.further(m, self.inert)
+            for m in messages
+        ]
+        if said is None:
+            return found
+        told, calls = parted(said)
+        return [*found, self._turned("assistant", [("text", told)]) | tools.called(calls)]
 
     @cached_property
     def _listed(self) -> bool:
@@ -344,7 +370,7 @@ class Chat(Turns):
         return says([part])
 
     def _turned(self, role: str, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        if not self._listed:
+        if not self._listed or role == "tool":
             return {"role": role, "content": "\n".join(data for kind, data in parts if kind == "text")}
         content = [{"type": "image"} if kind == "image" else {"type": "text", "text": data} for kind, data in parts]
         return {"role": role, "content": content}

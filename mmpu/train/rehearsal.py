@@ -120,7 +120,10 @@ class Rehearsal:
         groups: list[Group] = []
         for sample, answer in zip(samples, known, strict=True):
             answers = [answer] if answer is not None and answer.text.strip() else []
-            found = misfit(self.student, sample, answers if trains else (), room, self.longest if room else None)
+            taught = answers if trains else []
+            if "pair" in self.needs and sample.pair is not None:
+                taught = [*map(Response, sample.pair)]
+            found = misfit(self.student, sample, taught, room, self.longest if room else None)
             if found is not None:
                 yield found
                 continue
@@ -186,7 +189,13 @@ class Rehearsal:
     def _key(self, samples: Sequence[Sample], known: Sequence[Response | None]) -> str:
         """What the outcome depends on."""
         rows = [
-            [sample.id, [[m.role, m.text] for m in sample.prompt], sample.images, answer and answer.raw]
+            [
+                sample.id,
+                [[m.role, m.text, *([m.more] if m.more else [])] for m in sample.prompt],
+                sample.images,
+                answer and answer.raw,
+                *(sample.pair if sample.pair and "pair" in self.needs else ()),
+            ]
             for sample, answer in zip(samples, known, strict=True)
         ]
         student, config = self.student.config, self.config

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -87,7 +88,8 @@ class Updater:
 
     def prepare(self, groups: Sequence[Sequence[Row]], mean_score: float = 0.0, kl: bool = False) -> Prepared:
         """What stays the same over a rollout's updates: reference, teacher, old values, and weights made of them."""
-        pieces = [Piece(self._measure.tree(rows), tuple(rows)) for rows in groups if rows]
+        runs = [run for rows in groups for run in _by_prompt(rows)]
+        pieces = [Piece(self._measure.tree(rows), tuple(rows)) for rows in runs]
         parts = [
             self._part([piece for piece in pieces if piece.rows[0].part == number], share, mean_score, kl)
             for number, share in enumerate(self.shares)
@@ -300,6 +302,11 @@ class Updater:
             pairs_P2=torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2),
             mean_score=mean_score,
         )
+
+
+def _by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of a group, those with one prompt together: the turns of a conversation have one each."""
+    return [list(run) for _, run in groupby(rows, lambda row: row.sample.prompt)]
 
 
 def _padded(rows: Sequence[Tensor], empty: Tensor) -> Tensor:

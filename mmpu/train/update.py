@@ -306,6 +306,7 @@ class Updater:
 
 def _by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows of a group, those with one prompt together: the turns of a conversation have one each."""
+    assert len({row.sample.id for row in rows}) <= 1, "rows of several prompts in one group"
     return [list(run) for _, run in groupby(rows, lambda row: row.sample.prompt)]
 
 

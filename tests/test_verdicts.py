@@ -452,9 +452,8 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_stored_is_asked_again(
         process.kill()
         process.join()
         stored = sum(r.win is not None for r in Verdicts(path).all())
-        # Calls under way, and as many again that came in the last milliseconds, or whose letter was heard and whose
-        # text was still to be asked for.
-        assert 0 <= sum(trouble.answered.values()) - stored <= kill * 2 * 32
+        # Calls under way, those that were heard and are not stored yet among them.
+        assert 0 <= sum(trouble.answered.values()) - stored <= kill * 32
 
     def finish() -> int:
         process = start()

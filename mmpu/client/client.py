@@ -129,7 +129,7 @@ class Client:
         if response.status // 100 != 2:
             raise self._refusal(endpoint, response, raw, started, clock())
         try:
-            reply: object = whole(files.parsed(raw))
+            reply: object = files.writable(files.parsed(raw))
             if not isinstance(reply, dict):
                 raise TypeError
         except (ValueError, TypeError):
@@ -250,18 +250,6 @@ def _proxy(url: str) -> str | None:
     if urllib.request.proxy_bypass(parts.netloc):
         return None
     return urllib.request.getproxies().get(parts.scheme)
-
-
-def whole(value: Any) -> Any:
-    """A reply whose texts can be written down: half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a
-    replacement character."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [whole(item) for item in cast(list[Any], value)]
-    if isinstance(value, dict):
-        return {whole(key): whole(item) for key, item in cast(dict[Any, Any], value).items()}
-    return value
 
 
 def checked_key(key: str, name: str) -> str:

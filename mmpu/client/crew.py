@@ -14,6 +14,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+class Abandoned(Exception):
+    """Nothing of this item is under way, and nothing more is asked for."""
+
+
 class Crew(Generic[T]):
     """Args:
     most: Workers awake at a time.
@@ -25,27 +29,36 @@ class Crew(Generic[T]):
         self._most = most
         self._begun = begun
         self._workers = self._awake = 0
+        self._broken: Exception | None = None
+        self._stop = asyncio.Event()
 
     async def run(self, work: Callable[[T], Awaitable[None]]) -> None:
         """Does the work on every item.
 
         Raises:
-            BaseExceptionGroup: what `work` raised; the other items are cancelled.
+            Exception: the first that `work` raised. No further item is begun then; those under way end, since their
+                calls have been paid for, but are not asked for again.
         """
         self._work = work
         async with asyncio.TaskGroup() as self._tasks:
             for _ in range(self._most):
                 self._hire()
+        if self._broken is not None:
+            raise self._broken
 
     async def rest(self, seconds: float) -> None:
         """What a worker awaits in the middle of an item to let others work."""
         self._awake -= 1
-        if self._workers < self._begun:
+        if self._workers < self._begun and not self._broken:
             self._hire()
         try:
-            await asyncio.sleep(seconds)
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
         finally:
             self._awake += 1
+        raise Abandoned
 
     def _hire(self) -> None:
         self._workers += 1
@@ -55,8 +68,14 @@ class Crew(Generic[T]):
     async def _labour(self) -> None:
         try:
             for item in self._items:
-                await self._work(item)
-                if self._awake > self._most:
+                try:
+                    await self._work(item)
+                except Abandoned:
+                    pass
+                except Exception as error:
+                    self._broken = self._broken or error
+                    self._stop.set()
+                if self._awake > self._most or self._broken:
                     return
         finally:
             self._workers -= 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import TypeVar, cast
 
 from mmpu.client.client import MALFORMED, Client, Reply, Trouble
@@ -35,6 +36,9 @@ class Unusable(Exception):
 class Exchange:
     """The dealings with endpoints over one item: one deadline for all its requests, and what they took.
 
+    `async with`: the place of a call that was answered is held until the item is done with or asks again, so that
+    what is under way, and what has been paid for and is not written down yet, are no more than the pool has places.
+
     Args:
         rest: Awaited, with the seconds, before a request is made again.
     """
@@ -46,6 +50,21 @@ class Exchange:
         self.refusals: list[str] = []
         """Why some of the answers asked for will not come, while others did."""
         self._ends: float | None = None
+        self._held: Endpoint | None = None
+        """Whose place an answered call still takes."""
+
+    async def __aenter__(self) -> Exchange:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._held is not None:
+            self.client.pool.leave(self._held)
+            self._held = None
 
     async def post(self, build: Callable[[], Awaitable[bytes]], read: Callable[[Reply], T]) -> T:
         """Sends a request until its reply can be read.
@@ -57,11 +76,12 @@ class Exchange:
         Raises:
             Refused: it cannot, within the terms.
         """
+        self._leave()
         clock, terms = asyncio.get_running_loop().time, self.client.terms
         endpoint: Endpoint | None = None
         trouble = Trouble("")
         for attempt in range(1, terms.retries + 2):
-            endpoint = await self._enter(endpoint, trouble)
+            endpoint = self._held = await self._enter(endpoint, trouble)
             ends = self._ends = self._ends or clock() + terms.deadline
             try:
                 body = await build()
@@ -72,8 +92,7 @@ class Exchange:
                 return self._read(endpoint, reply, started, read)
             except Trouble as error:
                 trouble = error
-            finally:
-                self.client.pool.leave(endpoint)
+                self._leave()
             if not trouble.again:
                 raise (Declined if trouble.declined else Refused)(str(trouble))
             if attempt > terms.retries:

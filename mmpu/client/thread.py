@@ -12,8 +12,8 @@ import contextlib
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 TOGETHER = 0.002
@@ -21,29 +21,40 @@ TOGETHER = 0.002
 
 
 @dataclass(frozen=True)
+class _Batch(Generic[T]):
+    """Items that are handed over together."""
+
+    items: list[T] = field(default_factory=list[T])
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
 class _End:
     error: BaseException | None
 
 
-def stream(work: Callable[[Callable[[T], None]], Awaitable[None]]) -> Iterator[T]:
-    """What `work` hands to its argument, as it does; leaving the iteration early cancels it.
+def stream(work: Callable[[Callable[[T], Awaitable[None]]], Awaitable[None]]) -> Iterator[T]:
+    """What `work` hands to its argument, as it does; leaving the iteration early cancels it. Who awaits what the
+    argument returns goes on when whoever iterates has done with the item, and with those that came together with it.
 
     Raises:
         Whatever `work` raises, after what was handed over before.
     """
-    heard: queue.SimpleQueue[list[T] | _End] = queue.SimpleQueue()
-    together: list[T] = []
+    heard: queue.SimpleQueue[_Batch[T] | _End] = queue.SimpleQueue()
+    together: list[_Batch[T]] = []
     loop = asyncio.new_event_loop()
 
-    def hand_over(item: T) -> None:
+    async def hand_over(item: T) -> None:
         if not together:
+            together.append(_Batch())
             loop.call_later(TOGETHER, flush)
-        together.append(item)
+        batch = together[0]
+        batch.items.append(item)
+        await batch.done.wait()
 
     def flush() -> None:
         if together:
-            heard.put(together.copy())
-            together.clear()
+            heard.put(together.pop())
 
     task = loop.create_task(_run(work, hand_over))
 
@@ -62,15 +73,19 @@ def stream(work: Callable[[Callable[[T], None]], Awaitable[None]]) -> Iterator[T
     thread = threading.Thread(target=run, name="mmpu-client", daemon=True)
     thread.start()
     try:
-        while not isinstance(items := heard.get(), _End):
-            yield from items
-        if items.error is not None:
-            raise items.error
+        while not isinstance(batch := heard.get(), _End):
+            yield from batch.items
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                loop.call_soon_threadsafe(batch.done.set)
+        if batch.error is not None:
+            raise batch.error
     finally:
         with contextlib.suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(task.cancel)
         thread.join()
 
 
-async def _run(work: Callable[[Callable[[T], None]], Awaitable[None]], hand_over: Callable[[T], None]) -> None:
+async def _run(
+    work: Callable[[Callable[[T], Awaitable[None]]], Awaitable[None]], hand_over: Callable[[T], Awaitable[None]]
+) -> None:
     await work(hand_over)

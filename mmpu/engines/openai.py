@@ -186,23 +186,20 @@ class OpenAI(Engine):
         key = checked_key((os.environ.get(self.key_from) or "EMPTY").strip(), self.key_from)
         terms = Terms(self.concurrency, self.timeout, self.deadline, self.retries)
 
-        async def work(hand_over: Callable[[Answer[T]], None]) -> None:
+        async def work(hand_over: Callable[[Answer[T]], Awaitable[None]]) -> None:
             crew = Crew(enumerate(samples), self.concurrency, LIVE * self.concurrency)
             async with Client(endpoints, key, terms) as client:
 
                 async def one(item: tuple[int, Sample]) -> None:
                     index, sample = item
-                    exchange = Exchange(client, crew.rest)
-                    try:
-                        value: T | Failed = await ask(exchange, sample)
-                    except Refused as error:
-                        value = Failed(str(error), isinstance(error, Declined))
-                    hand_over(Answer(index, value, dict(exchange.counts), "; ".join(exchange.refusals)))
+                    async with Exchange(client, crew.rest) as exchange:
+                        try:
+                            value: T | Failed = await ask(exchange, sample)
+                        except Refused as error:
+                            value = Failed(str(error), isinstance(error, Declined))
+                        await hand_over(Answer(index, value, dict(exchange.counts), "; ".join(exchange.refusals)))
 
-                try:
-                    await crew.run(one)
-                except BaseExceptionGroup as group:  # a sample whose image is broken, say
-                    raise group.exceptions[0] from None
+                await crew.run(one)
 
         return self._tallied(stream(work)) if samples else iter(())
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
@@ -185,16 +186,34 @@ def _listen(
     lanes: int,
     keep: Callable[[Sequence[tuple[Question, Verdict]]], None],
 ) -> None:
-    """Hands over what the judge says, as it comes; so many pieces are read at a time.
+    """Hands over what the judge says, as it comes; so many pieces are read at a time. A lane goes on when what it said
+    is kept, so that no more than its engine's calls under way is ever paid for and not kept.
 
     Raises:
         Whatever reading a piece raises, after what the pieces under way say was kept: it has been paid for.
+        Whatever keeping raises; then no more is asked for.
     """
-    heard: SimpleQueue[tuple[Question, Verdict] | None] = SimpleQueue()
+    heard: SimpleQueue[_Said | None] = SimpleQueue()
+    lost = threading.Event()
 
     def read(piece: Sequence[Question]) -> None:
         for place, verdict in judge.readings([(q.duel, q.order) for q in piece]):
-            heard.put((piece[place], verdict))
+            heard.put(said := _Said(piece[place], verdict))
+            said.kept.wait()
+            if lost.is_set():
+                return
+
+    def keep_what_came() -> None:
+        replies = _taken([heard.get()], heard)
+        try:
+            if replies and not lost.is_set():
+                keep([(said.question, said.verdict) for said in replies])
+        except BaseException:
+            lost.set()
+            raise
+        finally:
+            for said in replies:
+                said.kept.set()
 
     left, under_way = list(reversed(pieces)), set[Future[None]]()
     with ThreadPoolExecutor(lanes) as pool:
@@ -204,15 +223,22 @@ def _listen(
                     future = pool.submit(read, left.pop())
                     future.add_done_callback(lambda _: heard.put(None))  # wakes who waits
                     under_way.add(future)
-                if replies := _taken([heard.get()], heard):
-                    keep(replies)
+                keep_what_came()
                 for future in [future for future in under_way if future.done()]:
                     under_way.remove(future)
                     future.result()
         finally:
-            wait(under_way)
-            if replies := _taken([], heard):
-                keep(replies)
+            while not all(future.done() for future in under_way) or not heard.empty():
+                keep_what_came()
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A verdict on its way to the store."""
+
+    question: Question
+    verdict: Verdict
+    kept: threading.Event = field(default_factory=threading.Event)
 
 
 def _taken(first: list[T | None], queue: SimpleQueue[T | None]) -> list[T]:

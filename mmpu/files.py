@@ -47,11 +47,6 @@ def content(path: Path, most: int = LARGEST) -> bytes:
         os.close(opened)
 
 
-def decoded(raw: bytes) -> str:
-    """UTF-8 with or without a byte order mark; UTF-16 with one, as spreadsheets write tables."""
-    return raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
-
-
 def text(path: Path, most: int = LARGEST, encoding: str = "utf-8-sig") -> str:
     """The text of a regular file in UTF-8, with or without a byte order mark, its lines ended by `\n`.
 
@@ -59,31 +54,97 @@ def text(path: Path, most: int = LARGEST, encoding: str = "utf-8-sig") -> str:
         OSError: as `content`.
         ValueError: it is not UTF-8.
     """
-    return content(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    return decoded(content(path, most), encoding).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decoded(raw: bytes, encoding: str | None = None) -> str:
+    """Bytes as text; where no encoding is given UTF-8 with or without a byte order mark, or UTF-16 with one, as
+    spreadsheets write tables.
+
+    Raises:
+        ValueError: they are none in this encoding; says where, and what to do.
+    """
+    if encoding is None:
+        encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        what = encoding.removesuffix("-sig").upper()
+        raise ValueError(f"it is no {what} text ({error.reason} at byte {error.start:,}); save it as UTF-8") from None
+
+
+def place(name: str) -> Path:
+    """A path as it was given, `~` expanded where there is such a user, as a shell does."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def is_file(path: Path) -> bool:
     """Whether there is a file, or a link to one; False also for what cannot be a name."""
     try:
         return path.is_file()
-    except OSError:  # too long
+    except (OSError, ValueError):  # too long, NUL
         return False
 
 
-def parsed(source: str | bytes) -> Any:
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, or a link to one; False also for what cannot be a name."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def parsed(source: str | bytes, *, once: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        once: Refuse a key that a mapping holds twice, of which one would be lost: for what people write.
 
     Raises:
         ValueError: it is none, or is nested more than `DEPTH` deep.
     """
     try:
-        value: object = json.loads(source)
+        value: object = json.loads(source, object_pairs_hook=_each_once if once else None)
     except RecursionError:
         raise ValueError(f"lists and mappings stand more than {DEPTH} deep within each other") from None
     plain = source if isinstance(source, str) else source.decode("utf-8", "replace")
     if plain.count("[") + plain.count("{") > DEPTH and _deeper(value, DEPTH):
         raise ValueError(f"lists and mappings stand more than {DEPTH} deep within each other")
     return value
+
+
+def value_in(path: Path, most: int = LARGEST) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        OSError: as `content`.
+        ValueError: as `parsed` with `once`, or it is not UTF-8.
+    """
+    return parsed(text(path, most), once=True)
+
+
+def writable(value: Any) -> Any:
+    """A value whose texts can be written down: half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a
+    replacement character."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [writable(item) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        return {writable(key): writable(item) for key, item in cast(dict[Any, Any], value).items()}
+    return value
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.80} stands twice in one mapping; keep one of them")
+    return found
 
 
 def _deeper(value: object, most: int) -> bool:

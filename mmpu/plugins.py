@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from mmpu import files
 from mmpu.core import UserError, digest
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Root:
 def _roots(path: str) -> tuple[Root, ...]:
     roots: list[Root] = []
     for entry in filter(None, path.split(os.pathsep)):
-        folder = Path(entry).expanduser().resolve()
+        folder = files.place(entry).resolve()
         if not folder.is_dir():
             raise UserError(f"MMPU_PATH names {entry!r}, which is not a folder; correct or unset MMPU_PATH")
         roots.append(Root(entry, folder, folder, None))
@@ -110,15 +111,15 @@ def data(kind: str) -> dict[str, Path]:
 
 def find_data(kind: str, name: str) -> Path:
     """The file (folder, for models) of `name`, which may also be a path."""
-    path, suffixes = Path(name).expanduser(), SPELLINGS.get(DATA_KINDS[kind])
-    if path.is_file() and path.suffix in suffixes if suffixes else path.is_dir():
+    path, suffixes = files.place(name), SPELLINGS.get(DATA_KINDS[kind])
+    if files.is_file(path) and path.suffix in suffixes if suffixes else files.is_folder(path):
         return path.resolve()
     found = data(kind)
     if name in found:
         return found[name]
     what = kind.removesuffix("s")
-    start = f"no {what} {name!r} on the search path and no such file"
-    if suffixes and (path.suffix in suffixes or (path.parent != Path() and path.parent.is_dir())):
+    start = f"no {what} {name!r:.200} on the search path and no such file"
+    if suffixes and (path.suffix in suffixes or (path.parent != Path() and files.is_folder(path.parent))):
         there = {str(each): each.stem for each in sorted(path.parent.glob("*")) if each.suffix in suffixes}
         close = difflib.get_close_matches(path.stem, there.values(), n=3, cutoff=0.6)
         meant = " or ".join(repr(each) for each, stem in there.items() if stem in close)

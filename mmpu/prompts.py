@@ -37,7 +37,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2
 
 def template_path(given: str | None, default: Path) -> Path:
     """The prompt file that a config names, or the toolkit's own."""
-    return Path(given).expanduser() if given else default
+    return files.place(given) if given else default
 
 
 @cache
@@ -140,7 +140,9 @@ def conditions(texts: Iterable[str]) -> dict[str, int]:
 
 @cache
 def _marks(template: Path | None) -> re.Pattern[str]:
-    found = re.findall(r"<\s*/?\s*([A-Za-z_][\w-]*)\s*>", template.read_text(encoding="utf-8")) if template else []
+    found = (
+        re.findall(r"<\s*/?\s*([A-Za-z_][\w-]*)\s*>", files.text(template, PROMPT_BYTES, "utf-8")) if template else []
+    )
     tags = "|".join([*_TAGS, *sorted({re.escape(tag) for tag in found})])
     return re.compile(rf"<(?=\s*/?\s*(?:{tags})\b)|{_CHAT}", re.IGNORECASE)
 

@@ -23,6 +23,8 @@ CHARACTERS = 16 * 2**20
 DIGITS = 300
 """Of a whole number."""
 _COMPACT = re.compile(r"(?:[-?:][ \t]+){50}")
+_MAKING = re.compile(r"[\n,:?-]")
+"""Characters of which each value needs one before or after it, but for the first."""
 _NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge")
 _KINDS = {"bool": "true or false", "null": "nothing", "float": "a number", "timestamp": "a date"}
 
@@ -53,8 +55,8 @@ def loaded(text: str) -> object:
     Raises:
         yaml.YAMLError: it is none, or more than is read; says where.
     """
-    if text.count("[") + text.count("{") > 2 * DEPTH or _COMPACT.search(text):
-        _check_depth(text)
+    if text.count("[") + text.count("{") > 2 * DEPTH or _COMPACT.search(text) or len(_MAKING.findall(text)) > NODES:
+        _check_size(text)
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -68,9 +70,13 @@ def loaded(text: str) -> object:
         loader.dispose()
 
 
-def _check_depth(text: str) -> None:
-    depth = 0
+def _check_size(text: str) -> None:
+    """Depth and number of values, one after the other: composed, a value too many takes as long as all before it."""
+    depth = values = 0
     for event in yaml.parse(text, _Safe):
+        values += isinstance(event, yaml.NodeEvent)
+        if values > NODES:
+            raise _refused(event, f"more than {NODES:,} values")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH:
             raise _refused(event, f"lists and mappings stand more than {DEPTH} deep within each other")

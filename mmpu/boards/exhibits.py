@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from mmpu import files
 from mmpu.core import Sample, UserError, digest
 from mmpu.media import prompt_key, thumbnail
 from mmpu.store import write_atomically
@@ -48,13 +49,30 @@ def kept(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _rows(path: Path) -> Iterable[dict[str, Any]]:
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        rows = [files.parsed(line) for line in files.text(path).split("\n") if line]
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the samples {path}: {error}; delete it and run `mmpu eval` again") from None
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not {"id", "key", "prompt"} <= set(row):
+        if not _is_sample(row):
             raise UserError(f"{path}, line {number} is no sample; delete the file and run `mmpu eval` again")
     return rows
+
+
+def _is_sample(row: Any) -> bool:
+    """Whether a row is one that `keep` wrote."""
+    if not isinstance(row, dict):
+        return False
+    found = cast(dict[str, Any], row)
+    texts = (found.get("id"), found.get("key"), found.get("reference") or "", found.get("answer") or "")
+    turns = found.get("prompt")
+    return all(isinstance(text, str) for text in texts) and isinstance(turns, list) and all(map(_is_turn, turns))
+
+
+def _is_turn(turn: Any) -> bool:
+    if not isinstance(turn, dict) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("parts"), list):
+        return False
+    parts = cast(list[Any], turn["parts"])
+    return all(isinstance(part, dict) and all(isinstance(v, str) for v in part.values()) for part in parts)
 
 
 def _row(sample: Sample, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mmpu.cli.numbers import COST, COUNT, COUNT_OR_ZERO, PARALLEL, SHARE
 from mmpu.cli.show import JSON, say, show_board, show_json
 from mmpu.cli.tasks import DATA, TRUST
 from mmpu.shown import one_line
@@ -29,13 +30,13 @@ _OPTIONS = (
         "--equalise/--no-equalise", default=None, help="Judge length-equalised answers too; default: the task's."
     ),
     click.option("--calibration", type=click.Path(), help="JSON with items' difficulty, for lc_glm noreg and v1."),
-    click.option("--probes", type=click.IntRange(min=0), default=5, show_default=True, help="Prompts to audit on."),
-    click.option("--max-calls", type=click.IntRange(min=0), help="Stop after so many readings; resumes later."),
-    click.option("--max-cost", type=click.FloatRange(min=0), help="Stop before the estimate exceeds it."),
+    click.option("--probes", type=COUNT_OR_ZERO, default=5, show_default=True, help="Prompts to audit on."),
+    click.option("--max-calls", type=COUNT_OR_ZERO, help="Stop after so many readings; resumes later."),
+    click.option("--max-cost", type=COST, help="Stop before the estimate exceeds it."),
     click.option("--rejudge", is_flag=True, help="Ask anew for verdicts that are stored."),
-    click.option("--concurrency", type=click.IntRange(min=1), help="Calls in flight; default: the judge's."),
-    click.option("--max-unread", type=click.FloatRange(0, 1), help="Share of unread duels that is accepted; 0.02."),
-    click.option("--max-missing", type=click.FloatRange(0, 1), help="Share of missing answers that is accepted; 0.02."),
+    click.option("--concurrency", type=PARALLEL, help="Calls in flight; default: the judge's."),
+    click.option("--max-unread", type=SHARE, help="Share of unread duels that is accepted; 0.02."),
+    click.option("--max-missing", type=SHARE, help="Share of missing answers that is accepted; 0.02."),
 )
 
 
@@ -56,7 +57,7 @@ def judge() -> None:
 @click.option("--task", help="Only matches of this task.")
 @click.option("--judge", "judge_name", help="Only matches of this judge.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="JSON for lc_glm noreg and v1.")
-@click.option("--max-unread", type=click.FloatRange(0, 1), default=0.02, show_default=True)
+@click.option("--max-unread", type=SHARE, default=0.02, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the boards into this folder.")
 @JSON
 def metrics(
@@ -94,7 +95,7 @@ def metrics(
 @click.option("--task", required=True, help="Task whose prompts to use.")
 @click.option("--baseline", help="A .jsonl of answers that traps must lose to; default: the task's references.")
 @click.option("--split", default="test", show_default=True)
-@click.option("--limit", type=click.IntRange(min=1), default=25, show_default=True, help="Prompts to use.")
+@click.option("--limit", type=COUNT, default=25, show_default=True, help="Prompts to use.")
 @click.option("--judge-url", envvar="MMPU_JUDGE_URL", help="OpenAI-compatible endpoint of the judge, up to /v1.")
 @DATA
 @TRUST

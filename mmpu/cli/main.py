@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -13,16 +14,32 @@ from mmpu import __version__
 from mmpu.cli.boards import leaderboard, publish
 from mmpu.cli.judge import announce, answers_on_stderr, judge, judging_options, progress_on_stderr
 from mmpu.cli.models import doctor, evaluator, export
+from mmpu.cli.numbers import COUNT, PARALLEL, Number
 from mmpu.cli.show import JSON, described, listed, quiet, say, show_board, show_json, show_page, table
 from mmpu.cli.tasks import ALLOW_URLS, DATA, TRUST, tasks
 from mmpu.core import UserError
+from mmpu.knobs import DAY
+from mmpu.shown import visible
 
 if TYPE_CHECKING:
     from mmpu.boards import Board
 
 
+NO_NAME = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+"""What is wrong where a path that was given cannot be one, or is of another kind."""
+NO_ROOM = "make room, or look at who may write there"
+
+
 class _Main(click.Group):
     """Turns a user's mistake into one message and exit code 2; `--debug` shows the traceback instead."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for each in args:
+            try:
+                each.encode()
+            except UnicodeEncodeError:
+                raise click.UsageError(f"the argument {visible(each)} is no UTF-8 text; write it in UTF-8") from None
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -40,8 +57,9 @@ class _Main(click.Group):
         except OSError as error:  # a full disk, a folder that cannot be written
             if ctx.params.get("debug"):
                 raise
-            say(f"mmpu: {error}; make room, or look at who may write there", err=True)
-            sys.exit(1)
+            misnamed = error.errno in NO_NAME
+            say(f"mmpu: {error}; {'correct the path' if misnamed else NO_ROOM}", err=True)
+            sys.exit(2 if misnamed else 1)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
@@ -95,11 +113,11 @@ def train(config: str, overrides: tuple[str, ...], restart_from: str | None, all
 )
 @click.option("--engine", default="hf", show_default=True, help="Of runs and models: hf, vllm, or a YAML of its keys.")
 @click.option("--split", help="Default: the one that the task is evaluated on, most often test.")
-@click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
+@click.option("--limit", type=COUNT, help="Use the split's first N prompts only.")
 @click.option("--judge-url", envvar="MMPU_JUDGE_URL", help="OpenAI-compatible endpoint of the judge, up to /v1.")
 @DATA
 @TRUST
-@click.option("--attempts", type=click.IntRange(min=1), help="Answers per prompt, for Avg@k; default: the task's.")
+@click.option("--attempts", type=PARALLEL, help="Answers per prompt, for Avg@k; default: the task's.")
 @click.option("--out", default="leaderboards", show_default=True, help="Where boards, answers and verdicts go.")
 @click.option("--temperature", type=float, help="Sampling temperature; default: the task's.")
 @click.option("--max-tokens", type=int, help="Longest answer; default: the task's.")
@@ -192,8 +210,8 @@ def _published(board: Board, folder: Path, as_json: bool) -> None:
 @click.option("--engine", required=True, help="Engine name (openai, hf, replay, …) or YAML file; its keys follow TASK.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSONL file that `replay` reads.")
 @click.option("--split", default="train", show_default=True)
-@click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
-@click.option("--n", type=click.IntRange(min=1), default=1, show_default=True, help="Answers per prompt.")
+@click.option("--limit", type=COUNT, help="Use the split's first N prompts only.")
+@click.option("--n", type=PARALLEL, default=1, show_default=True, help="Answers per prompt.")
 @click.option("--temperature", type=float, help="Sampling temperature; default: the task's, as for what follows.")
 @click.option("--top-p", type=float)
 @click.option("--max-tokens", type=int)
@@ -274,8 +292,8 @@ def show_method(name: str) -> None:
 @click.option("--judge", default="rule", show_default=True, help="Compares each method with stage I.")
 @click.option("--judge-url", help="OpenAI-compatible endpoint of the judge, up to /v1.")
 @click.option("--split", default="test", show_default=True)
-@click.option("--limit", type=click.IntRange(min=1), help="Use the split's first N prompts only.")
-@click.option("--attempts", type=click.IntRange(min=1), help="Answers per prompt, for Avg@k; default: the task's.")
+@click.option("--limit", type=COUNT, help="Use the split's first N prompts only.")
+@click.option("--attempts", type=PARALLEL, help="Answers per prompt, for Avg@k; default: the task's.")
 @JSON
 def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, as_json: bool, **options: Any) -> None:
     """Train several methods from one stage I of CONFIG and put them in one table. The same command resumes."""
@@ -299,7 +317,7 @@ def compare(config: str, overrides: tuple[str, ...], methods: str, seeds: str, a
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--every", type=Number(0.1, DAY), default=2.0, show_default=True, help="Seconds between looks.")
 @click.option("--once", is_flag=True, help="Show the present state and end.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the run's page anew at every look.")
 def watch(run: Path, every: float, once: bool, html: Path | None) -> None:

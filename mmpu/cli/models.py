@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
+from mmpu.cli.numbers import COUNT, COUNT_OR_ZERO, SHARE
 from mmpu.cli.show import JSON, quiet, say, show_json, table
 from mmpu.cli.tasks import ALLOW_URLS, DATA, TRUST
 from mmpu.core import UserError
+from mmpu.knobs import FEW, MANY
 
 
 @click.command()
@@ -59,13 +61,13 @@ def doctor(model: str | None, options: tuple[str, ...], everything: bool, as_jso
 @click.option("--task", required=True, help="Task name or YAML file.")
 @click.option("--anchors", help="A .jsonl of answers, or `reference`; default: what stands beside the task, or these.")
 @click.option("--split", default="train", show_default=True)
-@click.option("--limit", type=click.IntRange(min=8), default=64, show_default=True, help="Prompts to try on.")
-@click.option("--seconds", type=click.IntRange(min=0), default=16, show_default=True, help="Second answers to ask for.")
-@click.option("--graded", type=click.IntRange(min=0), default=16, show_default=True, help="Prompts to sample for.")
-@click.option("--k", type=click.IntRange(min=2), default=4, show_default=True, help="Candidates of each of these.")
+@click.option("--limit", type=click.IntRange(8, MANY), default=64, show_default=True, help="Prompts to try on.")
+@click.option("--seconds", type=COUNT_OR_ZERO, default=16, show_default=True, help="Second answers to ask for.")
+@click.option("--graded", type=COUNT_OR_ZERO, default=16, show_default=True, help="Prompts to sample for.")
+@click.option("--k", type=click.IntRange(2, FEW), default=4, show_default=True, help="Candidates of each of these.")
 @click.option("--max-tokens", type=int, help="Longest candidate; default: the task's.")
-@click.option("--min-auc", type=click.FloatRange(0, 1), default=0.75, show_default=True, help="What is good enough.")
-@click.option("--tokens", type=click.IntRange(min=1), default=50_000, show_default=True, help="To spend on a model.")
+@click.option("--min-auc", type=SHARE, default=0.75, show_default=True, help="What is good enough.")
+@click.option("--tokens", type=COUNT, default=50_000, show_default=True, help="To spend on a model.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON of all rows; models that it holds are done.")
 @DATA
 @TRUST

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmpu import files
+from mmpu.cli.numbers import PARALLEL
 from mmpu.cli.show import JSON, listed, quiet, say, show_json
 from mmpu.core import UserError
 
@@ -47,7 +48,7 @@ def search(words: tuple[str, ...], as_json: bool) -> None:
 @tasks.command()
 @click.argument("name")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--n", default=3, show_default=True, type=click.IntRange(min=1), help="Samples to show.")
+@click.option("--n", default=3, show_default=True, type=PARALLEL, help="Samples to show.")
 @click.option("--split", help="Default: the split that the task is evaluated on.")
 @click.option("--student", metavar="MODEL", help="Show tokens, ids and mask as this model, run or stage has them.")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the YAML instead; of a file of rows, what it stands for.")

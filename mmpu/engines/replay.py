@@ -9,7 +9,6 @@ it, is a missing answer. AlpacaEval's `model_outputs.json`, where the prompt is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -97,7 +96,7 @@ class Replay(Engine):
         hold a damaged character."""
         recorded: dict[str, Recorded] = {}
         counts = {"repeated": 0, "null": 0, "damaged": 0}
-        for where, row in read_answers(Path(self.path).expanduser()):
+        for where, row in read_answers(files.place(self.path)):
             key = next((f"{name}:{row[field]}" for field, name in KEYS.items() if field in row), None)
             if key is None or not {"output", "outputs"} & set(row):
                 raise UserError(f"{where}: {_NEEDS}")
@@ -164,8 +163,8 @@ def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         UserError: it cannot be read, or a row is not a JSON object.
     """
     try:
-        text = files.decoded(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
+        text = files.decoded(files.content(path)).replace("\r\n", "\n").replace("\r", "\n")
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the recorded answers {path}: {error}") from None
     if path.suffix == ".json":
         rows = _parsed(text, str(path))
@@ -184,17 +183,6 @@ def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parsed(text: str, where: str) -> object:
     try:
-        return json.loads(text, object_hook=_encodable)
-    except json.JSONDecodeError as error:
+        return files.writable(files.parsed(text, once=True))
+    except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})") from None
-
-
-def _encodable(row: dict[str, object]) -> dict[str, object]:
-    """A row whose texts can be encoded: half a surrogate pair becomes a replacement character."""
-
-    def whole(value: object) -> object:
-        if isinstance(value, list):
-            return [whole(item) for item in cast(list[object], value)]
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
-
-    return {key: whole(value) for key, value in row.items()}

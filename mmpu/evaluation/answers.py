@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mmpu import files
 from mmpu.boards import Origin, System
 from mmpu.core import Engine, Failed, Response, Sample, Sampling, UserError, digest
 from mmpu.evaluation.metrics import by_sample
-from mmpu.files import file_name
 from mmpu.store import write_atomically
 from mmpu.task import YamlTask
 from mmpu.thinking import answer_of, thinks_on
@@ -84,7 +84,7 @@ def answer(
     answered = [(sample, each) for sample, each in zip(samples, attempts_of, strict=True) if each]
     rows = [{"id": s.id, **_row(each, attempts > 1)} for s, each in answered]
     write_atomically(
-        folder / f"{file_name(contender.name)}.outputs.jsonl",
+        folder / f"{files.file_name(contender.name)}.outputs.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     )
     system = System(
@@ -126,9 +126,10 @@ def _answered(
 def place_of(folder: Path, task: str, split: str) -> Path:
     """The folder of the answers to a split, `market.test` or, of `test[:100]`, `market.test.0-100`. One that an earlier
     version named with brackets is used on."""
-    older = folder / f"{file_name(task)}.{split}"
+    name, split = files.file_name(task), split.replace("/", "-")  # a store's word for it
+    older = folder / f"{name}.{split}"
     plain = re.sub(r"\[(\d*):(\d*)\]", lambda m: f".{m[1] or 0}-{m[2] or 'end'}", split)
-    return older if older.is_dir() else folder / f"{file_name(task)}.{plain}"
+    return older if older.is_dir() else folder / f"{name}.{plain}"
 
 
 def answers_of(system: System, folder: Path) -> dict[str, str]:
@@ -143,9 +144,9 @@ def said_by(system: System, folder: Path) -> dict[str, tuple[str, str]]:
     Raises:
         UserError: the file is not there, or holds other answers than those that were judged.
     """
-    path = folder / f"{file_name(system.name)}.outputs.jsonl"
+    path = folder / f"{files.file_name(system.name)}.outputs.jsonl"
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        rows = [files.parsed(line) for line in files.text(path).split("\n") if line]
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the answers {path}: {error}") from None
     if digest(rows) != system.outputs:
@@ -160,13 +161,8 @@ def _first(said: str | list[str]) -> str:
 
 def _heard(response: Response) -> Response:
     """A response that can be written down, unfinished where its thinking never ended."""
-    raw, reasoning = map(_encodable, (response.raw, response.reasoning))
+    raw, reasoning = map(files.writable, (response.raw, response.reasoning))
     return replace(response, raw=raw, reasoning=reasoning, finished=response.finished and not thinks_on(raw))
-
-
-def _encodable(text: str) -> str:
-    """Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a replacement character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _row(responses: Sequence[Response], several: bool) -> dict[str, object]:

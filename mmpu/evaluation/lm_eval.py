@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+from mmpu import files
 from mmpu.config import dump_yaml
 from mmpu.core import Sample, UserError, digest, user
 from mmpu.store import write_atomically
@@ -126,13 +127,13 @@ def grade(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
 def _local(manager: Any, name: str, data: str, folder: Path) -> str:
     """Writes lm-eval's task into `folder` once more, with its rows from `data`; returns the path of its YAML."""
     values: dict[str, Any] = {"include": str(manager.task_index[name].yaml_path), "task": name}
-    place = Path(data).expanduser().resolve()
-    files = {split: place / f"{split}.jsonl" for split in ("train", "validation", "test")}
-    files = {split: str(file) for split, file in files.items() if file.exists()}
+    place = files.place(data).resolve()
+    splits = {split: place / f"{split}.jsonl" for split in ("train", "validation", "test")}
+    there = {split: str(file) for split, file in splits.items() if file.exists()}
     if data.startswith("@"):
         values |= {"dataset_kwargs": {"revision": data[1:]}}
-    elif files:
-        values |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
+    elif there:
+        values |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": there}}
     elif any(place.rglob("*.parquet")):
         values |= {"dataset_path": str(place)}
     else:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, cast
 
+from mmpu import files
 from mmpu.calls import UNREADABLE, of_openai, read
 from mmpu.core import Grader, Sample
 
@@ -69,11 +70,11 @@ class ToolCalls(Grader):
 def _gold(sample: Sample) -> list[Call] | None:
     """The gold calls; None if there are none, or they are not JSON, as a few published ones are."""
     try:
-        calls = cast(list[dict[str, Any]], json.loads(sample.answer or ""))
+        calls = cast(list[dict[str, Any]], files.parsed(sample.answer or ""))
         if calls and "Action" not in calls[0]:
             return [(call.name, call.arguments) for call in map(of_openai, calls)]
-        return [(str(c["Action"]), json.loads(c["Action_Input"] or "{}")) for c in calls]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return [(str(c["Action"]), files.parsed(c["Action_Input"] or "{}")) for c in calls]
+    except (ValueError, TypeError, KeyError):
         return None
 
 
@@ -94,7 +95,7 @@ def _arguments(text: str) -> object:
     fence = _FENCE.match(text)
     try:
         value, end = json.JSONDecoder().raw_decode(text, fence.end() if fence else 0)
-    except (ValueError, RecursionError):
+    except ValueError:
         return _MALFORMED
     rest = text[end:].lstrip().removeprefix("```").lstrip()
     # What follows may be an observation or the next thought, but not more of the arguments.
@@ -119,8 +120,8 @@ def _published(text: str) -> tuple[Counter[str], dict[str, object]]:
     # Without what follows the last brace every search ends at one; else unclosed ones cost the square of the length.
     for found in _COMPAT_INPUT.findall(text[: text.rfind("}") + 1]):
         try:
-            values.append(json.loads(found))
-        except (ValueError, RecursionError):
+            values.append(files.parsed(found))
+        except ValueError:
             continue  # the published rule drops it: a malformed call then equals one without arguments
     return Counter(_COMPAT_ACTION.findall(text)), _merged(values)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from mmpu import files
 from mmpu.boards import Provenance, System
 from mmpu.core import Sample, UserError, digest
 from mmpu.duel import Verdict
@@ -41,7 +42,7 @@ def read_annotations(path: Path, created: str) -> list[Imported]:
         UserError: unreadable, not a list of annotations, or two different annotations of one item.
     """
     try:
-        rows: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows: Any = files.value_in(path)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read the annotations {path}: {error}; expected AlpacaEval's annotations.json, or the .jsonl that "

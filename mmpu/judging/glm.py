@@ -16,7 +16,6 @@ standard error of fitted probabilities, as usually published, is two to six time
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mmpu import files
 from mmpu.core import UserError
 from mmpu.judging.liblinear import Targets, fit
 from mmpu.judging.logistic import at_equal_length
@@ -108,7 +108,7 @@ def read_calibration(path: Path) -> Calibration:
         UserError: unreadable, or not of this form.
     """
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        values: Any = files.value_in(path)
         raw = values["instruction_difficulty"]
         keyed = cast(dict[str, float], raw if isinstance(raw, dict) else {str(i): d for i, d in enumerate(raw)})
         difficulty = {str(k): float(v) for k, v in keyed.items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Set
 from pathlib import Path
 
+from mmpu import files
+from mmpu.core import UserError
 from mmpu.store import write_atomically
 
 PLACE = "before"
@@ -27,9 +28,9 @@ def set_aside(folder: Path, stages: Set[str], first: int, say: Callable[[str], N
     say(f"set aside, to {goal}: {', '.join(path.name for path in places) or 'no folder'}, and their rows")
     goal.mkdir(parents=True)
     shutil.copy2(folder / "config.yaml", goal)
-    files = [path for kind in ("metrics", "groups", "refused") for path in sorted(folder.glob(f"{kind}*.jsonl"))]
+    written = [path for kind in ("metrics", "groups", "refused") for path in sorted(folder.glob(f"{kind}*.jsonl"))]
     rest: dict[Path, str] = {}
-    for path in files:
+    for path in written:
         kept, moved = _parted(path, stages)
         if moved:
             write_atomically(goal / path.name, moved)
@@ -53,7 +54,11 @@ def _parted(path: Path, stages: Set[str]) -> tuple[str, str]:
     """The lines of other stages, and of these; a line that a crash cut short goes with these."""
     kept: list[str] = []
     moved: list[str] = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    try:
+        lines = files.text(path).split("\n")
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}; restore it, or move it away") from None
+    for line in lines:
         if line:
             (moved if _stage(line) in {*stages, None} else kept).append(line + "\n")
     return "".join(kept), "".join(moved)
@@ -61,6 +66,6 @@ def _parted(path: Path, stages: Set[str]) -> tuple[str, str]:
 
 def _stage(line: str) -> str | None:
     try:
-        return json.loads(line)["stage"]
+        return files.parsed(line)["stage"]
     except (ValueError, KeyError, TypeError):
         return None

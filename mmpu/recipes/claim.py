@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
+from mmpu import files
 from mmpu.config import dump_yaml, load_yaml
 from mmpu.core import Sampling, UserError
 from mmpu.recipes import changes, run_config
@@ -47,7 +49,7 @@ def claim(run: RunConfig, plan: Sequence[Planned], restart_from: str | None, say
             set_aside(run.folder, names, first, say)
     elif first is not None:
         raise UserError(f"{run.folder} holds no run whose stages could be trained anew; leave out --restart-from")
-    if not path.exists() or path.read_text(encoding="utf-8") != dump_yaml(new):
+    if not path.exists() or files.text(path) != dump_yaml(new):
         write_atomically(path, dump_yaml(new))
 
 
@@ -56,9 +58,17 @@ def _begun(folder: Path, names: Sequence[str]) -> int:
     file = folder / "metrics.jsonl"
     if not file.exists():
         return 0
-    lines = file.read_text(encoding="utf-8").splitlines()
-    trained = {row["stage"] for line in lines if line.endswith("}") and "loss" in (row := json.loads(line))}
+    rows = map(_row, files.text(file).split("\n"))
+    trained = {row["stage"] for row in rows if {"stage", "loss"} <= set(row)}
     return max((number for number, name in enumerate(names, 1) if name in trained), default=0)
+
+
+def _row(line: str) -> Mapping[str, object]:
+    """A line's mapping; nothing if a crash cut it short."""
+    with contextlib.suppress(ValueError):
+        found = files.parsed(line)
+        return cast(Mapping[str, object], found) if isinstance(found, dict) else {}
+    return {}
 
 
 def _number(run: RunConfig, stage: str) -> int:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmpu import files
 from mmpu.core import Engine, Failed, Group, Response, Sampling, UserError
 from mmpu.engines.hf import HF
 from mmpu.recipes import wiring
@@ -145,12 +146,15 @@ def _known(options: EvaluatorOptions) -> dict[str, Any]:
     if options.out is None or not options.out.exists():
         return {}
     try:
-        return json.loads(options.out.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        known = files.value_in(options.out)
+        for outcome in known.values():
+            _read(outcome)
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{options.out} holds no outcomes of `mmpu evaluator` ({error}); name another file") from None
+    return known
 
 
 def _read(values: dict[str, Any]) -> Outcome:
-    rows: dict[str, Any] = {name: tuple(Tried(**row) for row in values[name]) for name in ("rows", "confirmed")}
-    known: dict[str, Any] = {**values, **rows}
-    return Outcome(**known)
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Outcome).validate_python(values)

@@ -4,11 +4,13 @@ or a model repository with weights and card."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mmpu import files
 from mmpu.boards import read, records
 from mmpu.config import load_yaml
 from mmpu.core import UserError
@@ -19,6 +21,9 @@ from mmpu.recipes.runs import export, last_stage, weights_of
 from mmpu.store import write_atomically
 
 HUB = "hf://"
+LONGEST = 96
+"""Characters of a repository's name, as the hub has it."""
+_NAME = re.compile(r"\w(?:[\w.-]*\w)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,9 @@ def repository(to: str) -> str | None:
     if not to.startswith(HUB):
         return None
     name = to.removeprefix(HUB)
-    if name.count("/") != 1 or not all(name.split("/")):
-        raise UserError(f"{to}: a repository is named hf://ORGANISATION/NAME")
+    parts = name.split("/")
+    if len(parts) != 2 or not all(map(_NAME.fullmatch, parts)) or len(name) > LONGEST or "--" in name or ".." in name:
+        raise UserError(f"{to}: a repository is named hf://ORGANISATION/NAME, of letters, digits, `-`, `_` and `.`")
     return name
 
 
@@ -59,6 +65,8 @@ def prepared(target: Path, folder: Path, boards: Sequence[Path] = ()) -> Folder:
     Raises:
         UserError: there is nothing to publish, or the folder is not empty.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose a folder")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; choose another folder, or delete it")
     if (target / "config.yaml").exists():
@@ -102,17 +110,17 @@ def _model(run: Path, folder: Path, boards: Sequence[Path]) -> Path:
     write_atomically(folder / "README.md", card(run.name, config, shown))
     for name, text in results(weights_of(str(stage)), shown).items():
         write_atomically(folder / ".eval_results" / name, text)
-    write_atomically(folder / "mmpu.yaml", (run / "config.yaml").read_text(encoding="utf-8"))
+    write_atomically(folder / "mmpu.yaml", files.text(run / "config.yaml"))
     return folder
 
 
 def _space(target: Path, folder: Path) -> Path:
-    files = sorted(target.glob("*.json")) if target.is_dir() else [target]
-    write_site(files, folder)
-    for path in files:
+    paths = sorted(target.glob("*.json")) if target.is_dir() else [target]
+    write_site(paths, folder)
+    for path in paths:
         text = json.dumps(records(read(path)), indent=2, ensure_ascii=False) + "\n"
         write_atomically(folder / "every_eval_ever" / path.name, text)
-    tasks = ", ".join(sorted({read(path).task for path in files}))
+    tasks = ", ".join(sorted({read(path).task for path in paths}))
     front = "---\ntitle: Leaderboards\nsdk: static\npinned: false\ntags: [leaderboard, mmpu]\n---\n"
     write_atomically(folder / "README.md", f"{front}\nPairwise leaderboards of {tasks}, made by mmpu.\n")
     return folder

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from annotated_types import Interval
 
+from mmpu import files
 from mmpu.config import Values, build
 from mmpu.core import Engine, Sampling, UserError
 from mmpu.knobs import MAY_CHANGE, Seed, Temperature
@@ -55,11 +56,11 @@ class RunConfig:
 
     @property
     def folder(self) -> Path:
-        return Path(self.run).expanduser()
+        return files.place(self.run)
 
     @property
     def store_file(self) -> Path:
-        return Path(self.store).expanduser() if self.store else self.folder.parent / "store.sqlite"
+        return files.place(self.store) if self.store else self.folder.parent / "store.sqlite"
 
 
 def load(config: str, assignments: Sequence[str] = ()) -> RunConfig:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from mmpu import files
 from mmpu.config import Values, build, load_yaml, override, to_values
 from mmpu.core import UserError, digest
 from mmpu.files import is_file
@@ -26,7 +26,7 @@ def trained_student(folder: Path) -> Student:
     from mmpu.student import load_student
 
     # Who calls has just trained it, or found its config to be his own.
-    return load_student(as_trained(load_yaml(folder / "config.yaml"), last_stage(folder), trust=True))
+    return load_student(as_trained(config_of(folder), last_stage(folder), trust=True))
 
 
 def as_trained(values: Values, stage: Path, *, trust: bool) -> StudentConfig:
@@ -49,8 +49,6 @@ def check_student(values: Values, stage: Path, trust: bool) -> None:
     """Raises:
     UserError: a run's config lets Python of the model run, and nobody here has said that it may.
     """
-    if not isinstance(values.get("student"), dict):
-        raise UserError(f"{stage.parent / 'config.yaml'}: no `student`; this is not the config that training wrote")
     if values["student"].get("trust_remote_code") and not trust:
         raise UserError(
             f"{stage.parent / 'config.yaml'} lets Python that comes with the model {values['student'].get('model')!r} "
@@ -71,7 +69,7 @@ def contender(
     from mmpu.engines.replay import Replay
     from mmpu.evaluation import Contender
 
-    path = Path(target).expanduser()
+    path = files.place(target)
     if target == "reference" and not path.exists():
         from mmpu.engines.reference import Reference
 
@@ -109,9 +107,9 @@ def weights_of(model: str) -> str:
 
     base, adapters = resolve_model(model)
     places = [Path(base), *adapters]
-    files = [f for place in places if place.is_dir() for f in place.glob("*.safetensors")]
-    files += [place for place in places if place.is_file()]
-    return _hash_files(sorted(files)) if files else f"hub:{base}"
+    held = [f for place in places if place.is_dir() for f in place.glob("*.safetensors")]
+    held += [place for place in places if place.is_file()]
+    return _hash_files(sorted(held)) if held else f"hub:{base}"
 
 
 def is_recorded(target: str) -> bool:
@@ -128,17 +126,49 @@ def named(text: str) -> tuple[str, str]:
 
 def last_stage(folder: Path) -> Path:
     """The folder of the last finished stage of a run."""
-    done = sorted(folder.glob("*/student.json"), key=lambda p: int(p.parent.name.split("-")[0]))
+    done = sorted((n, p.parent) for p in folder.glob("*/student.json") if (n := _number(p.parent)) is not None)
     if not done:
         raise UserError(f"the run {folder} has no finished stage yet; run `mmpu train` with its config again")
-    return done[-1].parent
+    return done[-1][1]
+
+
+def _number(stage: Path) -> int | None:
+    """The place in its run that a stage's folder begins with, as in `1-ldl_grpo`; None if it begins with none."""
+    first = stage.name.partition("-")[0]
+    return int(first) if first.isdecimal() and len(first) < 6 else None
 
 
 def run_of(stage: Path) -> tuple[Values, int] | None:
-    """The run's resolved config and the stage's number, for the folder of a stage."""
-    if not (stage / "student.json").exists() or not (stage.parent / "config.yaml").exists():
+    """The run's resolved config and the stage's number, for the folder of a stage.
+
+    Raises:
+        UserError: the config is damaged, or has no such stage.
+    """
+    number = _number(stage)
+    if number is None or not (stage / "student.json").exists() or not (stage.parent / "config.yaml").exists():
         return None
-    return load_yaml(stage.parent / "config.yaml"), int(stage.name.split("-")[0])
+    values = config_of(stage.parent)
+    if number >= len(values["stages"]):
+        raise UserError(
+            f"{stage.parent / 'config.yaml'} has {len(values['stages'])} stages, and {stage} is none of them"
+        )
+    return values, number
+
+
+def config_of(run: Path) -> Values:
+    """A run's config, as training wrote it.
+
+    Raises:
+        UserError: it cannot be read, or training did not write it.
+    """
+    file = run / "config.yaml"
+    values = load_yaml(file)
+    for key, kind in (("student", dict), ("stages", list), ("seed", int)):
+        if not isinstance(values.get(key), kind):
+            raise UserError(f"{file}: `{key}` is missing or damaged; this is not the config that training wrote")
+    if not all(isinstance(stage, dict) and "method" in stage for stage in values["stages"]):
+        raise UserError(f"{file}: `stages` is damaged; this is not the config that training wrote")
+    return values
 
 
 def task_of(targets: Sequence[str]) -> Named | None:
@@ -181,7 +211,7 @@ def _hash_files(paths: Sequence[Path]) -> str:
 def held(target: str, *, trust: bool = False) -> Values:
     """The keys of `student:` for a run (its last finished stage), a stage or a model: as the run trained it; `trust` as
     for `as_trained`."""
-    path = Path(target).expanduser()
+    path = files.place(target)
     stage = last_stage(path) if (path / "config.yaml").exists() else path
     values = trained_as(stage)
     if values is None:
@@ -206,7 +236,7 @@ def trained_as(stage: Path) -> Values | None:
     if not file.exists():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get("student")
+        return files.value_in(file).get("student")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({error}); train the stage again, or restore the file") from None
 
@@ -216,7 +246,7 @@ def export(target: str, folder: Path, *, trust: bool = False) -> None:
     as for `as_trained`."""
     from mmpu.student import StudentConfig, base_dtype, load_student
 
-    path = Path(target).expanduser()
+    path = files.place(target)
     stage = last_stage(path) if (path / "config.yaml").exists() else path
     student = load_student(build(StudentConfig, held(target, trust=trust), "student"))
     began = (trained_as(stage) or {}).get("model", target)

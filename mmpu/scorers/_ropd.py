@@ -5,12 +5,12 @@ What a model declares about sums, counts and scores is ignored; everything is co
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from mmpu import files
 from mmpu.thinking import answer_of
 
 LEAST, MOST = 4, 12
@@ -69,8 +69,8 @@ def _load(reply: str) -> object:
     text = answer_of(reply).strip()
     fenced = _FENCE.match(text)
     try:
-        return json.loads(fenced[1] if fenced else text)
-    except (ValueError, RecursionError) as error:
+        return files.parsed(fenced[1] if fenced else text)
+    except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
 
 

@@ -24,9 +24,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
+from mmpu import files
 from mmpu.core import NAN, Engine, Group, Response, Sampling, Scorer, Task, UserError
 from mmpu.knobs import Positive, Share
 from mmpu.readings import Read, Reader
@@ -167,7 +167,7 @@ class SelfEval(Reader):
     @property
     def _asking(self) -> Asking:
         mode = "expected" if self.mode == "auto" else self.mode
-        prompt = Path(self.prompt).expanduser() if self.prompt else None
+        prompt = files.place(self.prompt) if self.prompt else None
         return Asking(mode, self.anchor, self.wording, self.opening, self.examples, prompt)
 
     def _agrees(self, group: Group, response: Response) -> Read:

@@ -10,6 +10,7 @@ more.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -316,8 +317,10 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     Raises:
         UserError: the file cannot be written; the old one is intact.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -325,7 +328,7 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:  # half a surrogate pair, which a file of others can hold
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"cannot write {path}: {error}; what was there before is intact") from None

@@ -221,6 +221,13 @@ class Encoder:
 
 
 def ends(model: Any) -> frozenset[int]:
-    """The ids that a model's generation config names as ends of a response."""
-    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return frozenset(cast(list[int], ids) if isinstance(ids, list) else [] if ids is None else [int(ids)])
+    """The ids that a model's generation config names as ends of a response.
+
+    Raises:
+        UserError: they are none.
+    """
+    ids: object = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    named = cast(list[object], ids) if isinstance(ids, list) else [] if ids is None else [ids]
+    if not all(type(each) is int for each in named):
+        raise UserError(f"generation_config.json: eos_token_id={ids!r:.80} is neither a token's id nor a list of them")
+    return frozenset(cast(list[int], named))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from mmpu import plugins
+from mmpu import files, plugins
 from mmpu.core import UserError
 from mmpu.families import Family
 from mmpu.student import gguf
@@ -18,9 +19,6 @@ from mmpu.student.adapters import merged
 from mmpu.student.dropout import without_dropout
 from mmpu.student.soundness import finite, fitting, generating, unpacked, unquantised, whole
 from mmpu.student.student_config import StudentConfig
-
-_UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
-"""What transformers raises where files are not what they should be."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,6 @@ def load_parts(config: StudentConfig) -> Parts:
         UserError: a part cannot be found or does not fit; says which.
     """
     path, adapters = resolve_model(config.model)
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
     from transformers.utils import logging
@@ -50,10 +46,13 @@ def load_parts(config: StudentConfig) -> Parts:
 
     folder, file = gguf.place(path)
 
-    def load(what: str, auto: Any, **options: Any) -> Any:
+    def load(what: str, auto: Any, used: Callable[[Any], object] | None = None, **options: Any) -> Any:
         try:
-            return auto.from_pretrained(folder, trust_remote_code=config.trust_remote_code, **file, **options)
-        except (*_UNLOADABLE, SafetensorError, StrictDataclassError) as error:
+            found = auto.from_pretrained(folder, trust_remote_code=config.trust_remote_code, **file, **options)
+            if used:  # some damage shows only then
+                used(found)
+            return found
+        except Exception as error:  # files of others, read by libraries, fail in every way there is
             raise UserError(f"cannot load the {what} of {config.model!r}: {_reason(what, error)}") from error
 
     shape: Any = load("config", AutoConfig)
@@ -78,7 +77,7 @@ def load_parts(config: StudentConfig) -> Parts:
     finite(model, config.model)
     if file:
         model = gguf.plain(model, path)
-    tokenizer = load("tokenizer", AutoTokenizer)
+    tokenizer = load("tokenizer", AutoTokenizer, lambda found: found("a b"))
     fitting(tokenizer, model, config.model)
     if config.template == "chat" and tokenizer.chat_template is None:
         tokenizer.chat_template = _processor_template(path)
@@ -146,7 +145,7 @@ def resolve_model(name: str) -> tuple[str, list[Path]]:
     A stage folder holds `student.json`: {"base": name, "adapters": [paths relative to the file]} or {"base": "model"}.
     Adapters of earlier stages lie in its `before/` too, so that the folder can be moved alone.
     """
-    path = Path(name).expanduser()
+    path = files.place(name)
     if (path / "student.json").exists():
         base, own = _stage(path)
         root, before = resolve_model(base)
@@ -178,7 +177,7 @@ def _stage(path: Path) -> tuple[str, list[Path]]:
     """
     file = path / "student.json"
     try:
-        entry = json.loads(file.read_text(encoding="utf-8"))
+        entry = files.value_in(file)
         base, names = str(entry["base"]), [str(name) for name in entry["adapters"]]
         beside = [str(path / name) for name in (base, str(entry.get("base_from_here") or base))]
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from mmpu import files
 from mmpu.config import Values, build, override, to_values
 from mmpu.core import Failed, Response, Sample, Sampling, UserError
 from mmpu.duel import Duel
@@ -33,7 +34,7 @@ from mmpu.recipes.judges import read_judge
 from mmpu.recipes.runs import trained_student
 from mmpu.specs import Named
 from mmpu.store import write_atomically
-from mmpu.studies.comparison import START, Comparison, Result, markdown, tabulate
+from mmpu.studies.comparison import START, Comparison, Result, markdown, stored, tabulate
 from mmpu.task import load_task
 from mmpu.thinking import thinks_on
 
@@ -67,7 +68,7 @@ def compare(options: Options, say: Callable[[str], None]) -> Comparison:
     if not options.methods or not options.seeds or len(set(options.methods)) < len(options.methods):
         raise UserError("compare needs at least one method and one seed, and each method once")
     values = _base(options)
-    folder = Path(str(values["run"])).expanduser()
+    folder = files.place(str(values["run"]))
     plans = {
         seed: {name: _plan(options, values, folder, seed, name) for name in options.methods} for seed in options.seeds
     }
@@ -145,7 +146,7 @@ def _evaluated(options: Options, named: Named, folder: Path, seed_folder: Path, 
     what = ".".join(map(str, (options.split, options.limit or "all", *([attempts] if attempts > 1 else []))))
     path = seed_folder / name / f"eval.{Path(options.judge).stem}.{what}.json"
     if path.exists():
-        known = build(Result, json.loads(path.read_text()), str(path))
+        known = build(Result, stored(path), str(path))
         if not known.unread:
             return known
     samples = task.samples(f"{options.split}[:{options.limit}]" if options.limit else options.split)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from mmpu import files
+from mmpu.core import UserError
 from mmpu.judging import MAX_UNREAD
 from mmpu.statistics import Difference, Interval, bounds, interval, paired
 
@@ -135,13 +136,37 @@ def _interval(values: Sequence[float]) -> Interval | None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    """The rows of a JSONL file that a run wrote, each a mapping.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        rows = [files.parsed(line) for line in files.text(path).split("\n") if line.strip()]
+        if all(isinstance(row, dict) for row in rows):
+            return rows
+        raise ValueError("a line is no mapping")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; restore it") from None
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file that a study or a run wrote; none where there is no file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        found = files.value_in(path) if path.exists() else {}
+        if isinstance(found, dict):
+            return cast(dict[str, Any], found)
+        raise ValueError("it holds no mapping")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; delete it, and the same command makes it anew") from None
 
 
 def _ledger(run: Path) -> dict[str, int]:
-    path = run / "ledger.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return stored(run / "ledger.json")
 
 
 def header(comparison: Comparison) -> tuple[str, ...]:

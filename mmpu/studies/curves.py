@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from mmpu import files
 from mmpu.config import load_yaml
 from mmpu.core import UserError
 from mmpu.shown import one_line
@@ -63,13 +64,13 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
         UserError: a row before it is damaged.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n") if path.exists() else []
+        lines = files.text(path).split("\n") if path.exists() else []
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     for place, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = files.parsed(line)
+        except ValueError:
             if place >= len(lines) - 1:
                 continue
             row = None

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpu import __version__
+from mmpu import __version__, files
 from mmpu.boards import FOLDER, document
 from mmpu.core import UserError
 from mmpu.recipes.resolved import defaults
@@ -139,8 +139,8 @@ def _finite(value: Any) -> Any:
 def _ledger(folder: Path) -> dict[str, Any]:
     path = folder / "ledger.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
+        found = files.value_in(path) if path.exists() else {}
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     return _finite(found) if isinstance(found, dict) else {}
 

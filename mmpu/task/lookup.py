@@ -31,7 +31,7 @@ def find_task(name: str) -> Path:
         if Path(name).suffix in plugins.SPELLINGS[".yaml"]:
             raise
         raise UserError(
-            f"no task {name!r} on the search path and no such file; {plugins.suggest(name, [*known, *aliases])}"
+            f"no task {name!r:.200} on the search path and no such file; {plugins.suggest(name, [*known, *aliases])}"
         ) from None
 
 
@@ -49,6 +49,8 @@ def place_of(data: Sequence[str], task: str, others: Sequence[str] = ()) -> str 
     chosen: str | None = None
     for item in data:
         name, equals, folder = item.partition("=")
+        if not item.rpartition("=")[2].lstrip("@"):
+            raise UserError(f"--data {item!r} names no files and no revision; write --data [NAME=]PATH or @REVISION")
         if not equals:
             chosen = chosen or item
         elif name in own:

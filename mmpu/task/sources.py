@@ -18,7 +18,8 @@ import inspect
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +30,7 @@ from mmpu.core import UserError
 from mmpu.task.border import check_file
 from mmpu.task.packed import BROKEN, member, unzipped
 
+COMMAS = "save it with commas"
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that describe the pictures of a folder."""
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -153,14 +155,14 @@ def _jsonl(text: str, file: Path) -> Numbered:
     for number, line in enumerate((line.strip().strip("\ufeff") for line in text.split("\n")), 1):
         if line:
             try:
-                yield f"line {number}", files.parsed(line)
+                yield f"line {number}", files.parsed(line, once=True)
             except ValueError as error:
                 raise UserError(f"{file}, line {number}: not JSON ({error}): {line[:80]!r}") from None
 
 
 def _json(text: str, file: Path) -> Numbered:
     try:
-        rows: object = files.parsed(text)
+        rows: object = files.parsed(text, once=True)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text[: error.pos].strip() == text.split("\n", 1)[0].strip():
             return _jsonl(text, file)
@@ -174,12 +176,31 @@ def _json(text: str, file: Path) -> Numbered:
 
 def _csv(text: str, file: Path, dialect: str | type[csv.Dialect] = "excel") -> Numbered:
     try:
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), dialect=dialect), 1):
+        reader = csv.DictReader(io.StringIO(text.lstrip("\n"), newline=""), dialect=dialect)
+        header = list(reader.fieldnames or ())
+        if twice := [name for name, n in Counter(header).items() if n > 1 and name]:
+            raise UserError(f"{file}: the header names the column {twice[0]!r:.80} twice; rename one of them")
+        for number, row in enumerate(reader, 1):
+            if len(header) == 1:
+                _check_separator(header[0], row, file)
             if None in row or None in row.values():
                 raise UserError(f"{file}, row {number}: has not as many columns as the header")
+            if row.get("") and header.index("") > 0:  # a table of pandas begins with its index, which has no name
+                raise UserError(f"{file}: column {header.index('') + 1} of the header has no name; give it one")
             yield f"row {number}", row
     except csv.Error as error:
         raise UserError(f"cannot read {file}: {error}") from None
+
+
+def _check_separator(header: str, row: Mapping[str | Any, str | Any], file: Path) -> None:
+    """A table that commas do not part is one column, named as all of its header.
+
+    Raises:
+        UserError: header and row are parted by something else.
+    """
+    for mark, way in ((";", COMMAS), ("|", COMMAS), ("\t", "name it .tsv"), (",", "name it .csv")):
+        if header.count(mark) and header.count(mark) == str(row[header]).count(mark):
+            raise UserError(f"{file}: its columns are parted by {mark!r}; {way}")
 
 
 class _Quoted(csv.excel_tab):

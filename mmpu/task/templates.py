@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 NAMED = 50
 """Fields that an error names."""
+_VALUE = re.compile(r"[-+]?\d+(?:\.\d+)?|.*\?|.{60,}", re.DOTALL)
+"""Of names of fields, what is rather a row's than a header's."""
 _EXPRESSION = re.compile(r"\s*\{\{(.*)\}\}\s*", re.DOTALL)
 
 
@@ -88,7 +90,9 @@ def _run(evaluate: Callable[[], T], row: Values, where: str) -> T:
 
 def _names(row: Values) -> str:
     named = ", ".join(str(name)[:40] for name in list(row)[:NAMED])
-    return named + (f" and {len(row) - NAMED} more" if len(row) > NAMED else "")
+    named += f" and {len(row) - NAMED} more" if len(row) > NAMED else ""
+    value = next((str(name) for name in row if _VALUE.fullmatch(str(name))), None)
+    return named + (f"; {value[:40]!r} looks like a value: does the file lack a first line of names?" if value else "")
 
 
 def _begun(compiled: T) -> T:

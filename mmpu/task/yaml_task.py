@@ -64,7 +64,7 @@ class YamlTask(Task):
             border.check_name(config.data, path.parent, f"{path}: `data`")
             border.check_file(path.parent / config.data, path.parent, f"{path}: `data`")
             config = self.config = replace(config, data=str(path.parent / config.data))
-        self.folder = Path(config.data).expanduser().resolve() if config.data else path.parent
+        self.folder = files.place(config.data).resolve() if config.data else path.parent
         self.dropped: dict[str, Counter[str]] = {}
         """By split as asked for: rows read and left out, by the key of the YAML that did it."""
         self.examples: dict[str, dict[str, str]] = {}
@@ -357,7 +357,7 @@ def load_local(
 
 def parse_split(spec: str, where: str) -> tuple[str, int, int | None]:
     """`train[400:1400]` as its name, start and stop."""
-    match = re.fullmatch(r"([\w-]+)(?:\[(\d*):(\d*)\])?", spec.strip())
+    match = re.fullmatch(r"([\w-]+)(?:\[(\d{0,9}):(\d{0,9})\])?", spec.strip())
     if not match:
         raise UserError(f"{where}: cannot read the split {spec!r}; write `test` or `train[400:1400]`")
     name, start, stop = match.groups()

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from mmpu import files
 from mmpu.core import UserError
 from mmpu.knobs import MANY
 from mmpu.student import Student
@@ -58,7 +59,8 @@ def save(
             save_file(shadow.state(), temporary / "shadow.safetensors")
         torch.save(dict(optimizer), temporary / "optimizer.pt")
         sums = {file.name: _sum(file) for file in sorted(temporary.iterdir())}
-        (temporary / "state.json").write_text(json.dumps({**state, "step": step, "sums": sums}))
+        content = {**state, "step": step, "sums": sums}
+        (temporary / "state.json").write_text(json.dumps({**content, "sum": _sum_of(content)}))
         for file in temporary.iterdir():
             _flush(file)
         shutil.rmtree(final, ignore_errors=True)
@@ -102,19 +104,25 @@ def newest(folder: Path, last: int) -> tuple[Path | None, list[str]]:
 def _fault(place: Path, step: int, last: int) -> str | None:
     """What is wrong with a checkpoint; None if its files are those that were written."""
     try:
-        state = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        state = files.value_in(place / "state.json")
+        if state.pop("sum", None) not in (None, _sum_of(state)):
+            return "state.json is not what was written"
         sums = state.get("sums", {})
         for name in ("weights.safetensors", "optimizer.pt", *sums):
             if not (place / name).is_file():
                 return f"{name} is missing"
         changed = [name for name, known in sums.items() if _sum(place / name) != known]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         return str(error)
     if changed:
         return f"{changed[0]} is not what was written"
     if state.get("step") != step or step >= last:
         return f"it says step {state.get('step')} of {last}"
     return None
+
+
+def _sum_of(state: State) -> int:
+    return zlib.crc32(json.dumps({k: v for k, v in state.items() if k != "sum"}, sort_keys=True).encode())
 
 
 def _sum(path: Path) -> int:
@@ -160,7 +168,7 @@ def restore(
     if shadow and shadow.state():
         shadow.load(load_file(found / "shadow.safetensors"))
     sharding.load_state(optimizer, torch.load(found / "optimizer.pt", map_location="cpu", weights_only=True))
-    return json.loads((found / "state.json").read_text())
+    return files.value_in(found / "state.json")
 
 
 def _flush(path: Path) -> None:

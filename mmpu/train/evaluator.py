@@ -12,6 +12,7 @@ from typing import Any, cast
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from mmpu import files
 from mmpu.core import Engine, Failed, Group, Sample, Sampling, Scorer, Task, UserError
 from mmpu.readings import Reader
 from mmpu.store import write_atomically
@@ -23,6 +24,8 @@ from mmpu.train.tried import Tried
 FILE = "evaluator.json"
 SECOND = 0.7
 """The temperature of a second answer, where the first is the likeliest one."""
+
+_RESTORE = "restore the file, or train the stage anew (--restart-from)"
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,18 @@ def settled(
             "scorer self_eval reads `expected`: with `preflight.prompts: 0` nothing is tried, so `auto` chooses nothing"
         )
         return rollout, {}
-    kept: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    kept = _kept(path)
     made: list[Found] = []
 
     def choose(each: Scorer) -> Scorer:
         reader, number = cast(Reader, each), len(made)
         if number < len(kept):
-            confirmed = tuple(Tried(**row) for row in kept[number]["confirmed"])
-            made.append(Found((), confirmed, kept[number]["settings"]))
-            return reader.restored(kept[number]["settings"])
+            try:
+                confirmed = tuple(Tried(**row) for row in kept[number].get("confirmed", ()))
+                made.append(Found((), confirmed, kept[number]["settings"]))
+                return reader.restored(kept[number]["settings"])
+            except (ValueError, TypeError, AttributeError) as error:
+                raise UserError(f"{path}: {error}; {_RESTORE}") from None
         found = _searched(reader, rollout, samples, task, trial, tokens, say, seed)
         # One process's choice is everybody's: rounding could tip a tie.
         shared = [found.settings]
@@ -100,6 +106,21 @@ def _seen(found: Found) -> dict[str, float]:
     row = found.confirmed[-1]
     seen = {"anchor_auc": row.auc, "second_auc": row.second, "graded_auc": row.graded}
     return {name: value for name, value in seen.items() if not math.isnan(value)}
+
+
+def _kept(path: Path) -> list[Mapping[str, Any]]:
+    """What was chosen before.
+
+    Raises:
+        UserError: the file is damaged; another choice would make another run of it.
+    """
+    try:
+        found = files.value_in(path) if path.exists() else []
+        if isinstance(found, list) and all(isinstance(row["settings"], dict) for row in cast(list[Any], found)):
+            return cast(list[Mapping[str, Any]], found)
+        raise ValueError("it holds something else than settings")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"cannot read {path}: {error}; {_RESTORE}") from None
 
 
 def _open(scorer: Scorer) -> bool:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,8 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmpu.core import Group, Response, Task
+from mmpu import files
+from mmpu.core import Group, Response, Task, UserError
 from mmpu.learning import Row
 from mmpu.prompts import question
 from mmpu.shown import visible
@@ -64,11 +65,7 @@ class Record:
         for path in files:
             if not path.exists():
                 continue
-            kept = [
-                line
-                for line in path.read_text(encoding="utf-8").split("\n")
-                if _complete(line) and not ((row := json.loads(line))["stage"] == stage and row["step"] >= step)
-            ]
+            kept = [line for line, of, at in _lines(path) if not (of == stage and at >= step)]
             write_atomically(path, "".join(line + "\n" for line in kept))
 
     def step(
@@ -245,10 +242,21 @@ def _short(image: str) -> str:
     return f"sha256:{hashlib.sha256(image.encode()).hexdigest()[:16]}" if image.startswith("data:") else image
 
 
-def _complete(line: str) -> bool:
-    """False for an empty line and for one that a crash cut short."""
+def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
+    """The lines of a run's file, each with its stage and step; without those that a crash cut short.
+
+    Raises:
+        UserError: the file cannot be read, or a line is no row of a run.
+    """
     try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return True
+        lines = files.text(path).split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; restore it") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = files.parsed(line)
+        except ValueError:
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or type(row.get("step")) is not int:
+            raise UserError(f"{path}, line {number} is no row of a run; delete the line, or restore the file")
+        yield line, row["stage"], row["step"]

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from mmpu import files
 from mmpu.core import Choice, Engine, Failed, Group, Response, Sample, Sampling, Scorer, UserError, digest
 from mmpu.store import write_atomically
 from mmpu.student import Misfit, Student, longest_text, misfit, overlong, summary
@@ -25,6 +25,14 @@ CHUNK = 64
 """Prompts whose scorer is listened to at a time."""
 PATIENCE = 5.0
 """Seconds between two words of how far it is."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What `FILE` holds."""
+
+    key: str
+    left_out: list[Misfit]
 
 
 @dataclass(frozen=True)
@@ -205,8 +213,11 @@ class Rehearsal:
 
 
 def _remembered(path: Path, key: str) -> list[Misfit] | None:
-    """What was left out when the stage began, if it began with the same samples."""
-    if not path.exists():
+    """What was left out when the stage began, if it began with the same samples and the file is whole."""
+    from pydantic import TypeAdapter
+
+    try:
+        kept = TypeAdapter(_Kept).validate_python(files.value_in(path))
+    except (OSError, ValueError):
         return None
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return [Misfit(**row) for row in kept["left_out"]] if kept["key"] == key else None
+    return kept.left_out if kept.key == key else None

@@ -11,11 +11,13 @@ decorators, no registry.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,12 +26,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from mmpu import files
+from mmpu import contracts, files
 from mmpu.core import UserError, digest
 
 T = TypeVar("T")
 
 PACKAGE = Path(__file__).parent
+OWN = "mmpu_plugin_"
+"""What the names of modules begin with that are files of a folder on the search path, and of no package."""
 DATA_KINDS = {"tasks": ".yaml", "judges": ".yaml", "configs": ".yaml", "models": ""}
 """File suffix of each kind of data; a model is a folder."""
 SPELLINGS = {".yaml": (".yaml", ".yml")}
@@ -157,7 +161,7 @@ def code(kind: str) -> dict[str, Root]:
 
 def load_module(path: Path) -> ModuleType:
     """Imports a file under a name of its own; the same file is imported once."""
-    name = f"mmpu_plugin_{path.stem}_{digest(str(path.resolve()))}"
+    name = f"{OWN}{path.stem}_{digest(str(path.resolve()))}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
@@ -166,6 +170,9 @@ def load_module(path: Path) -> ModuleType:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
+        except SystemExit:
+            del sys.modules[name]
+            raise UserError(f"{path} ends the program when it is imported; take that out") from None
         except BaseException:
             del sys.modules[name]
             raise
@@ -195,4 +202,20 @@ def find_class(kind: str, name: str, base: type[T]) -> type[T]:
         raise UserError(
             f"{path}: {classes[0].__name__} lacks {', '.join(missing)}, which every {base.__name__} defines"
         )
+    if kind in contracts.CONTRACTS and not dataclasses.is_dataclass(classes[0]):
+        raise UserError(f"{path}: {classes[0].__name__} is no dataclass; write @dataclass(frozen=True) above it")
+    if root.package != "mmpu":
+        contracts.keep(classes[0], kind)
     return classes[0]
+
+
+def culprit(error: BaseException) -> str | None:
+    """The file of a plug-in, with the line, in which an error was raised; None if it was raised in none."""
+    packages = tuple(f"{root.package}." for root in roots() if root.package not in (None, "mmpu"))
+    found: str | None = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).startswith((OWN, *packages)):
+            found = f"{frame.f_code.co_filename}, line {line}"
+    if isinstance(error, SyntaxError) and any(Path(error.filename or "").is_relative_to(r.code) for r in roots()):
+        return f"{error.filename}, line {error.lineno}"
+    return found

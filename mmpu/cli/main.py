@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmpu import __version__
+from mmpu import __version__, plugins
 from mmpu.cli.boards import leaderboard, publish
 from mmpu.cli.judge import announce, answers_on_stderr, judge, judging_options, progress_on_stderr
 from mmpu.cli.models import doctor, evaluator, export
@@ -64,6 +64,9 @@ class _Main(click.Group):
             if ctx.params.get("debug"):
                 raise
             said = " ".join(str(error).split())[:300]
+            if (place := plugins.culprit(error)) is not None:
+                say(f"mmpu: {place}: {type(error).__name__}: {said}; it is the plug-in's to mend", err=True)
+                sys.exit(1)
             say(
                 f"mmpu: this should not have happened ({type(error).__name__}: {said}). Please report it with what "
                 "`mmpu --debug` and the same command print",

@@ -58,7 +58,12 @@ class Cached(Engine):
 
     @property
     def identity(self) -> str:
-        return f"{self.engine.identity}:{self.version}" if self.version else self.engine.identity
+        own: object = self.engine.identity
+        if not isinstance(own, str) or not own:
+            raise UserError(
+                f"engine {type(self.engine).__name__}: identity is {own!r}; it is a text that names the model"
+            )
+        return f"{own}:{self.version}" if self.version else own
 
     def lacking(self, samples: Sequence[Sample]) -> list[str]:
         return self.engine.lacking(samples)
@@ -134,6 +139,11 @@ class Cached(Engine):
                         key = keys[answer.index]
                         yield from self._heard(pending.pop(key), have, answer)
                         self.store.release(owner, [key])
+                    if silent := [pending[key].sample.id for key in keys if key in pending]:
+                        raise UserError(
+                            f"engine {type(self.engine).__name__} gave no answer to {len(silent)} of {len(keys)} "
+                            f"prompts (first: {silent[0]!r}); it gives one, or Failed, for each"
+                        )
                 if pending and not by_number:
                     time.sleep(POLL)
 

@@ -178,7 +178,7 @@ def test_addresses_and_keys_that_are_none() -> None:
 
 
 def test_half_a_surrogate_in_a_reply_is_replaced() -> None:
-    assert client.whole({"a": ["x\ud800", {"\udc00": "ü😀"}, 1]}) == {"a": ["x\ufffd", {"\ufffd": "ü😀"}, 1]}
+    assert files.writable({"a": ["x\ud800", {"\udc00": "ü😀"}, 1]}) == {"a": ["x\ufffd", {"\ufffd": "ü😀"}, 1]}
 
 
 @pytest.mark.parametrize(

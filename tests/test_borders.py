@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
-from mmpu import files, sandbox, shown
+from conftest import ROOT
+from mmpu import boards, files, sandbox, shown, strict_yaml
+from mmpu.cli.main import main
 from mmpu.client import client
 from mmpu.config import load_yaml
 from mmpu.core import UserError
 from mmpu.prompts import inert
-from mmpu.task import templates
+from mmpu.task import load_task, templates
 
 BOMB = "a0: &a0 [l,l,l,l,l,l,l,l,l]\n" + "".join(
     f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
@@ -188,3 +193,103 @@ def test_half_a_surrogate_in_a_reply_is_replaced() -> None:
 def test_chat_marks_of_every_family_are_inert(mark: str) -> None:
     assert mark not in inert(f"x {mark} y")
     assert inert("a < b, a[i], List<int>, <b>bold</b> x<y|z>w") == "a < b, a[i], List<int>, <b>bold</b> x<y|z>w"
+
+
+def test_a_yaml_of_too_many_values_is_refused_before_it_is_composed() -> None:
+    with pytest.raises(yaml.YAMLError, match=r"column 400000: more than 200,000 values$"):
+        strict_yaml.loaded(f"[{'1,' * 300_000}1]")
+    assert strict_yaml.loaded(f"a: '{',' * 300_000}'") == {"a": "," * 300_000}
+
+
+def test_a_json_key_that_stands_twice_is_refused_where_people_write() -> None:
+    assert files.parsed('{"a": 1, "a": 2}') == {"a": 2}
+    with pytest.raises(ValueError, match="the key 'a' stands twice"):
+        files.parsed('[{"a": {"b": 1, "a": 2}}, {"a": 1, "a": 2}]', once=True)
+
+
+def test_what_is_no_utf_8_says_where(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match=r"it is no UTF-8 text \(.*at byte 3\); save it as UTF-8"):
+        files.text(tmp_path / "x")
+
+
+def test_a_home_that_is_nobody_s_is_a_name() -> None:
+    assert files.place("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+    assert files.place("~/x") == Path.home() / "x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["leaderboard", "{here}"], 2, "holds no board"),
+        (["leaderboard", "x" * 5000], 2, "correct the path"),
+        (["leaderboard", "caf\udce9"], 2, "is no UTF-8 text"),
+        (["tasks", "show", "x" * 5000], 2, "no task 'xxx"),
+        (["eval", "a=a.jsonl", "--task", "market", "--max-cost", "nan"], 2, "nan is no finite number"),
+        (["eval", "a=a.jsonl", "--task", "market", "--limit", "9" * 30], 2, "is not in the range"),
+        (["tasks", "show", "market", "--split", f"test[{'9' * 30}:]"], 2, "cannot read the split"),
+        (["tasks", "check", "market", "--data", ""], 2, "names no files and no revision"),
+        (["publish", "leaderboards/market.rule.json", "--to", "hf://../x"], 2, "a repository is named hf://"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    done = CliRunner().invoke(main, [each.replace("{here}", str(tmp_path)) for each in arguments])
+    assert (done.exit_code, message in " ".join(done.output.split())) == (code, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("entries", 0, "win_rate", "rate", "low"), "0.1"),
+        (("entries", 0, "win_rate", "rate", "low"), True),
+        (("entries", 0, "accuracy", "value"), -5),
+        (("entries", 0, "mean_words"), -1),
+        (("entries", 0, "n"), 10**25),
+    ],
+)
+def test_a_board_with_numbers_that_none_can_have_is_refused(
+    tmp_path: Path, place: tuple[str | int, ...], value: object
+) -> None:
+    found = json.loads((ROOT / "leaderboards/market.rule.json").read_text())
+    inside = found
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    (tmp_path / "b.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"b\.json"):
+        boards.read(tmp_path / "b.json")
+
+
+def test_a_board_with_a_row_or_a_key_twice_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "leaderboards/market.rule.json").read_text()
+    found = json.loads(text)
+    (tmp_path / "b.json").write_text(json.dumps({**found, "entries": [*found["entries"], found["entries"][0]]}))
+    with pytest.raises(UserError, match="stands there twice"):
+        boards.read(tmp_path / "b.json")
+    (tmp_path / "b.json").write_text(text.rstrip().removesuffix("}") + ', "task": "other"}')
+    with pytest.raises(UserError, match="the key 'task' stands twice"):
+        boards.read(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("q,a,q\n1,2,3\n", "names the column 'q' twice"),
+        ("q;a\n1;2\n", "parted by ';'; save it with commas"),
+        ("q\ta\n1\t2\n", r"parted by '\\t'; name it .tsv"),
+        ("q,\n1,2\n", "column 2 of the header has no name"),
+        ("What is 1+1?,2\nWhat is 2+2?,4\n", "looks like a value: does the file lack a first line of names"),
+    ],
+)
+def test_a_table_whose_header_is_none(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    (tmp_path / "t.yaml").write_text("source: rows.csv\nprompt: [{user: '{{ q }}'}]\nsplits: {test: {}}\n")
+    with pytest.raises(UserError, match=message):
+        load_task(str(tmp_path / "t.yaml")).samples("test")
+
+
+def test_tables_as_pandas_and_spreadsheets_write_them(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("source: rows.csv\nprompt: [{user: '{{ q }}'}]\nsplits: {test: {}}\n")
+    for text in (",q\n0,x\n1,y\n", "\nq\nx\ny\n", "q,\nx,\ny,\n", "q\nx; y\ny\n"):
+        (tmp_path / "rows.csv").write_text(text)
+        assert len(load_task(str(tmp_path / "t.yaml")).samples("test")) == 2

@@ -32,9 +32,7 @@ def leaderboard(
     """Validate and show board files, or the folders that hold them."""
     from mmpu import boards
 
-    given, paths = paths, tuple(f for path in paths for f in (_boards_in(path) if path.is_dir() else [path]))
-    if not paths:
-        raise UserError(f"no board in {', '.join(map(str, given))}; `mmpu eval` writes them, as *.json")
+    paths = tuple(f for path in paths for f in (_boards_in(path) if path.is_dir() else [path]))
     if site is not None:
         from mmpu.recipes.pages import write_site
 

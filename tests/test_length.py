@@ -80,7 +80,7 @@ def test_an_interval_by_refitting_is_wide_and_quick(calibration: Calibration) ->
     values = oracle("FuseChat-Llama-3.2-1B-Instruct")
     start = time.process_time()
     found = length_controlled(outcomes(values), "v1", calibration, values["inferred_C"])
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 30
     assert len(found.draws) == 1000
     assert low(found) < found.rate.value < high(found)
     published_error = values["recomputed_with_pip_alpaca_eval_0_6_6"]["lc_standard_error"] / 100

@@ -174,7 +174,7 @@ def test_ten_thousand_rows_are_checked_in_seconds(tmp_path: Path) -> None:
     rows = [{"n": i % 10, "q": f"What is {i}+1?", "a": str(i + 1)} for i in range(10_000)]
     begin = time.process_time()
     assert report(tmp_path, rows, reference="The answer is {{ a }}.", origin="{{ q }}").problems == []
-    assert time.process_time() - begin < 10
+    assert time.process_time() - begin < 30
 
 
 def test_the_command_prints_facts_and_fails_with_all_problems(tmp_path: Path) -> None:

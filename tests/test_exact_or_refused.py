@@ -11,14 +11,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
+)
 
 from mmpu.core import Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
-from mmpu.recipes.miniatures import miniature, write
+from mmpu.recipes.miniatures import enlarge, miniature, write
 from mmpu.student import StudentConfig, checked, load_parts, load_student, loading, remembered
 from mmpu.student.soundness import fitting
-from tiny import save, student
+from tiny import image_model, save, student
 
 pytestmark = pytest.mark.numerical
 
@@ -44,8 +51,9 @@ def test_a_student_says_what_transformers_says(kind: str, tmp_path: Path) -> Non
     tokenizer.save_pretrained(tmp_path)
     attention = "eager" if kind in EAGER else "sdpa"
     config = StudentConfig(str(tmp_path), device="cpu", attention=attention)
+    parts = load_parts(config)
     state = torch.get_rng_state()
-    student, _ = checked(load_parts(config), config)
+    student, _ = checked(parts, config)
     assert torch.equal(state, torch.get_rng_state())
     sharing, prefixing, sampled = KINDS[kind]
     assert student.sharing == sharing
@@ -77,6 +85,40 @@ def test_what_was_checked_is_remembered(tmp_path: Path, monkeypatch: pytest.Monk
     assert not load_student(config).sharing, "a damaged cache is none"
 
 
+def seeing(kind: str) -> tuple[Any, Any, Any]:
+    """Model, tokenizer and image processor of a relative of Qwen2.5-VL's."""
+    like, tokenizer, processor, _ = image_model("qwen3_vl" if kind == "qwen3_vl_moe" else "qwen2_5_vl")
+    shape, text, tower = like.config, like.config.text_config.to_dict(), like.config.vision_config.to_dict()
+    ids = {
+        f"{name}_token_id": getattr(shape, f"{name}_token_id")
+        for name in ("image", "video", "vision_start", "vision_end")
+    }
+    del text["model_type"], tower["model_type"]
+    torch.manual_seed(0)
+    if kind == "qwen2_vl":
+        tower = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+        config: Any = Qwen2VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=False, **ids)
+        return Qwen2VLForConditionalGeneration(config), tokenizer, processor
+    text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
+    config = Qwen3VLMoeConfig(text_config=text, vision_config=tower, tie_word_embeddings=False, **ids)
+    return Qwen3VLMoeForConditionalGeneration(config), tokenizer, processor
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl_moe"])
+def test_relatives_of_qwens_vision_language_models_are_exact(kind: str, tmp_path: Path) -> None:
+    model, tokenizer, processor = seeing(kind)
+    enlarge(model)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    for part in (model, tokenizer, processor):
+        part.save_pretrained(tmp_path)
+    config = StudentConfig(str(tmp_path), device="cpu")
+    _, verdict = checked(load_parts(config), config)
+    assert verdict.sharing
+    assert verdict.prefixing
+    assert not verdict.unsampled
+    assert max(verdict.logp, verdict.gradients, verdict.sampler) <= 1e-5
+
+
 def test_soft_capped_attention_is_refused_where_it_would_be_dropped(tmp_path: Path) -> None:
     write("gemma2", AutoModelForCausalLM, tmp_path, 256)
     with pytest.raises(UserError, match=r"nats off.*attention: eager"):
@@ -103,6 +145,14 @@ def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
 
 def written(name: str, text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(text)
+
+
+def rewritten(name: str, **keys: object) -> Callable[[Path], object]:
+    def changed(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+    return changed
 
 
 def shape(then: Callable[[Path], object] | None = None, **keys: object) -> Callable[[Path], object]:
@@ -202,3 +252,24 @@ def test_a_tower_without_a_processor_is_refused(tmp_path: Path) -> None:
     (save("llava", tmp_path / "model") / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"image processor.*add the preprocessor_config\.json"):
         load_student(StudentConfig(str(tmp_path / "model"), device="cpu"))
+
+
+SIZES = {"crop_size": {"height": 28, "width": 28}, "size": {"shortest_edge": 28}}
+BLIND: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "size": ("llava", rewritten("preprocessor_config.json", **SIZES), r"does not go through .*28\*28.*another model's"),
+    "merge": ("qwen2_5_vl", rewritten("preprocessor_config.json", merge_size=1), "its merge_size is 1, .*reads.* 2"),
+    "patch": ("qwen2_5_vl", rewritten("preprocessor_config.json", patch_size=16), "patch_size is 16, .*patch_size 14"),
+    "token": (
+        "llava",
+        shape(image_token_index=5, image_token_id=5),
+        r"a picture's token is 5 for .*, and \d \('<image>'\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_pictures_that_a_model_cannot_read_are_refused(name: str, tmp_path: Path) -> None:
+    family, damage, message = BLIND[name]
+    damage(save(family, tmp_path))
+    with pytest.raises(UserError, match=message):
+        load_student(StudentConfig(str(tmp_path), device="cpu"))

@@ -6,12 +6,16 @@ import re
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
+from mmpu.core import UserError
 from mmpu.student import remembered
+from mmpu.student.packing import Tree
 from mmpu.student.parts import Parts, load_parts
-from mmpu.student.selfcheck import Verdict, judged, transformers_says
+from mmpu.student.selfcheck import Verdict, judged, probes, transformers_says
 from mmpu.student.student import Student
 from mmpu.student.student_config import StudentConfig
-from mmpu.student.untouched import Untouched
+from mmpu.student.untouched import FAILURES, Untouched
 
 EXACT = frozenset(
     ("qwen2", "qwen3", "llama", "opt", "gemma3_text", "llava", "qwen2_5_vl", "qwen3_vl", "gemma3"),
@@ -60,9 +64,32 @@ def assembled(parts: Parts, config: StudentConfig) -> Student:
     student = Student(parts.model, parts.tokenizer, config, parts.image_processor, parts.family).eval()
     if parts.model.config.model_type not in EXACT:
         student.horizon = _horizon(parts.model.config.get_text_config())
+    if student.family.marker is not None:
+        _seen(student)
     if (generation := getattr(student.base, "generation_config", None)) is not None:
         generation.eos_token_id = sorted(student.eos)  # also for who generates from it, or from what is saved
     return student
+
+
+def _seen(student: Student) -> None:
+    """Refuses a model that a picture does not go through. Whether its template writes one, its prompts will tell.
+
+    Raises:
+        UserError: it does not; says why.
+    """
+    try:
+        prompt = student.encode(probes(student)[0])
+        with torch.no_grad():
+            student(student.pack([Tree(prompt, ((prompt.ids[0],),))]))
+    except UserError:
+        return
+    except FAILURES as error:
+        raise UserError(
+            f"a picture does not go through {student.config.model} ({str(error).splitlines()[0]}): its image processor "
+            "is another model's; add the preprocessor_config.json of the model that it was made from"
+        ) from error
+    finally:
+        student.tokens_read = 0
 
 
 def _horizon(shape: Any) -> int | None:

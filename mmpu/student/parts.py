@@ -17,7 +17,7 @@ from mmpu.families import Family
 from mmpu.student import gguf
 from mmpu.student.adapters import merged
 from mmpu.student.dropout import without_dropout
-from mmpu.student.soundness import finite, fitting, generating, unpacked, unquantised, whole
+from mmpu.student.soundness import finite, fitting, generating, picturing, unpacked, unquantised, whole
 from mmpu.student.student_config import StudentConfig
 
 
@@ -88,6 +88,8 @@ def load_parts(config: StudentConfig) -> Parts:
     # Pillow is all that this backend needs. In transformers before 5.18 the name at the root wants torchvision all the
     # same, and the one in its own module does not.
     image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
+    if family.image_token is not None:
+        picturing(image_processor, tokenizer, shape, family.image_token, config.model)
     for adapter in adapters:
         model = merged(model, adapter)
     if not config.device_map and not config.quantize:

@@ -164,6 +164,40 @@ def fitting(tokenizer: Any, weights: Any, model: str) -> None:
         )
 
 
+def picturing(processor: Any, tokenizer: Any, shape: Any, token: str, model: str) -> None:
+    """Refuses an image processor or a tokenizer whose pictures are not those that a model reads.
+
+    Args:
+        shape: The model's transformers configuration.
+        token: What stands for a feature of a picture.
+
+    Raises:
+        UserError: they do not fit; says where.
+    """
+    own = tokenizer.convert_tokens_to_ids(token)
+    named = getattr(shape, "image_token_id", None) or getattr(shape, "image_token_index", None)
+    if own is None or own == tokenizer.unk_token_id or named not in (None, own):
+        raise UserError(
+            f"a picture's token is {named} for {model!r}, and {own} ({token!r}) for its tokenizer; take the tokenizer "
+            "files and the config.json of one model"
+        )
+    for ours, theirs in _MEASURES:
+        made, read = getattr(processor, ours, None), getattr(shape.vision_config, theirs, None)
+        if isinstance(made, int) and isinstance(read, int) and made != read:
+            raise UserError(
+                f"the image processor of {model!r} is another model's: its {ours} is {made}, and the model reads "
+                f"{theirs} {read}; add the preprocessor_config.json of the model that it was made from"
+            )
+
+
+_MEASURES = (
+    ("patch_size", "patch_size"),
+    ("merge_size", "spatial_merge_size"),
+    ("temporal_patch_size", "temporal_patch_size"),
+)
+"""Of image processors, and as the configurations of towers call them."""
+
+
 def _foreign(tokenizer: Any, weights: Any, rows: int) -> str:
     """What tells that a tokenizer is not the one that a model was trained with; nothing if nothing does."""
     if len(tokenizer) < OWN * rows:

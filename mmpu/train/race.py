@@ -1,9 +1,9 @@
 """Ways to read an evaluator against each other, within a budget of tokens.
 
-First every way reads a text or two, which shows what cannot be read at all; ways that differ only in how their answer
-begins share these passes. The rest are tried on a few prompts, those that are not significantly below the best on as
-many more, and so on. Where tokens are short there are fewer prompts and then fewer ways, and the row of one that is
-left out says so.
+First every way reads one text, which shows what cannot be read at all; ways that differ only in how their answer begins
+share these passes. The rest are tried on a few prompts, those that are not significantly below the best on as many
+more, and so on, those that are cheap to read first. Where tokens are short there are fewer prompts and then fewer ways,
+and the row of one that is left out says so.
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ FIRST = 6
 """Prompts of the first round; each further one doubles what was tried."""
 LEAST = 4
 """Prompts of a round that a small budget does not afford as a whole."""
-OPENING = 0.6
+OPENING = 0.65
 """The share of what is to be spent on the choice that the first round may take."""
 FINALISTS = 3
 """Ways that are averaged, graded and confirmed."""
 MARGIN = 0.02
 """A difference of value below which the way that is named first is taken."""
 HOPELESS = 0.25
-"""A mass on the options of the first texts below which a way is not tried any further."""
+"""A mass on the options of the first text below which a way is not tried any further."""
 SURER = 0.05
 """A difference of that mass by which one beginning of an answer is preferred to another."""
-PROBES = 2
-"""Prompts, the shortest, one text of which is read in every way at first."""
 
 
 @dataclass
@@ -41,33 +39,31 @@ class Race:
 
     trials: Trials
     cases: Sequence[Case]
+    """In the order in which they are tried."""
     say: Callable[[str], None]
 
     def probed(self, readings: Mapping[str, Reader]) -> dict[str, Reader]:
         """The ways that can read a text; of the others it is said why not."""
-        groups = [case.only([0]) for case in sorted(self.cases, key=_size)[:PROBES]]
+        shortest = min(self.cases, key=_size).only([0])
         running = {n: w for n, w in readings.items() if not w.question and any(c.judging(w.copies) for c in self.cases)}
         questions: dict[str, dict[str, Reader]] = {}
         for name, way in readings.items():
             if way.question:
                 questions.setdefault(way.question, {})[name] = way
         for ways in questions.values():
-            found, _ = self.trials.spending.reads(list(ways.values()), groups)
-            for (name, way), reads in zip(ways.items(), found, strict=True):
-                if (reason := self._hopeless(name, [read for of_group in reads for read in of_group])) is None:
+            found, _ = self.trials.spending.reads(list(ways.values()), [shortest])
+            for (name, way), ((read,),) in zip(ways.items(), found, strict=True):
+                if (reason := self._hopeless(name, read)) is None:
                     running[name] = way
                 else:
                     self.trials.failures[name] = reason
                     self.say(f"{name}: {reason}")
         return {name: way for name, way in readings.items() if name in running}
 
-    def _hopeless(self, name: str, reads: Sequence[Read]) -> str | None:
-        """Why a way cannot read these texts, so that nothing more is spent on it."""
-        masses = [read.mass for read in reads if not math.isnan(read.mass)]
-        self.trials.masses[name] = sum(masses) / max(1, len(masses))
-        if self.trials.masses[name] >= HOPELESS or not all(math.isnan(read.score) for read in reads):
-            return None
-        return f"unread: {reads[0].reason}"
+    def _hopeless(self, name: str, read: Read) -> str | None:
+        """Why a way cannot read a text, so that nothing more is spent on it."""
+        self.trials.masses[name] = read.mass
+        return f"unread: {read.reason}" if math.isnan(read.score) and not read.mass >= HOPELESS else None
 
     def __call__(self, running: dict[str, Reader], reserve: int) -> int:
         """Tries ways; those that need not be tried further are taken out of `running`.
@@ -139,6 +135,11 @@ class Race:
                 self.trials.aside[row.name] = f"significantly below {fit[0].name}"
                 dropped.append(row.name)
         return dropped
+
+
+def in_order(cases: Sequence[Case]) -> list[Case]:
+    """Those with a second answer, by which every way can be judged, and then the others; short ones first."""
+    return sorted(cases, key=lambda case: (not case.right, _size(case)))
 
 
 def _size(case: Case) -> int:

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from mmpu.core import NAN, Group, Task
 from mmpu.readings import Read, Reader
 from mmpu.train.cases import Case, case_of
-from mmpu.train.race import FINALISTS, Race, by_rank
+from mmpu.train.race import FINALISTS, Race, by_rank, in_order
 from mmpu.train.spending import Spending
 from mmpu.train.trials import Graded, Trials
 from mmpu.train.tried import Tried, gaps, line
 
-RESERVE = 0.4
-"""The most of a budget that is kept for confirming the best."""
+RESERVE = 0.25
+"""The most of a budget that is kept for confirming the best; what the choice leaves over is spent on it too."""
 CONFIRMING = 12
 """Prompts that the best is confirmed on even where the budget is spent."""
 SECOND = 0.25
@@ -79,7 +79,7 @@ class Search:
         groups, examples = _apart(groups, seconds)
         readings = self.reader.readings(examples)
         cases = [case for i in range(len(groups)) if (case := case_of(groups, i, seconds)) is not None]
-        trial, fresh = cases[0::2], cases[1::2]
+        trial, fresh = in_order(cases[0::2]), cases[1::2]
         if not fresh:
             reason = "the anchors are empty, or all the same: there is nothing to tell apart"
             return Found(tuple(Tried(name, each.copies, reason=reason) for name, each in readings.items()), (), None)

@@ -378,6 +378,16 @@ def test_a_student_that_can_grade_in_no_way_is_refused(workshop: Path, tmp_path:
     assert not (tmp_path / "run/1-ldl/evaluator.json").exists()
 
 
+def test_ways_to_grade_that_weigh_texts_train(workshop: Path, tmp_path: Path) -> None:
+    """What they will weigh is rehearsed too, and then scored in [0, 1]."""
+    parts = "[{weight: 1.0, mode: recall}, {weight: 2.0, mode: likelihood}]"
+    scorer = f"stages.ldl.scorer={{name: self_eval, mode: average, parts: {parts}}}"
+    overrides = [scorer, "stages.ldl.steps=1", "stages.sft.epochs=0.25", "stages.ldl.preflight={prompts: 0}"]
+    run = recipe.train(str(config(workshop, tmp_path / "run")), overrides)
+    (step,) = [line for line in lines(run / "metrics.jsonl") if line["stage"] == "ldl"]
+    assert 0 < step["score"] < 1
+
+
 def test_a_run_folder_of_other_settings_is_not_touched(workshop: Path, tmp_path: Path) -> None:
     path = config(workshop, tmp_path / "run")
     recipe.train(str(path), ["stages.ldl.steps=1"])

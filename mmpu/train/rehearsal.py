@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mmpu import files
-from mmpu.core import Choice, Engine, Failed, Group, Response, Sample, Sampling, Scorer, UserError, digest
+from mmpu.core import Choice, Engine, Failed, Group, Likelihood, Response, Sample, Sampling, Scorer, UserError, digest
 from mmpu.store import write_atomically
 from mmpu.student import Misfit, Student, longest_text, misfit, overlong, summary
 from mmpu.train.fitting import Fitting
@@ -39,8 +39,8 @@ class _Kept:
 class Listening(Engine):
     """Stands for the student where a scorer asks it: keeps what it is asked and says nothing of worth."""
 
-    heard: list[tuple[Sample, int]] = field(default_factory=list[tuple[Sample, int]])
-    """Prompts, and the tokens that an answer to each may have."""
+    heard: list[tuple[Sample, int | Response]] = field(default_factory=list[tuple[Sample, int | Response]])
+    """Prompts, and the tokens that an answer to each may have or the answer that is weighed."""
 
     @property
     def identity(self) -> str:
@@ -53,6 +53,10 @@ class Listening(Engine):
     def choose(self, samples: Sequence[Sample], options: Sequence[str]) -> list[Choice | Failed]:
         self.heard.extend((sample, 1) for sample in samples)
         return [Choice(dict.fromkeys(options, 1 / len(options)), 0.0) for _ in samples]
+
+    def likelihoods(self, samples: Sequence[Sample], responses: Sequence[Response]) -> list[Likelihood | Failed]:
+        self.heard.extend(zip(samples, responses, strict=True))
+        return [Likelihood(-1.0, 1) for _ in samples]
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,10 @@ class Rehearsal:
                 yield found
         self.listening.heard.clear()
 
-    def _unasked(self, prompt: Sample, room: int) -> Misfit | None:
-        """Why a scorer's prompt cannot be read, if it cannot."""
+    def _unasked(self, prompt: Sample, room: int | Response) -> Misfit | None:
+        """Why a scorer's prompt cannot be read with an answer to it, if it cannot."""
         try:
+            room = len(self.student.response_ids(prompt, room)) if isinstance(room, Response) else room
             length = overlong(self.student, prompt, room)
         except UserError as error:
             return Misfit(prompt.id, "unreadable", f"its scorer's prompt, {error}")

@@ -292,6 +292,9 @@ class Engine(ABC):
         """What it would answer, where that is known without asking a model."""
         return [None] * len(samples)
 
+    def rest(self) -> None:  # noqa: B027
+        """Told before the student is updated: memory that is held for answering may serve the trainer."""
+
     def close(self) -> None:  # noqa: B027
         """Gives back what the engine holds beyond this process's memory."""
 

@@ -3,6 +3,7 @@ after it. `make test-vllm` installs it and runs this file."""
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from click.testing import CliRunner, Result
 from mmpu.cli.main import main
 from mmpu.core import Choice, Failed, Response, Sample, Sampling, UserError
 from mmpu.duel import Duel
+from mmpu.engines import _vllm
 from mmpu.engines._vllm import StaleWeights
 from mmpu.engines.hf import HF, _truncate
 from mmpu.engines.vllm import ENVIRONMENT, VLLM
@@ -252,7 +255,95 @@ def test_a_loaded_adapter_is_the_students(adapted: VLLM) -> None:
         assert isinstance(a, Choice)
         assert isinstance(b, Choice)
         assert a.probs == pytest.approx(b.probs, abs=1e-6)
-    assert len(list(adapted.folder.glob("adapter-*"))) == 1
+    assert adapted._copy.shelf is not None
+    assert len(list(adapted._copy.shelf.iterdir())) == 1
+
+
+def held() -> int:
+    """Bytes of all tensors in this process."""
+    gc.collect()
+    storages = {t.untyped_storage() for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.device.type == "cpu"}
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+def test_twenty_updates_leave_its_weights_equal_and_memory_flat(full: VLLM) -> None:
+    stays_flat(full)
+
+
+def test_twenty_adapters_leave_its_weights_equal_and_memory_flat(adapted: VLLM) -> None:
+    stays_flat(adapted)
+
+
+def stays_flat(engine: VLLM) -> None:
+    """Nothing is written but adapters, which lie in memory."""
+    model, asked = engine.student, prompts(engine.student)
+    sizes: list[int] = []
+    for _ in range(20):
+        shift(model, 0.002)
+        engine.sync()
+        sizes.append(held())
+    assert gap(model, asked, engine.generate(asked, 2, Sampling(max_tokens=6))) <= TOLERANCE
+    assert sizes[-1] == sizes[2]
+    written = [p for p in engine.folder.rglob("*") if p.suffix in (".safetensors", ".bin")]
+    assert not written
+    theirs: dict[str, torch.Tensor] = engine._copy.llm.apply_model(_norms)[0]
+    ours = {_short(name): tensor.float() for name, tensor in _vllm.weights(model)}
+    same = [name for name in theirs if name in ours]
+    assert len(same) >= 4, "a layer has two norms"
+    for name in same:
+        torch.testing.assert_close(theirs[name], ours[name], atol=0, rtol=0)
+
+
+def _norms(model: Any) -> dict[str, torch.Tensor]:
+    return {_short(n): p.detach().float() for n, p in model.named_parameters() if n.endswith("layernorm.weight")}
+
+
+def _short(name: str) -> str:
+    """From the layer on."""
+    return name[name.find("layers.") :]
+
+
+def test_it_sleeps_while_weights_are_updated(full: VLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeps(full, monkeypatch)
+
+
+def test_it_sleeps_while_an_adapter_is_updated(adapted: VLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeps(adapted, monkeypatch)
+
+
+def sleeps(engine: VLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU sleeping frees nothing; the calls are those that a GPU gets."""
+    engine.sync()
+    model, copy, asked = engine.student, engine._copy, prompts(engine.student)
+    monkeypatch.setattr(copy, "sleeps", True)
+    calls: list[Any] = []
+
+    def recorded(name: str, call: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append((name, kwargs.get("level") or kwargs.get("tags") or (args[0] if args else None)))
+        return call(*args, **kwargs)
+
+    for name in ("sleep", "wake_up", "collective_rpc", "update_weight_version", "reset_prefix_cache"):
+        monkeypatch.setattr(copy.llm, name, partial(recorded, name, getattr(copy.llm, name)))
+    engine.rest()
+    engine.rest()
+    shift(model)
+    answers = engine.generate(asked, 2, Sampling(max_tokens=6))
+    assert gap(model, asked, answers) <= TOLERANCE
+    assert [call for call in calls if call[0] != "collective_rpc" or call[1] == "reload_weights"] == [
+        ("sleep", 2),
+        ("wake_up", ["weights"]),
+        ("collective_rpc", "reload_weights"),
+        ("wake_up", ["kv_cache"]),
+        ("reset_prefix_cache", None),
+        ("update_weight_version", str(model.version)),
+    ]
+
+
+def test_a_new_stage_is_no_new_start(adapted: VLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted.sync()
+    monkeypatch.setattr(VLLM, "_start", lambda *_: pytest.fail("started again"))
+    adapted.student.start_stage(reference=False)
+    follows_updates(adapted)
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -540,7 +631,8 @@ def test_an_evaluation_gives_the_student_s_own_words(tmp_path: Path, monkeypatch
     )
     Path("v.yaml").write_text(json.dumps({"name": "vllm", "max_length": 512, "options": OPTIONS}))
     command = ["eval", "a=tiny-text", "b=hf:tiny-text", "--engine", "v.yaml", "--task", "sums.yaml"]
-    assert CliRunner().invoke(main, command).exit_code == 0
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, (done.output, done.exception)
     said = [next(Path("leaderboards").glob(f"*/{label}.outputs.jsonl")).read_text() for label in "ab"]
     assert said[0] == said[1]
     monkeypatch.setattr(VLLM, "_start", lambda *_: pytest.fail("asked twice"))

@@ -14,20 +14,19 @@ import hashlib
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from safetensors.torch import load_file, save_file
 
 from mmpu.core import Choice, Engine, Failed, Response, Sample, Sampling, UserError
 from mmpu.media import images as media
-from mmpu.student import Encoded, Student
+from mmpu.student import Encoded, Student, named_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 MAX_TOKENS_READ = 127
 """vLLM reports the log-probabilities of at most this many chosen tokens, one place kept free."""
@@ -99,19 +98,11 @@ class Mirrored(Engine):
         return [found[sample.prompt] for sample in samples]
 
 
-def export(student: Student, folder: Path) -> None:
-    """Writes the student without its adapter, every weight under the name that vLLM knows."""
-    student.save_base(folder)
-    if student.base.config.model_type != "llava":
-        return
-    for file in folder.glob("*.safetensors"):
-        weights = load_file(file)
-        if any(_TOWER.search(name) for name in weights):
-            renamed = {_TOWER.sub("vision_tower.vision_model.", name): w for name, w in weights.items()}
-            save_file(renamed, file, metadata={"format": "pt"})
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        index.write_text(_TOWER.sub("vision_tower.vision_model.", index.read_text()))
+def weights(student: Student) -> Iterator[tuple[str, Tensor]]:
+    """The student's without its adapter, where they lie, each under the name that vLLM knows."""
+    llava = student.base.config.model_type == "llava"
+    for name, tensor in named_weights(student.base).items():
+        yield _TOWER.sub("vision_tower.vision_model.", name) if llava else name, tensor
 
 
 @dataclass(frozen=True, eq=False)

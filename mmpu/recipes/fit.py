@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mmpu.core import Engine, Group, Sample, Sampling, UserError
 from mmpu.learning import Method
 from mmpu.recipes import wiring
+from mmpu.recipes.rollout_choice import hindrance
 from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
 from mmpu.task import YamlTask, parse_split
@@ -47,23 +48,15 @@ def plan(run: RunConfig, wired: Wired) -> list[Planned]:
             f"student.lora.dropout={run.student.lora.dropout}: with dropped units the update's log-probabilities "
             "differ from the sampler's before anything is learned, and gradients depend on tokens_per_pass; leave it 0"
         )
-    if run.rollout.name.startswith("vllm"):
-        lora = run.student.lora
-        given = [] if lora is None else [("init", lora.init != "default"), ("dora", lora.dora)]
-        given += [] if lora is None else [("modules_to_save", bool(lora.modules_to_save))]
-        if refused := [name for name, there in given if there]:
-            raise UserError(f"rollout: vLLM takes plain LoRA adapters; leave student.lora.{refused[0]} out, or use hf")
     stages = [Planned(stage, stage.method.make({}), _sampling(stage, wired.task)) for stage in run.stages]
     for stage in stages:
         check(stage.config, stage.method, wired, stage.sampling)
         teacher = stage.method.shadow
         if teacher is not None and teacher.kind == "external":
             shadows.check_tokenizers(run.student.model, teacher.model)
-    if run.rollout.name != "hf" and any(s.method.offline or "teacher_responses" in s.method.needs for s in stages):
-        raise UserError(
-            f"rollout: a method here samples from a second set of weights, which {run.rollout.name} does not hold; "
-            "use hf"
-        )
+    engine = run.rollout.name
+    if engine != "hf" and (reason := hindrance(engine, run.student, [stage.method for stage in stages])):
+        raise UserError(f"rollout: {reason}")
     wiring.sampler(run.rollout, wired.task, None, run.folder / ".rollout")
     return stages
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from mmpu import files
 from mmpu.config import Values, build
 from mmpu.core import Engine, Sampling, UserError
 from mmpu.knobs import MAY_CHANGE, Seed, Temperature
-from mmpu.recipes import presets
+from mmpu.recipes import presets, rollout_choice
 from mmpu.recipes.wiring import Source
 from mmpu.specs import Named, Spec
 from mmpu.student import StudentConfig
@@ -40,7 +40,8 @@ class RunConfig:
     stages: tuple[StageConfig, ...]
     """In order; each starts from the weights of the one before."""
     rollout: Spec[Engine] = field(default_factory=lambda: Spec[Engine].read("hf", "rollout", Engine))
-    """The engine that samples the student's candidates: `hf`, in process, `vllm` or `vllm_server`."""
+    """The engine that samples the student's candidates: `hf`, in process, `vllm` or `vllm_server`; `auto` is `vllm`
+    where that and a GPU are there, else `hf`, and is written down as what it was."""
     teacher: Source | None = None
     """The engine that gives anchors, asked once per prompt."""
     teacher_sampling: TeacherSampling = field(default_factory=TeacherSampling)
@@ -70,7 +71,11 @@ def load(config: str, assignments: Sequence[str] = ()) -> RunConfig:
 
 def read(values: Values, where: str) -> RunConfig:
     """A training config from its values."""
-    run = build(RunConfig, values, where)
+    chooses = values.get("rollout") == rollout_choice.AUTO
+    run = build(RunConfig, {**values, "rollout": "hf"} if chooses else values, where)
+    if chooses:
+        name = rollout_choice.automatic(run.student, [stage.method.make({}) for stage in run.stages])
+        run = replace(run, rollout=Spec[Engine].read(name, "rollout", Engine))
     names = [stage.name for stage in run.stages]
     if not names or len(set(names)) != len(names):
         raise UserError(f"{where}: `stages` needs at least one stage, each with a name of its own; got {names}")

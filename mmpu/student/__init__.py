@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmpu.student.parts import base_dtype, load_parts, resolve_model
     from mmpu.student.precision import remarks
     from mmpu.student.rehearsal import Misfit, longest_text, misfit, overlong, summary
+    from mmpu.student.saving import named_weights
     from mmpu.student.selfcheck import GRADIENTS, LIMITS, Verdict, judged, probes, sharing_error, transformers_says
     from mmpu.student.showing import Piece, before_answer, drops_thoughts, ending, rendered, thinking
     from mmpu.student.student import Student
@@ -59,6 +60,7 @@ __all__ = [
     "load_student",
     "longest_text",
     "misfit",
+    "named_weights",
     "overlong",
     "pack",
     "probes",

@@ -22,12 +22,12 @@ from mmpu.families import Family
 from mmpu.student import (
     adapters,
     attention,
-    companions,
     dropout,
     form,
     gated,
     last_layer,
     rms_norm,
+    saving,
     targets,
     tied,
     vector_math,
@@ -36,7 +36,6 @@ from mmpu.student.encoding import Encoder, ends
 from mmpu.student.head import Ask, Head, Measured, measure
 from mmpu.student.lora import Lora
 from mmpu.student.packing import Encoded, Pack, Tree, alone, pack, visible
-from mmpu.student.parts import resolve_model
 from mmpu.student.student_config import StudentConfig
 from mmpu.student.vision import Images
 
@@ -372,33 +371,11 @@ class Student(nn.Module):
 
     def save_base(self, folder: Path) -> None:
         """Writes the model without its adapter, with all that lay beside its weights."""
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {
-            name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
-            for name, tensor in self.base.state_dict().items()
-            if ".lora_" not in name and ".modules_to_save." not in name
-        }
-        with self._generating_plainly():
-            self.base.save_pretrained(str(folder), state_dict=weights)
-        source = None
-        with contextlib.suppress(UserError):
-            source, _ = resolve_model(self.config.model)
-        if source is not None and companions.copied(source, folder):
-            return
-        self.base.generation_config.save_pretrained(str(folder))
-        self.tokenizer.save_pretrained(str(folder))
-        if self.image_processor is not None:
-            self.image_processor.save_pretrained(str(folder))
+        saving.save_base(self.base, self.config.model, folder, self.tokenizer, self.image_processor)
 
-    @contextlib.contextmanager
-    def _generating_plainly(self) -> Generator[None]:
-        """Published generation configs may hold what transformers refuses to write; they are copied as they came."""
-        held = self.base.generation_config
-        self.base.generation_config = type(held)()
-        try:
-            yield
-        finally:
-            self.base.generation_config = held
+    def save_frame(self, folder: Path) -> None:
+        """Writes all of that but the weights."""
+        saving.save_frame(self.base, self.config.model, folder, self.tokenizer, self.image_processor)
 
 
 def never(tokenizer: Any, family: Family) -> tuple[int, ...]:

@@ -61,6 +61,7 @@ def run(stage: Stage, record: Record) -> None:
 
             step_of = collect(stage, step, at.state["position"])
             record.signals.wait()
+            rollout.student.rest()
             began, read = time.perf_counter(), stage.student.tokens_read
             measures_kl = stage.has_reference and config.kl_every > 0 and step % config.kl_every == 0
             losses = update(step_of.rows, step, stage.steps, at.state["mean_score"] or 0.0, measures_kl)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from endpoint import Endpoint, Reply, question, said
-from mmpu.boards.board import read
+from mmpu.boards.board_file import read
 from mmpu.cli.main import main
 
 ROWS = 6

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpu import files
+from mmpu.chats import said_by
 from mmpu.core import Message, Part, Sample, UserError, digest
 
 MAX_CHARACTERS = 32_000
@@ -105,10 +106,10 @@ def about(
 
 
 def question(prompt: Sequence[Message]) -> str:
-    """The text of a prompt in one block; turns are labelled only where there is more than one."""
+    """The text of a prompt in one block, calls in our form; turns are labelled where there are several."""
     if len(prompt) == 1:
         return prompt[0].text.strip()
-    return "\n".join(f"{message.role}: {message.text.strip()}" for message in prompt)
+    return "\n".join(f"{message.role}: {said_by(message).strip()}" for message in prompt)
 
 
 def inert(text: str, template: Path | None = None) -> str:

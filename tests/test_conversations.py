@@ -12,13 +12,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from endpoint import Endpoint
 from mmpu.chats import more_of
-from mmpu.core import Group, Message, Part, Response, Sample, UserError
+from mmpu.core import Failed, Group, Message, Part, Response, Sample, Sampling, UserError
 from mmpu.graders.tool_calls import ToolCalls
 from mmpu.learning import Method
+from mmpu.media import prompt_key
 from mmpu.methods.dpo import DPO
 from mmpu.methods.pbsd import PBSD
 from mmpu.methods.sft import SFT
+from mmpu.prompts import question
 from mmpu.train.optim import Optim
 from mmpu.train.update import Updater
 from test_turns import PAIRS, dictionaries, encoder
@@ -196,6 +199,28 @@ def test_tools_and_calls_go_through_the_template(name: str, template: str, writt
     assert ours.render(Sample("x", (forged,))).count(written[-10:]) == ours.render(Sample("x", (asked,))).count(
         written[-10:]
     )
+
+
+def test_tools_and_calls_go_to_an_endpoint_and_into_the_store(endpoint: Endpoint) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    asked = replace(said("user", "Rome?"), more=more_of({"tools": [SCHEMA]}))
+    told = Sample("told", (asked, said("assistant", "", tool_calls=[call]), said("tool", "12 C")))
+    sent = {**call, "id": "x", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [sent]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    endpoint.answer = lambda *_: (200, {}, {"choices": [choice]})
+    engine = endpoint.engine()
+    (found,) = engine.generate([told], 1, Sampling())
+    assert not isinstance(found, Failed)
+    assert (found[0].raw, found[0].finished) == (CALL, True)
+    (body,) = endpoint.bodies
+    assert body["tools"] == [SCHEMA]
+    first, second, third = body["messages"]
+    assert first == {"role": "user", "content": "Rome?"}
+    assert second["tool_calls"][0]["function"]["arguments"] == '{"city": "Rome"}'
+    assert third["tool_call_id"] == second["tool_calls"][0]["id"]
+    assert prompt_key(told.prompt) != prompt_key(tuple(replace(m, more="") for m in told.prompt))
+    assert CALL in question(told.prompt)
 
 
 def test_a_template_that_leaves_out_tools_calls_or_a_turn_is_refused() -> None:

@@ -6,7 +6,7 @@ call, `exchange.py` decides when it is made again, `crew.py` goes from item to i
 format, `thread.py` lets synchronous code hear of answers as they come.
 """
 
-from mmpu.client.chat import Heard, drawing, messages, texts, top_logprobs, weigh
+from mmpu.client.chat import Heard, drawing, messages, offered, texts, top_logprobs, weigh
 from mmpu.client.client import Client, Reply, Terms, checked_key, checked_url
 from mmpu.client.crew import Crew
 from mmpu.client.exchange import Declined, Exchange, Refused, Unusable
@@ -26,6 +26,7 @@ __all__ = [
     "checked_url",
     "drawing",
     "messages",
+    "offered",
     "stream",
     "texts",
     "top_logprobs",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from mmpu.calls import of_openai, written
 from mmpu.client.client import Reply, words_of
 from mmpu.client.exchange import Declined, Unusable
-from mmpu.core import Choice, Response, Sample, Sampling
+from mmpu.core import Choice, Message, Response, Sample, Sampling
 from mmpu.thinking import thinks_on
 
 CUT = ("length", "max_tokens", "model_length")
@@ -26,13 +28,31 @@ def messages(sample: Sample, images: Mapping[str, str]) -> list[dict[str, Any]]:
             return {"type": "text", "text": data}
         return {"type": "image_url", "image_url": {"url": images[data]}}
 
-    return [
-        {
-            "role": m.role,
-            "content": m.text if all(p.kind == "text" for p in m.parts) else [part(p.kind, p.data) for p in m.parts],
-        }
-        for m in sample.prompt
-    ]
+    result: list[dict[str, Any]] = []
+    asked: list[str] = []
+    for number, m in enumerate(sample.prompt):
+        plain = all(p.kind == "text" for p in m.parts)
+        content = m.text if plain else [part(p.kind, p.data) for p in m.parts]
+        result.append({"role": m.role, "content": content, **_further(m, number, asked)})
+    return result
+
+
+def _further(message: Message, number: int, asked: list[str]) -> dict[str, Any]:
+    """A turn's keys besides role and content: the arguments of calls as JSON in a text, and which call a tool's turn
+    answers, by the ids of those that were asked."""
+    found: dict[str, Any] = json.loads(message.more) if message.more else {}
+    for place, call in enumerate(found.get("tool_calls", ())):
+        asked.append(call.setdefault("id", f"call_{number}_{place}"))
+        call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    if message.role == "tool" and asked:
+        first = asked.pop(0)
+        found.setdefault("tool_call_id", first)
+    return {key: value for key, value in found.items() if key != "tools"}
+
+
+def offered(sample: Sample) -> list[Any] | None:
+    """The tools that a prompt offers; None if it offers none."""
+    return [tool for m in sample.prompt if m.more for tool in json.loads(m.more).get("tools", ())] or None
 
 
 def drawing(sampling: Sampling) -> dict[str, Any]:
@@ -56,8 +76,11 @@ class Heard:
     """Of each answer that asking again would not bring, why."""
 
 
-def texts(reply: Reply, most: int) -> Heard:
+def texts(reply: Reply, most: int, *, calling: bool = False) -> Heard:
     """The answers of a reply. One that broke off is left out where there are others, and may be asked for again.
+
+    Args:
+        calling: Whether tools were offered, so that an answer may call them; it is then kept in our form (`calls.py`).
 
     Raises:
         Declined: there is none, and there will be none.
@@ -66,7 +89,7 @@ def texts(reply: Reply, most: int) -> Heard:
     choices = reply["choices"]
     if not 1 <= len(choices) <= most:
         raise Unusable(f"asked for {most} answers, got {len(choices)}")
-    said = [answer_in(choice) for choice in choices]
+    said = [answer_in(choice, calling=calling) for choice in choices]
     refused = [each for each in said if isinstance(each, Declined)]
     broken = [each for each in said if isinstance(each, Unusable)]
     if len(refused) == len(said):
@@ -76,10 +99,16 @@ def texts(reply: Reply, most: int) -> Heard:
     return Heard(tuple(r for r in said if isinstance(r, Response)), tuple(map(str, refused)))
 
 
-def answer_in(choice: Any) -> Response | Declined | Unusable:
+def answer_in(choice: Any, *, calling: bool = False) -> Response | Declined | Unusable:
     """What a choice of a reply says, or why it says nothing."""
     message, why = choice["message"], str(choice.get("finish_reason"))
     text, reasoning = _content(message)
+    if calling and message.get("tool_calls"):
+        try:
+            called = written([of_openai(call) for call in message["tool_calls"]])
+        except ValueError as error:
+            return Unusable(str(error))
+        return Response("\n".join(filter(None, (text, called))), finished=why not in CUT, reasoning=reasoning)
     if why == "error" or choice.get("error"):
         return Unusable(f"the provider broke off: {words_of(choice.get('error')) or f'finish_reason {why!r}'}")
     if text is not None and text.strip():

@@ -35,6 +35,7 @@ from mmpu.client import (
     checked_url,
     drawing,
     messages,
+    offered,
     stream,
     texts,
     top_logprobs,
@@ -131,8 +132,10 @@ class OpenAI(Engine):
     def answers(self, samples: Sequence[Sample], n: int, sampling: Sampling) -> Iterator[Answer[tuple[Response, ...]]]:
         async def ask(exchange: Exchange, sample: Sample) -> tuple[Response, ...]:
             def post(count: int, seed: int) -> Awaitable[Heard]:
-                fields = {**drawing(sampling), "n": count, "seed": seed}
-                return exchange.post(self._body(sample, fields, exchange.counts), lambda reply: texts(reply, count))
+                fields = {**drawing(sampling), "n": count, "seed": seed, "tools": offered(sample)}
+                calling = fields["tools"] is not None
+                body = self._body(sample, fields, exchange.counts)
+                return exchange.post(body, lambda reply: texts(reply, count, calling=calling))
 
             first = await post(n, sampling.seed)
             found, refused = [*first.responses], [*first.refused]

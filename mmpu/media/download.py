@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
-from mmpu.core import Message, Part, Sample, UserError
+from mmpu.core import Part, Sample, UserError
 from mmpu.media.images import MAX_BYTES
 
 SECONDS = 30.0
@@ -53,7 +53,7 @@ def local(samples: Sequence[Sample]) -> list[Sample]:
         return part if file is None else Part("image", file)
 
     return [
-        replace(s, prompt=tuple(Message(m.role, tuple(located(s, part) for part in m.parts)) for m in s.prompt))
+        replace(s, prompt=tuple(replace(m, parts=tuple(located(s, part) for part in m.parts)) for m in s.prompt))
         for s in samples
     ]
 

@@ -311,4 +311,9 @@ def fingerprint(data: str) -> str:
 
 def prompt_key(prompt: Iterable[Message]) -> list[object]:
     """The canonical form of a prompt for hashing; images enter by content, not by name."""
-    return [[m.role, [[p.kind, p.data if p.kind == "text" else fingerprint(p.data)] for p in m.parts]] for m in prompt]
+
+    def key(m: Message) -> list[object]:
+        parts = [[p.kind, p.data if p.kind == "text" else fingerprint(p.data)] for p in m.parts]
+        return [m.role, parts, *([m.more] if m.more else [])]
+
+    return [key(message) for message in prompt]

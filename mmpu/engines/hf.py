@@ -21,8 +21,12 @@ from torch.nn.functional import pad
 
 from mmpu.core import Answer, Choice, Engine, Failed, Likelihood, Response, Sample, Sampling, UserError
 from mmpu.knobs import MAY_CHANGE, Count
-from mmpu.student import Decoded, Decoding, Encoded, Student, Tree, share, within_budget
+from mmpu.student import ROWS, Decoded, Decoding, Encoded, Student, Tree, footprint, free_memory, share, within_budget
 
+STEPS = 64
+"""Steps of sampling whose random numbers are drawn at once."""
+MARGIN = 16
+"""Tokens that only frame what is said, or begin a character, beyond those of a stop string."""
 BLOCK = 512
 """Tokens of the vocabulary that sampling adds up at a time."""
 
@@ -32,8 +36,8 @@ class HF(Engine):
     student: Student
     weights: Literal["live", "frozen"] = "live"
     """`frozen` answers with the weights that the stage started from."""
-    rows: Annotated[Count, MAY_CHANGE] = 256
-    """Responses decoded at a time."""
+    rows: Annotated[Count | None, MAY_CHANGE] = None
+    """Responses decoded at a time; None takes 256 on a CPU, and on CUDA as many as half of the free memory holds."""
     tokens_per_pass: Annotated[Count | None, MAY_CHANGE] = None
     """Padded tokens of one forward of `choose` or `likelihoods`; None takes 2,048 on a CPU, where small passes stay in
     its caches, and 32,768 elsewhere."""
@@ -70,7 +74,7 @@ class HF(Engine):
         drawn = self._drawn(samples, n, sampling)
         while True:
             with self._inference():  # who takes the answers is not in it
-                piece = list(islice(drawn, max(1, self.rows // n)))
+                piece = list(islice(drawn, max(1, self._rows(sampling) // n)))
             if not piece:
                 return
             for index, found in piece:
@@ -87,7 +91,8 @@ class HF(Engine):
         fits = [(i, e) for i, e in enumerate(encoded) if isinstance(e, Encoded)]
         alike = n == 1 and len({sample.id for sample in samples}) < len(samples)
         by_length = sorted(fits, key=lambda pair: len(pair[1].ids)) if not alike else fits
-        per_call = max(1, self.rows // n)
+        longest = max((len(e.ids) for _, e in fits), default=0)
+        per_call = max(1, self._rows(sampling, longest) // n)
         for start in range(0, len(by_length), per_call):
             chosen = by_length[start : start + per_call]
             streams = [_stream(sampling.seed, samples[i].id, k) for i, _ in chosen for k in range(n)]
@@ -100,13 +105,17 @@ class HF(Engine):
         self, prompts: list[Encoded], n: int, sampling: Sampling, streams: list[np.random.Generator], alike: bool
     ) -> list[Decoded]:
         student = self.student
+        uniform = Uniform(streams, student.device)
+        # A character is at most four tokens, so a stop string that ends with the last one begins among these.
+        tail = 4 * max(map(len, sampling.stop), default=0) + MARGIN
 
         def drawn(logits_BV: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-            uniform = [streams[row].random() for row in rows]
-            return draw(logits_BV, torch.tensor(uniform, dtype=torch.float64, device=student.device), sampling)
+            return draw(logits_BV, uniform(rows), sampling)
 
         def stopped(tokens: Sequence[int]) -> str | None:
-            return sampling.before_stop(student.decode(tokens)) if sampling.stop else None
+            if not sampling.stop or sampling.before_stop(student.decode(tokens[-tail:])) is None:
+                return None
+            return sampling.before_stop(student.decode(tokens))
 
         return Decoding(student, n, sampling.max_tokens, drawn, stopped, student.eos, alike)(prompts)
 
@@ -172,6 +181,15 @@ class HF(Engine):
         by_length = sorted(range(len(trees)), key=lambda i: trees[i].tokens)
         return within_budget(by_length, lambda i: trees[i].tokens, self._budget)
 
+    def _rows(self, sampling: Sampling, prompt: int = 0) -> int:
+        """Responses decoded at a time, to prompts of up to so many tokens."""
+        student = self.student
+        if self.rows is not None or student.device.type != "cuda":
+            return self.rows or ROWS
+        found, vocabulary = footprint(student), int(student.head.weight_VH.shape[0])
+        tokens = prompt + sampling.max_tokens
+        return found.rows(free_memory(student.device), tokens, vocabulary) if found else ROWS
+
     @property
     def _budget(self) -> int:
         """Padded tokens of one forward."""
@@ -182,6 +200,29 @@ class HF(Engine):
             return self.student.encode(sample)
         except UserError as error:
             return Failed(str(error))
+
+
+class Uniform:
+    """A number per row and step, of the row's own stream; drawn and taken to the device a block of steps at a time."""
+
+    def __init__(self, streams: Sequence[np.random.Generator], device: torch.device) -> None:
+        self.streams, self.device = streams, device
+        self.step = 0
+        self.block = torch.empty(0)
+        self.rows: Sequence[int] = ()
+        self.places = torch.empty(0, dtype=torch.long)
+
+    def __call__(self, rows: Sequence[int]) -> Tensor:
+        """(rows,) in float64, at every call the next step's; a row that was once left out does not come back."""
+        if self.step % STEPS == 0:
+            drawn = np.zeros((len(self.streams), STEPS))
+            for row in rows:
+                drawn[row] = self.streams[row].random(STEPS)
+            self.block = torch.from_numpy(drawn.T.copy()).to(self.device)
+        if self.rows is not rows:
+            self.rows, self.places = rows, torch.tensor(rows, device=self.device)
+        self.step += 1
+        return self.block[(self.step - 1) % STEPS].index_select(0, self.places)
 
 
 def _stream(seed: int, sample_id: str, index: int) -> np.random.Generator:

@@ -27,7 +27,7 @@ from mmpu.recipes.resolved import resolved
 from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
 from mmpu.store import Ledger, locked, write_atomically
-from mmpu.student import WANTED, Student, load_student, remarks
+from mmpu.student import WANTED, Student, free_memory, load_student, remarks, shortage
 from mmpu.train import loop, sharding
 from mmpu.train.checkpoint import WRITE_ERRORS
 from mmpu.train.fitting import Fitting
@@ -205,7 +205,8 @@ class _Training:
         record = Record(place.parent, self.accelerator, ledger, task, self.signals, kept)
         begun = Stage(config, place, samples, task, rollout, student, self.accelerator, self.run.seed)
         record.say(begun.described)
-        for remark in remarks(self.run.student, student.device):
+        short = shortage(student, config.optim.tokens_per_pass, free_memory(student.device))
+        for remark in (*remarks(self.run.student, student.device), *([short] if short else [])):
             record.warn(remark)
         if student.reach is not None:
             (record.warn if student.reach.share < WANTED else record.say)(f"stage {config.name}: {student.reach}")

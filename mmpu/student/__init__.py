@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mmpu.student.decoding import Decoded, Decoding
     from mmpu.student.divergence import REVERSE
     from mmpu.student.encoding import TooLong
+    from mmpu.student.footprint import ROWS, footprint, free_memory, shortage
     from mmpu.student.head import Ask, Measured, Teacher
     from mmpu.student.loading import assembled, checked, load_student
     from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room
@@ -29,6 +30,7 @@ __all__ = [
     "GRADIENTS",
     "LIMITS",
     "REVERSE",
+    "ROWS",
     "SPARE",
     "TRAINING",
     "WANTED",
@@ -55,6 +57,8 @@ __all__ = [
     "checked",
     "drops_thoughts",
     "ending",
+    "footprint",
+    "free_memory",
     "judged",
     "load_parts",
     "load_student",
@@ -69,6 +73,7 @@ __all__ = [
     "resolve_model",
     "share",
     "sharing_error",
+    "shortage",
     "summary",
     "thinking",
     "transformers_says",

@@ -19,6 +19,8 @@ from mmpu.student.vision import Features, stacked
 
 KEPT = 20_000
 """Encoded prompts, answers and images held before the cache starts anew."""
+BYTES = 2**31
+"""What the images among them may take."""
 APART = ("1", "x", ":", "\n", ".")
 """Texts behind which one is encoded that would merge with its prompt's end; the first with which it does not."""
 
@@ -49,6 +51,8 @@ class Encoder:
         """Tokens of prompt and response together."""
         self._prompts: dict[object, Encoded] = {}
         self._images: dict[str, Features] = {}
+        self._bytes = 0
+        """Of what it remembers of images."""
         self._sizes: dict[tuple[int, int], int] = {}
         self._begun: dict[object, tuple[Tensor, Tensor | None]] = {}
         self._count = torch.arange(0)
@@ -67,7 +71,8 @@ class Encoder:
             UserError: an image for a text model, an unreadable one, or a template that does not fit.
         """
         if sample.prompt not in self._prompts:
-            if len(self._prompts) >= KEPT:
+            if len(self._prompts) >= KEPT or self._bytes >= BYTES:
+                self._bytes = 0
                 for cache in (self._prompts, self._images, self._begun):
                     cache.clear()
             self._prompts[sample.prompt] = self._encode(sample)
@@ -161,10 +166,17 @@ class Encoder:
         try:
             key = media.fingerprint(image)
             if key not in self._images:
-                self._images[key] = self.family.features(self.image_processor, media.load_image(image))
+                made = self.family.features(self.image_processor, media.load_image(image))
+                self._images[key] = {name: self._held(value) for name, value in made.items()}
+                self._bytes += sum(value.untyped_storage().nbytes() for value in self._images[key].values())
         except UserError as error:
             raise UserError(f"sample {sample_id!r}: {error}") from None
         return key, self._images[key]
+
+    def _held(self, value: Tensor) -> Tensor:
+        """In the type that the tower's first product takes."""
+        half = self.config.computes_in == "bfloat16" and value.is_floating_point()
+        return value.bfloat16() if half else value
 
     def render(self, sample: Sample) -> str:
         """The prompt as text, before images take their place."""

@@ -75,6 +75,12 @@ def install(model: nn.Module) -> None:
             vars(mlp)["_layer"] = [layer]  # a list hides it from modules()
 
 
+def keeps_half(model: nn.Module) -> bool:
+    """Whether a model's MLPs keep two widths of their inner side, not four; those without a gate keep two anyhow."""
+    layers = [m for m in model.modules() if hasattr(m, "gate_proj") and hasattr(m, "down_proj")]
+    return all(isinstance(layer, _Gated) for layer in layers)
+
+
 def _alike(kind: type[nn.Module]) -> bool:
     known, own = LlamaMLP.forward.__code__, getattr(kind.forward, "__code__", None)
     return own is not None and (own.co_code, own.co_names, own.co_consts) == (

@@ -169,7 +169,7 @@ class Measure:
                 numbered.append((part, at))
                 at += len(part.branches)
         by_size = sorted(numbered, key=lambda item: item[0].tokens)
-        return within_budget(by_size, lambda item: item[0].tokens, self.budget)
+        return within_budget(by_size, lambda item: item[0].tokens, self.budget)[::-1]
 
     def _scan(self, speaker: Student, trees: Sequence[Tree], ask: Ask) -> dict[str, list[Tensor]]:
         """Quantities of every branch, in order, without gradient."""

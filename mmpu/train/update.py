@@ -174,9 +174,10 @@ class Updater:
         return groups, rows, tokens
 
     def _plan(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
-        """Micro-batches of whole groups, similar sizes together; an oversize group is a micro-batch of its own."""
+        """Micro-batches of whole groups, similar sizes together; an oversize group is a micro-batch of its own. The
+        largest come first: what does not fit shows at once, and the memory that they free holds the others."""
         by_size = sorted(pieces, key=lambda piece: piece.tree.tokens)
-        return within_budget(by_size, lambda piece: piece.tree.tokens, self.optim.tokens_per_pass)
+        return within_budget(by_size, lambda piece: piece.tree.tokens, self.optim.tokens_per_pass)[::-1]
 
     def _backward(self, chunk: Sequence[Piece], totals: Totals, share: float, mean_score: float) -> dict[str, Tensor]:
         batch = self._batch(chunk, totals, mean_score)

@@ -289,6 +289,7 @@ def _patches(backwards: Callable[..., Any]) -> Iterator[Any]:
     yield mock.patch("torch.get_autocast_dtype", lambda kind: dtype(here(kind)))
     yield mock.patch("torch.random.fork_rng", functools.partial(_forked, torch.random.fork_rng))
     yield mock.patch("torch.cuda.get_device_name", return_value="pretended")
+    yield mock.patch("torch.cuda.mem_get_info", return_value=(2**30, 2**30))
     about = {"default": lambda t: {"shape": t.shape, "dtype": t.dtype}}  # a hook of autograd, where no mode is
     yield mock.patch.dict("torch.utils.checkpoint._allowed_determinism_checks_to_fns", about)
     for user in ("torch.optim.optimizer", "torch.nn.utils.clip_grad"):

@@ -16,7 +16,7 @@ from mmpu.engines.hf import HF, STEPS, Uniform, _stream
 from mmpu.learning import Row
 from mmpu.methods.sft import SFT
 from mmpu.student import encoding
-from mmpu.student.footprint import footprint, free_memory, shortage
+from mmpu.student.footprint import Footprint, free_memory, shortage
 from mmpu.student.head import Ask
 from mmpu.student.logprobs import SPARE
 from mmpu.student.lora import Lora
@@ -61,7 +61,7 @@ def test_what_a_pass_keeps_is_known_from_shapes(family: str, lora: Lora | None, 
         model.model.bfloat16()
     model.start_stage(reference=False)
     each = (measured(model, 1600) - measured(model, 800)) / 800
-    expected = footprint(model)
+    expected = Footprint.of(model)
     assert expected is not None
     assert expected.token == pytest.approx(each, rel=0.2)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -71,7 +71,7 @@ def test_what_a_pass_keeps_is_known_from_shapes(family: str, lora: Lora | None, 
 def test_too_little_memory_is_said_with_what_helps() -> None:
     model = student("qwen2")
     model.start_stage(reference=False)
-    found = footprint(model)
+    found = Footprint.of(model)
     assert found is not None
     assert shortage(model, 1000, found.stage(1000)) is None
     said = shortage(model, 1000, found.stage(600))

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from mmpu.core import Answer, Choice, Engine, Failed, Likelihood, Response, Sample, Sampling, UserError
 from mmpu.knobs import MAY_CHANGE, Count
-from mmpu.student import ROWS, Decoded, Decoding, Encoded, Student, Tree, footprint, free_memory, share, within_budget
+from mmpu.student import ROWS, Decoded, Decoding, Encoded, Footprint, Student, Tree, free_memory, share, within_budget
 
 STEPS = 64
 """Steps of sampling whose random numbers are drawn at once."""
@@ -186,7 +186,7 @@ class HF(Engine):
         student = self.student
         if self.rows is not None or student.device.type != "cuda":
             return self.rows or ROWS
-        found, vocabulary = footprint(student), int(student.head.weight_VH.shape[0])
+        found, vocabulary = Footprint.of(student), int(student.head.weight_VH.shape[0])
         tokens = prompt + sampling.max_tokens
         return found.rows(free_memory(student.device), tokens, vocabulary) if found else ROWS
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from mmpu.student.decoding import Decoded, Decoding
     from mmpu.student.divergence import REVERSE
     from mmpu.student.encoding import TooLong
-    from mmpu.student.footprint import ROWS, footprint, free_memory, shortage
+    from mmpu.student.footprint import ROWS, Footprint, free_memory, shortage
     from mmpu.student.head import Ask, Measured, Teacher
     from mmpu.student.loading import assembled, checked, load_student
     from mmpu.student.logprobs import AMPLE, SPARE, TRAINING, Room
@@ -38,6 +38,7 @@ __all__ = [
     "Decoded",
     "Decoding",
     "Encoded",
+    "Footprint",
     "Lora",
     "Measured",
     "Misfit",
@@ -57,7 +58,6 @@ __all__ = [
     "checked",
     "drops_thoughts",
     "ending",
-    "footprint",
     "free_memory",
     "judged",
     "load_parts",

@@ -35,6 +35,30 @@ class Footprint:
     cached_token: int
     """Keys and values of a token while sampling."""
 
+    @classmethod
+    def of(cls, student: Student) -> Footprint | None:
+        """None where the model's configuration does not say what its layers look like."""
+        shape: Any = student.base.config.get_text_config()
+        try:
+            hidden, layers, heads = shape.hidden_size, shape.num_hidden_layers, shape.num_attention_heads
+            inner = getattr(shape, "intermediate_size", None) or shape.ffn_dim
+        except AttributeError:
+            return None
+        width = getattr(shape, "head_dim", None) or hidden // heads
+        keys = 2 * width * (getattr(shape, "num_key_value_heads", None) or heads)
+        size = torch.empty(0, dtype=getattr(torch, student.config.computes_in)).element_size()
+        lora = student.config.lora
+        widths = 2 * heads * width + keys + (2 if keeps_half(student.base) else 4) * inner
+        widths += 7 * lora.r if lora else 0
+        # Over float32 weights autocast keeps hidden states whole, and every product's input in the half type.
+        mixed = size == 2 and student.config.dtype == "float32"
+        state, once = (4 * hidden, (4 + 2 + 4) * hidden) if mixed else (size * hidden, size * hidden)
+        layer = size * widths + (2 * state + 5 * size * hidden if mixed else 4 * state) + 4 * (heads + 2)
+        kept = layers * state + layer if student.config.checkpoints_on(student.device.type) else layers * layer
+        trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
+        room = 2**29 + 2 * 2**25  # probabilities that are held, and a chunk of logits twice
+        return cls(3 * trained, kept + once, room, layers * keys * size)
+
     def stage(self, tokens: int) -> int:
         """What an update in passes of so many tokens needs beyond the weights."""
         return self.optimizer + self.head + self.token * tokens
@@ -43,30 +67,6 @@ class Footprint:
         """Responses of up to so many tokens that half of the free memory holds, with their logits."""
         each = self.cached_token * tokens + 4 * 4 * vocabulary
         return max(1, free // 2 // each)
-
-
-def footprint(student: Student) -> Footprint | None:
-    """None where the model's configuration does not say what its layers look like."""
-    shape: Any = student.base.config.get_text_config()
-    try:
-        hidden, layers, heads = shape.hidden_size, shape.num_hidden_layers, shape.num_attention_heads
-        inner = getattr(shape, "intermediate_size", None) or shape.ffn_dim
-    except AttributeError:
-        return None
-    width = getattr(shape, "head_dim", None) or hidden // heads
-    keys = 2 * width * (getattr(shape, "num_key_value_heads", None) or heads)
-    size = torch.empty(0, dtype=getattr(torch, student.config.computes_in)).element_size()
-    lora = student.config.lora
-    widths = 2 * heads * width + keys + (2 if keeps_half(student.base) else 4) * inner
-    widths += 7 * lora.r if lora else 0
-    # Over float32 weights autocast keeps hidden states whole, and every product's input in the half type.
-    mixed = size == 2 and student.config.dtype == "float32"
-    state, once = (4 * hidden, (4 + 2 + 4) * hidden) if mixed else (size * hidden, size * hidden)
-    layer = size * widths + (2 * state + 5 * size * hidden if mixed else 4 * state) + 4 * (heads + 2)
-    kept = layers * state + layer if student.config.checkpoints_on(student.device.type) else layers * layer
-    trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
-    room = 2**29 + 2 * 2**25  # probabilities that are held, and a chunk of logits twice
-    return Footprint(3 * trained, kept + once, room, layers * keys * size)
 
 
 def free_memory(device: torch.device) -> int:
@@ -85,7 +85,7 @@ def free_memory(device: torch.device) -> int:
 
 def shortage(student: Student, tokens: int, free: int) -> str | None:
     """What to say where an update in passes of `tokens` needs more than there is."""
-    found = footprint(student)
+    found = Footprint.of(student)
     if found is None or found.stage(tokens) <= free:
         return None
     fits = (free - found.optimizer - found.head) // found.token

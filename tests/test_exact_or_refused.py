@@ -23,7 +23,7 @@ from transformers import (
 from mmpu.core import Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
 from mmpu.recipes.miniatures import enlarge, miniature, write
-from mmpu.student import StudentConfig, checked, load_parts, load_student, loading, remembered
+from mmpu.student import Lora, StudentConfig, checked, form, load_parts, load_student, loading, remembered
 from mmpu.student.soundness import fitting
 from tiny import image_model, save, student
 
@@ -70,6 +70,17 @@ def test_a_student_says_what_transformers_says(kind: str, tmp_path: Path) -> Non
     assert isinstance(ours, tuple)
     tokens = ours[0].tokens or ()
     assert list(tokens) == said.tolist()[: len(tokens)]
+
+
+def test_half_precision_is_rounding_and_a_mistake_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs in bfloat16 differ by steps of the logits' last digit; a scale that is left out, by nats."""
+    write("granite", AutoModelForCausalLM, tmp_path, 256)
+    config = StudentConfig(str(tmp_path), device="cpu", dtype="bfloat16", lora=Lora(r=2, alpha=4))
+    _, verdict = checked(load_parts(config), config)
+    assert 1e-3 < verdict.logp < 0.3
+    monkeypatch.setattr(form, "measured", lambda _: form.Form())
+    with pytest.raises(UserError, match=r"log-probabilities [1-9]\S* nats off"):
+        checked(load_parts(config), config)
 
 
 def test_what_was_checked_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,9 @@ LIMITS = {"float32": 1e-4, "bfloat16": 0.15, "float16": 0.05}
 """Largest difference of a token's log-probability, in nats, that rounding explains."""
 GRADIENTS = {"float32": 1e-4, "bfloat16": 0.15, "float16": 0.05}
 """Largest relative difference of a parameter's gradient that rounding explains."""
+STEPS = 2
+"""Steps of a half type's last digit, at the largest logit, that rounding explains where that is more: both sides round
+their logits, and the hidden states before them, on their own."""
 LEAST = 0.1
 """Gradients are compared relative to their norm, or to this part of the largest one's."""
 
@@ -91,7 +94,7 @@ def judged(student: Student, said: Untouched) -> Verdict:
     Raises:
         UserError: it is off even without them; says by how much.
     """
-    limit, slope = LIMITS[student.config.computes_in], GRADIENTS[student.config.computes_in]
+    limit, slope = _limit(student, said), GRADIENTS[student.config.computes_in]
     tried: list[str] = []
     with _undisturbed(student.device):
         for sharing, sparing in ((True, True), (True, False), (False, True), (False, False)):
@@ -113,6 +116,13 @@ def judged(student: Student, said: Untouched) -> Verdict:
         f"attention ({tried[-1]}; {limit:g} nats and {slope:g} of a gradient are rounding). It would train on "
         f"something else. Take another architecture (docs/students.md){eager}"
     )
+
+
+def _limit(student: Student, said: Untouched) -> float:
+    """Largest difference of a log-probability, in nats, that rounding explains at logits of this size."""
+    kind = student.config.computes_in
+    digit = 0.0 if kind == "float32" else torch.finfo(getattr(torch, kind)).eps
+    return max(LIMITS[kind], STEPS * digit * said.largest)
 
 
 def _errors(student: Student, said: Untouched) -> tuple[float, float]:

@@ -48,6 +48,8 @@ class Untouched:
     prompts: tuple[Expected, ...]
     gradients: dict[str, Tensor]
     """Of the sum of all log-probabilities."""
+    largest: float
+    """Size of the largest logit, which half types round to a part of it."""
 
 
 class Alone:
@@ -64,6 +66,7 @@ class Alone:
         self.banned = banned
         self.ordinary = ordinary
         self.device = model.get_input_embeddings().weight.device
+        self.largest = 0.0
 
     def measured(self, prompts: list[Encoded]) -> Untouched:
         generator = torch.Generator().manual_seed(0)
@@ -74,7 +77,7 @@ class Alone:
             slopes = torch.autograd.grad(total, list(chosen.values()), allow_unused=True)
             gradients = cast(tuple[Tensor | None, ...], slopes)
         kept = {n: g.detach() for n, g in zip(chosen, gradients, strict=True) if g is not None}
-        return Untouched(tuple(found), kept)
+        return Untouched(tuple(found), kept, self.largest)
 
     def _prompt(self, prompt: Encoded, generator: torch.Generator) -> Expected:
         drawn = [torch.randint(len(self.ordinary), (n,), generator=generator).tolist() for n in DRAWN]
@@ -118,6 +121,7 @@ class Alone:
         out = self.model(
             input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **self._inputs(prompt, ids)
         ).logits
+        self.largest = max(self.largest, float(out.detach().abs().max()))
         logits = out[0, len(prompt.ids) - 1 : -1].to(torch.promote_types(out.dtype, torch.float32))
         if not self.banned:
             return logits

@@ -65,7 +65,9 @@ def _generated(found: object, samples: Sequence[object], n: int, *_: object) -> 
         if isinstance(each, Failed):
             return False
         drawn = cast(Sequence[Any], each if isinstance(each, tuple) else ())
-        return not 1 <= len(drawn) <= n or not all(isinstance(r, Response) and isinstance(r.raw, str) for r in drawn)
+        return not 1 <= len(drawn) <= n or not all(
+            isinstance(r, Response) and isinstance(cast(object, r.raw), str) for r in drawn
+        )
 
     return _count(found, len(samples)) or _first(found, wrong)
 

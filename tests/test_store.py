@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -209,3 +210,26 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "file/x.json", tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match="cannot write"):
             write_atomically(path, "new")
+
+
+def test_a_store_on_a_disk_that_cannot_be_written_is_read(tmp_path: Path) -> None:
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], capture_output=True, check=False).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        written = Store(place / "store.sqlite")
+        written.put({"a": 1}, "m")
+        del written
+        gc.collect()
+        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        store = Store(place / "store.sqlite")
+        assert store.get(["a"]) == {"a": 1}
+        with pytest.raises(UserError, match=r"cannot write to the store .*readonly"):
+            store.put({"b": 2}, "m")
+        with pytest.raises(UserError, match=r"cannot open the store .*other\.sqlite"):
+            Store(place / "other.sqlite")
+        del store
+        gc.collect()
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)

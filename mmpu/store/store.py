@@ -56,7 +56,9 @@ class Store:
         self._db = connect(path)
         weakref.finalize(self, self._db.close)
         try:
-            self._make_tables()
+            (read_only,) = self._db.execute("PRAGMA query_only").fetchone()
+            if not read_only:
+                self._make_tables()
         except sqlite3.Error as error:
             raise UserError(f"cannot open the store {path}: {error}") from None
 
@@ -250,7 +252,26 @@ def connect(path: Path, *schema: str) -> sqlite3.Connection:
             db.close()
             raise
     except (sqlite3.Error, OSError) as error:
+        if (lying := _at_rest(path)) is not None:
+            return lying
         raise UserError(f"cannot open the store {path}: {error}") from None
+    return db
+
+
+def _at_rest(path: Path) -> sqlite3.Connection | None:
+    """A store on a disk that cannot be written, to be read as it lies there; None if the disk can be, or if the store
+    was left in the middle of being written."""
+    log = path.with_name(f"{path.name}-wal")
+    if not path.is_file() or os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+        return None
+    name = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+    db = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("SELECT COUNT(*) FROM sqlite_master")
+        db.execute("PRAGMA query_only = 1")
+    except sqlite3.Error:
+        db.close()
+        return None
     return db
 
 

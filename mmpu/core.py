@@ -98,14 +98,17 @@ class Sampling:
     temperature: Temperature = 1.0
     """0 is greedy."""
     top_p: Rate = 1.0
+    """Keep the likeliest tokens that hold this share of the mass; 1 keeps all."""
     top_k: CountOrZero = 0
     """Keep the k likeliest tokens; 0 keeps all."""
     min_p: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Drop tokens less likely than this share of the likeliest one."""
     max_tokens: Annotated[int, Interval(ge=1, le=2**20)] = 256
+    """Tokens of a response at most."""
     stop: tuple[str, ...] = ()
     """Strings that end a response; the string itself is not part of the text."""
     seed: Seed = 0
+    """A response draws from a stream of its own, of this, its sample and its index."""
 
     def __post_init__(self) -> None:
         hold(self, "sampling")

@@ -66,6 +66,11 @@ def outside(value: object, ranges: Sequence[Interval]) -> str | None:
     return None
 
 
+def range_words(ranges: Sequence[Interval]) -> str:
+    """What a number must be, in words; empty where it may be any."""
+    return ", ".join(map(_words, ranges))
+
+
 def _words(each: Interval) -> str:
     said = [("above", each.gt), ("at least", each.ge), ("below", each.lt), ("at most", each.le)]
     return " and ".join(f"{word} {_short(bound)}" for word, bound in said if bound is not None)

@@ -79,7 +79,7 @@ def spec_of(base: type[T], name: str, values: Mapping[str, Any], where: str, wri
     for each in (f.name for f in dataclasses.fields(cast(Any, cls))):
         kinds, here = {hints[each], *typing.get_args(hints[each])}, f"{where}.{each}"
         if not kinds & {Engine, Scorer}:
-            wired += [each] if any(map(_is_object, kinds)) else []
+            wired += [each] if any(map(is_object, kinds)) else []
         elif each in plain:
             part = plain.pop(each)
             parts[each] = Spec[Engine].read(part, here, Engine) if Engine in kinds else _list_of_scorers(part, here)
@@ -92,7 +92,7 @@ def _list_of_scorers(written: object, where: str) -> tuple[Spec[Scorer], ...]:
     return tuple(Spec[Scorer].read(item, f"{where}.{i}", Scorer) for i, item in enumerate(cast(list[object], written)))
 
 
-def _is_object(kind: object) -> bool:
+def is_object(kind: object) -> bool:
     """Whether a type's values are objects at work, which no config can hold."""
     if not isinstance(kind, type) or dataclasses.is_dataclass(kind) or issubclass(kind, Enum):
         return False

@@ -12,6 +12,7 @@ import click
 
 from mmpu import __version__, plugins
 from mmpu.cli.boards import leaderboard, publish
+from mmpu.cli.config import config, init
 from mmpu.cli.judge import announce, answers_on_stderr, judge, judging_options, progress_on_stderr
 from mmpu.cli.models import doctor, evaluator, export
 from mmpu.cli.numbers import COUNT, PARALLEL, Number
@@ -87,8 +88,9 @@ def main(debug: bool) -> None:
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]…")
 @click.option("--restart-from", metavar="STAGE", help="Set this stage and later ones aside, and train them anew.")
+@click.option("--dry-run", is_flag=True, help="Check all, load no model; say steps, tokens, calls, cost, memory.")
 @ALLOW_URLS
-def train(config: str, overrides: tuple[str, ...], restart_from: str | None, allow_urls: bool) -> None:
+def train(config: str, overrides: tuple[str, ...], restart_from: str | None, dry_run: bool, allow_urls: bool) -> None:
     """Train the stages of CONFIG, a name or a YAML file. The same command resumes an interrupted run."""
     quiet()
     from mmpu.recipes import outlook, run_config
@@ -98,6 +100,12 @@ def train(config: str, overrides: tuple[str, ...], restart_from: str | None, all
     for line in outlook.checked(run):
         if first:
             say(line, err=True)
+    if dry_run:
+        from mmpu.recipes import dry_run as dry
+
+        for line in dry.lines(run):
+            say(line)
+        return
     from mmpu.recipes import training as recipe
 
     recipe.train_run(run, restart_from)
@@ -347,5 +355,5 @@ def report(runs: tuple[Path, ...], out: Path | None, figures: str | None) -> Non
         say(path)
 
 
-for command in (tasks, judge, leaderboard, publish, doctor, evaluator, export):
+for command in (tasks, judge, config, init, leaderboard, publish, doctor, evaluator, export):
     main.add_command(command)

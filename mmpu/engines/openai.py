@@ -65,6 +65,7 @@ class Price:
 @dataclass(frozen=True)
 class OpenAI(Engine):
     model: str
+    """The model's name at the endpoint."""
     url: Annotated[str | None, MAY_CHANGE] = None
     """Base URL up to and including /v1, or several separated by commas, which share the load; None reads the
     environment."""
@@ -81,6 +82,7 @@ class OpenAI(Engine):
     retries: Annotated[Retries, MAY_CHANGE] = 6
     """Further attempts at one request, after waits that double from half a second, or as Retry-After says."""
     top_logprobs: Annotated[int, Interval(ge=1, le=100)] = 20
+    """Likeliest tokens that are asked for where options are weighed."""
     max_image_bytes: Annotated[int, Interval(ge=4096, le=2**30)] = 4 * 2**20
     """Larger image files are sent as JPEG, scaled down as far as needed, and counted as `images_shrunk`."""
     price: Annotated[Price | None, MAY_CHANGE] = None

@@ -54,6 +54,7 @@ class VLLMServer(Mirrored):
     folder: Path
     """Where adapters are handed over; the server must be able to read it."""
     url: Annotated[str, MAY_CHANGE] = "http://localhost:8000"
+    """The server's address, without /v1."""
     concurrency: Annotated[Parallel, MAY_CHANGE] = 64
     """Prompts in flight."""
     timeout: Annotated[Seconds, MAY_CHANGE] = 600.0

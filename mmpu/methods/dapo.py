@@ -31,6 +31,7 @@ class DAPO(GRPO):
     overlong_buffer: Count = 4096
     """B, the tokens below L_max over which it grows."""
     overlong_factor: NotNegative = 1.0
+    """Weight of the punishment of overlong answers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

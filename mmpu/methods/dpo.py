@@ -28,6 +28,7 @@ class DPO(Method):
     """`all_ordered`: every two candidates whose scores differ. `anchor_vs_sample` needs no scores, `data` nothing but a
     task whose rows hold pairs (`format: preference`)."""
     beta: Positive = 0.1
+    """Weight of the log-ratio to the reference in the margin."""
     delta: NotNegative = 0.0
     """A pair's scores differ by more than this; ties give no pair."""
     max_pairs: Count | None = None

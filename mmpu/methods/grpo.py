@@ -34,10 +34,13 @@ class GRPO(ToStart):
     adv_std: Literal["sample", "population", "batch", "none"] = "sample"
     """Divisor of the advantage; `batch` takes the standard deviation of all scores of the step."""
     adv_eps: NotNegative = 1e-4
+    """Added to the standard deviation by which advantages are divided."""
     min_std: NotNegative = 0.0
     """Least divisor: keeps the noise of nearly equal scores from being blown up to unit variance."""
     clip_low: NotNegative = 0.2
+    """Ratios below 1 − this are clipped."""
     clip_high: NotNegative = 0.2
+    """Ratios above 1 + this are clipped."""
     dual_clip: Ratio | None = None
     """Bounds the loss of negative advantages at −dual_clip · A."""
     kl: KL = "k3"

@@ -31,6 +31,7 @@ from mmpu.methods._to_start import ToStart
 @dataclass(frozen=True)
 class LDLGRPO(ToStart):
     form: Literal["mean", "sum", "ratio"] = "mean"
+    """z of a candidate: its mean or summed log-probability, or that minus the one before the first update."""
     label_tau: Positive = 1.2
     """τ of Eq. 2; not the sampling temperature."""
     gamma: NotNegative = 5.0

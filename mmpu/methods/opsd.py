@@ -37,6 +37,7 @@ class OPSD(Method):
     top_k: CountOrZero = 0
     """Compare on the teacher's k likeliest tokens, both renormalised; 0 compares on all."""
     aggregation: Aggregation = "token_mean"
+    """How losses of tokens become one."""
     skip_first: CountOrZero = 0
     """First tokens of a response that are left out of the loss."""
     max_ratio: Ratio | None = None

@@ -28,13 +28,19 @@ class PPO(Method):
     baseline: Literal["value_head", "ema", "none"] = "value_head"
     """What scores are compared with: the value head, the moving average of earlier steps' scores, nothing."""
     clip: NotNegative = 0.2
+    """Ratios outside 1 ± this are clipped."""
     value_clip: NotNegative = 0.2
+    """Values move by at most this from the old ones."""
     value_coefficient: NotNegative = 0.1
+    """Weight of the value head's loss."""
     discount: Share = 1.0
+    """γ of the returns."""
     lam: Share = 0.95
+    """λ of generalised advantages."""
     beta: NotNegative = 0.05
     """Weight of the KL penalty."""
     whiten: bool = True
+    """Advantages get mean 0 and standard deviation 1."""
     missing_eos_penalty: NotNegative = 0.0
     """Taken off the score of a response that the length limit cut."""
 

@@ -23,6 +23,7 @@ PROMPT = Path(__file__).with_suffix(".txt")
 @dataclass(frozen=True)
 class SDFT(OPSD):
     aggregation: Aggregation = "seq_mean_token_mean"
+    """How losses of tokens become one."""
     skip_first: CountOrZero = 3
     """First tokens of a response that are left out: there a teacher echoes the demonstration."""
     teacher: Literal["start", "ema", "live"] = "ema"

@@ -39,13 +39,17 @@ class SRPO(GRPO):
     jsd: Share = 0.5
     """β of the divergence, in GKD's convention."""
     top_k: CountOrZero = 100
+    """Tokens of the teacher whose probabilities are compared one by one, the rest as one."""
     max_ratio: Ratio = 2.0
+    """Largest ratio by which a token's loss is weighed."""
     ema_rate: Rate = 0.05
+    """Share of the student's weights that the averaged teacher takes on at each step."""
     solution: Literal["sibling", "reference"] = "sibling"
     """What the teacher is shown: a right answer of the same group, or the task's reference."""
     prompt: str | None = None
     """A Jinja file with `question` and `solution`; default: srpo.txt beside this file."""
     max_privileged: Count = 20_000
+    """Characters of the solution that is shown."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import ast
 import inspect
-import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mmpu import plugins
 from mmpu.config import Values, build, load_yaml, override
 from mmpu.core import Scorer, UserError
 from mmpu.learning import Method
 from mmpu.recipes import places
+from mmpu.recipes.field_docs import field_docs
 from mmpu.specs import Spec, split
 
 FOLDER = "methods/"
@@ -152,7 +152,7 @@ def _component(kind: str, spec: Spec[Any], *more: str) -> list[str]:
     said = inspect.getdoc(module) or (vars(cls).get("__doc__") if not _generated(cls) else None) or ""
     said = said or f"{inspect.getsourcefile(cls)} says nothing of it; a docstring there stands here"
     lines += [textwrap.indent(inspect.cleandoc(said).strip(), "    "), "", *more]
-    about = _field_docs(cls)
+    about = field_docs(cls)
     wired = {"engine", "live", "task", "teacher"} if kind == "scorer" else set[str]()
     for knob in fields(cls):
         if knob.name in wired:
@@ -168,16 +168,3 @@ def _component(kind: str, spec: Spec[Any], *more: str) -> list[str]:
 def _generated(cls: type[Any]) -> bool:
     """Whether a class's docstring is the signature that `dataclass` writes where there is none."""
     return (cls.__doc__ or "").startswith(f"{cls.__name__}(")
-
-
-def _field_docs(cls: type[Any]) -> dict[str, str]:
-    """The line under each field, of a class and its parents."""
-    docs: dict[str, str] = {}
-    for each in reversed([c for c in cls.__mro__ if c.__module__ != "builtins" and "__dataclass_fields__" in vars(c)]):
-        body = cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(each))).body[0]).body
-        for knob, text in itertools.pairwise(body):
-            if isinstance(knob, ast.AnnAssign) and isinstance(knob.target, ast.Name) and isinstance(text, ast.Expr):
-                value = text.value
-                if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    docs[knob.target.id] = " ".join(value.value.split())
-    return docs

@@ -35,6 +35,7 @@ class RunConfig:
     run: Annotated[str, MAY_CHANGE]
     """The run's folder."""
     student: StudentConfig
+    """Which model, and how it is held."""
     task: Named
     """A task's name, or a mapping with `name` and keys of the task to replace, such as `data`."""
     stages: tuple[StageConfig, ...]
@@ -49,11 +50,13 @@ class RunConfig:
     allow_urls: Annotated[bool, MAY_CHANGE] = False
     """Fetch images that the task's rows name by URL."""
     seed: Seed = 0
+    """Of everything that is drawn: data order, candidates, adapters."""
     store: Annotated[str | None, MAY_CHANGE] = None
     """The file of answers paid for; None is `store.sqlite` beside the run's folder, shared by the runs there."""
     trackers: Annotated[tuple[str, ...], MAY_CHANGE] = ()
     """accelerate's trackers, such as `tensorboard`, `wandb`."""
     about: Annotated[str, MAY_CHANGE] = ""
+    """A line for people."""
 
     @property
     def folder(self) -> Path:

@@ -24,6 +24,7 @@ from mmpu.score import Score
 @dataclass(frozen=True)
 class Mix(Scorer):
     scorers: tuple[Scorer, ...]
+    """The parts."""
     weights: tuple[NotNegative, ...]
     """One per scorer, not negative; divided by their sum."""
     task: Task
@@ -32,6 +33,7 @@ class Mix(Scorer):
     labelled: str | None = None
     """The split whose prompts count as labelled, such as `train[:400]`; None: every prompt with an answer."""
     mix: Literal["reward", "loss"] = "reward"
+    """`reward`: one score, a weighted sum; `loss`: each its own share of the loss."""
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.scorers) or not sum(self.weights) or min(self.weights) < 0:

@@ -57,6 +57,7 @@ class Rubric(Scorer):
     temperature: Temperature = 0.7
     """Of the rubricator; the verifier is greedy."""
     max_tokens: Count = 4096
+    """Tokens of a reply at most."""
     salt: str = ""
     """Changes the shuffled order."""
     max_failed: Share = 0.4

@@ -23,6 +23,7 @@ class ScalarJudge(Scorer):
     judge: Engine
     """Who grades, such as {name: openai, model: …}."""
     max_tokens: Count = 16
+    """Tokens of a reply at most."""
     prompt: str | None = None
     """A Jinja file with `question` and `candidate`; default: scalar_judge.txt beside this file."""
 

@@ -57,6 +57,7 @@ class Part:
 class SelfEval(Reader):
     engine: Engine
     mode: Literal[Mode, "average", "auto"] = "auto"
+    """How a grade is read off; `auto` finds the way in which this student can grade."""
     anchor: bool = True
     """Show the teacher's answer; without it the student grades from its own knowledge, in mode `expected` under
     `auto`."""

@@ -15,7 +15,9 @@ class Lora:
     """Low-rank adapters on the language model's projections."""
 
     r: Annotated[int, Interval(ge=1, le=8192)] = 64
+    """Rank."""
     alpha: Annotated[int, Interval(ge=1, le=10**6)] = 128
+    """The adapter is scaled by alpha / r."""
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Stays 0 in training: with a dropped unit two forwards of one response do not agree."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"

@@ -24,11 +24,13 @@ class StudentConfig:
     """Computes in this type, for training and sampling alike, while weights and optimiser keep `dtype`. Adapters over a
     bfloat16 base compute so in any case: their own weights are float32."""
     device: Annotated[str, MAY_CHANGE] = "auto"
+    """`auto` takes a GPU where there is one; else as torch names it, `cuda:1`, `cpu`."""
     device_map: Annotated[str | None, MAY_CHANGE] = None
     """Spreads the layers over devices as accelerate does (`auto`, `balanced`); takes the place of `device`."""
     quantize: Literal["4bit"] | None = None
     """Holds the base's linear layers in NF4 (bitsandbytes, CUDA only); needs `lora`."""
     attention: str = "sdpa"
+    """transformers' `attn_implementation`."""
     gradient_checkpointing: Annotated[bool | None, MAY_CHANGE] = None
     """Compute activations again in the backward pass instead of keeping them. None: on CUDA, where memory is short."""
     train_vision: bool = False
@@ -38,6 +40,7 @@ class StudentConfig:
     template_options: dict[str, Any] | None = None
     """Further variables of the chat template; thinking is off unless switched on here."""
     trust_remote_code: bool = False
+    """Let Python run that comes with the model."""
 
     def __post_init__(self) -> None:
         if self.quantize and not self.lora:

@@ -21,13 +21,17 @@ class Optim:
     """AdamW and its schedule."""
 
     lr: Rate = 1e-6
+    """The peak."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """After the warm-up, down to 0, or `constant`."""
     warmup: Share = 0.03
     """Share of the stage's steps."""
     warmup_steps: CountOrZero | None = None
     """The same as a number of steps, which then counts."""
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.0
+    """Decoupled, per step times lr."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    """Of AdamW's two moments."""
     clip: NotNegative = 1.0
     """Largest gradient norm; 0 does not clip."""
     updates: Parallel = 1

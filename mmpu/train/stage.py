@@ -35,14 +35,12 @@ class Stage:
     @property
     def size(self) -> int:
         """Prompts of a step, over all processes: no more than there are."""
-        return min(self.config.prompts_per_step, len(self.samples))
+        return steps_of(self.config, len(self.samples))[1]
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole stage."""
-        if self.config.steps is not None:
-            return self.config.steps
-        return max(1, round(self.config.epochs * len(self.samples) / self.size))
+        return steps_of(self.config, len(self.samples))[0]
 
     @property
     def described(self) -> str:
@@ -90,6 +88,12 @@ class Stage:
 
     def step_seed(self, purpose: str, step: int) -> int:
         return seed_of(self.seed, self.config.name, purpose, step)
+
+
+def steps_of(config: StageConfig, prompts: int) -> tuple[int, int]:
+    """Optimiser steps of a stage with so many prompts, and prompts of a step."""
+    size = min(config.prompts_per_step, prompts)
+    return config.steps or max(1, round(config.epochs * prompts / size)), size
 
 
 def seed_of(seed: int, stage: str, purpose: str, step: int = 0) -> int:

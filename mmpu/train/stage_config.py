@@ -18,21 +18,29 @@ class StageConfig:
     """One stage of a run. `method` and `scorer` are components: a name, or a mapping with `name` and their own keys."""
 
     name: str
+    """Of its folder, and what prompts and seeds of the stage hang on."""
     method: Spec[Method]
+    """What is learned from a scored group; see `mmpu methods`."""
     split: str
     """Prompts to train on, such as `train[400:1400]`."""
     scorer: Spec[Scorer] | None = None
+    """What candidates are worth, for methods that need scores."""
     k: Parallel = 8
     """Candidates sampled per prompt."""
     sampling: Sampling | None = None
     """None takes the task's, at temperature 1 and untruncated."""
     prompts_per_step: Count = 32
+    """Over all processes together."""
     epochs: Positive = 1.0
+    """Passes over the prompts of the split."""
     steps: Count | None = None
     """None follows from `epochs`."""
     optim: Optim = field(default_factory=Optim)
+    """AdamW and its schedule."""
     preflight: Annotated[Preflight, MAY_CHANGE] = field(default_factory=Preflight)
+    """How the evaluator is checked before it is trusted."""
     checkpoint_every: Annotated[Count, MAY_CHANGE] = 50
+    """Steps."""
     max_refused: Annotated[Count, MAY_CHANGE] = 5
     """Updates with a non-finite gradient before the stage gives up."""
     max_skipped: Annotated[Share, MAY_CHANGE] = 0.5

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from mmpu.cli.main import main
 from mmpu.recipes import run_config
@@ -48,7 +49,8 @@ def test_the_configs_are_read() -> None:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_commands_parse(words: list[str]) -> None:
     command: click.Command = main.commands[words[1]]
-    command.make_context(words[1], words[2:], parent=click.Context(main))
+    with CliRunner().isolation(input="\n" * 9):  # for those that ask
+        command.make_context(words[1], words[2:], parent=click.Context(main))
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", TEXT))))

@@ -148,6 +148,8 @@ def in_order(turns: Sequence[Message]) -> tuple[Message, ...]:
             raise BadRow(f"turns are out of order: turn {number}, {_THEIRS[turn.role]}, {place}")
         if turn.role == "assistant" and thinks_on(turn.text):
             raise BadRow(f"turn {number}, {_THEIRS[turn.role]}, ends within its thoughts")
+        if turn.role != "user" and any(part.kind == "image" for part in turn.parts):
+            raise BadRow(f"turn {number}, {_THEIRS[turn.role]}, holds a picture; only the user's may")
         words = answer_of(turn.text) if turn.role == "assistant" else turn.text
         if not words.strip() and not turn.more and all(part.kind == "text" for part in turn.parts):
             raise BadRow(f"turn {number}, {_THEIRS[turn.role]}, is empty")

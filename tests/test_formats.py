@@ -151,6 +151,10 @@ def test_tables_and_lists_hold_the_same_rows(tmp_path: Path) -> None:
         (["2 + 2?"], "turn 1 is no mapping with a role and a content"),
         ("2 + 2?", "`messages` must be a list of {role, content}"),
         ([turn("user", [{"type": "video", "video": "a.mp4"}]), SAID], "turn 1 holds video, which no format reads"),
+        (
+            [ASKED, turn("assistant", [{"type": "image", "image": "a.png"}])],
+            "the assistant's, holds a picture; only the",
+        ),
         ([turn("user", [{"text": 4}]), SAID], "a part that is neither a text nor a picture"),
         ([turn("user", "<image>?"), SAID], "its turns mark 1 pictures, the row has none"),
         ([turn("user", [{"type": "image"}, {"type": "image"}]), SAID], "its turns mark 2 pictures, the row has none"),
@@ -188,6 +192,11 @@ def test_what_is_wrong_with_a_row_is_named_or_counted(tmp_path: Path, row: objec
 )
 def test_rows_that_mix_formats_or_leave_the_folder(tmp_path: Path, row: Any, message: str) -> None:
     assert message in refused(tmp_path, {"messages": [ASKED, SAID]}, row)
+
+
+def test_a_history_is_a_list_of_pairs(tmp_path: Path) -> None:
+    row = {"instruction": "?", "output": "!", "history": True}
+    assert "`history` is no list of pairs" in refused(tmp_path, row)
 
 
 def test_the_nearest_format_is_named(tmp_path: Path) -> None:

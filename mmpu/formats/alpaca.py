@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from mmpu.chats import BadRow, Chat, Format, Row, chat, said
+from mmpu.chats import BadRow, Chat, Format, Row, chat, parsed, said
 
 
 class Alpaca(Format):
@@ -15,7 +15,8 @@ class Alpaca(Format):
 
     def chat(self, row: Row) -> Chat:
         turns = [said("system", row["system"], "system")] if row.get("system") else []
-        for pair in cast(list[object], row.get("history") or []):
+        history = parsed(row.get("history") or [])
+        for pair in cast(list[object], history if isinstance(history, list) else [history]):
             if not isinstance(pair, list | tuple) or len(cast(list[object], pair)) != 2:
                 raise BadRow(f"`history` is no list of pairs: {str(pair)[:60]!r}")
             asked, answered = cast(list[object], pair)

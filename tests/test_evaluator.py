@@ -39,7 +39,7 @@ from mmpu.scorers.mix import Mix
 from mmpu.scorers.self_eval import Part as Weighted
 from mmpu.scorers.self_eval import SelfEval
 from mmpu.store import Ledger
-from mmpu.student import Student, Tree, load_student
+from mmpu.student import Encoded, Student, Tree, load_student, share
 from mmpu.student.student_config import StudentConfig
 from mmpu.task.yaml_task import load_task
 from mmpu.train import preflight
@@ -620,3 +620,21 @@ def test_little_of_a_pass_is_padding() -> None:
         (alone,) = engine.likelihoods([each], [Response(ANCHORS[i % 6])])
         assert isinstance(alone, Likelihood)
         assert weighed[i] == Likelihood(pytest.approx(alone.logp, abs=2e-4), alone.tokens)
+
+
+def test_candidates_share_their_question_where_all_questions_begin_alike() -> None:
+    """As graded examples do. Few candidates are better off with one trunk of examples, many with one for each question;
+    never are there more tokens than in either."""
+
+    def prompts(k: int, question: int) -> list[Encoded]:
+        numbers = [(i, j) for i in range(3) for j in range(k)]
+        ids = [(*range(1000), *(7000 + i,) * question, *(9000 + j,) * 40) for i, j in numbers]
+        return [Encoded(each, torch.arange(len(each))[None]) for each in ids]
+
+    for k in (1, 2, 4, 8, 16):
+        for question in (20, 100, 200, 300):
+            found = share(prompts(k, question))
+            tokens = sum(len(trunk.ids) + sum(map(len, branches)) for trunk, branches in found)
+            one, each = 1000 + 3 * k * (question + 40), 3 * (1000 + question + k * 40)
+            assert tokens <= 1.1 * min(one, each), (k, question)
+            assert sum(len(branches) for _, branches in found) == 3 * k

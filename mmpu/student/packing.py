@@ -194,12 +194,12 @@ def share(prompts: Sequence[Encoded], least: float = 0.5) -> list[tuple[Encoded,
     """
     groups: list[list[Encoded]] = []
     shared: list[int] = []
-    for prompt in prompts:
+    for i, prompt in enumerate(prompts):
         if groups:
             first = groups[-1][0]
             common = min(shared[-1], _common_prefix(first.ids, prompt.ids))
-            # Joining shortens the trunk, and lengthens every branch but one by as much.
-            lost = (len(groups[-1]) - 1) * (shared[-1] - common)
+            # Joining shortens the trunk, and lengthens every branch but one by as much, and those that follow too.
+            lost = (len(groups[-1]) - 1) * (shared[-1] - common) + _forgone(prompts[i:], common)
             if first.images == prompt.images and common >= least * len(prompt.ids) and lost < common:
                 groups[-1].append(prompt)
                 shared[-1] = common
@@ -222,6 +222,17 @@ def share(prompts: Sequence[Encoded], least: float = 0.5) -> list[tuple[Encoded,
             )
         result.append((trunk, [member.ids[common:] for member in members]))
     return result
+
+
+def _forgone(prompts: Sequence[Encoded], common: int) -> int:
+    """Tokens beyond the `common` ones that the prompts behind the first would share with it, were it a trunk's."""
+    first, shared, more = prompts[0], len(prompts[0].ids), 0
+    for prompt in prompts[1:]:
+        n = min(shared, _common_prefix(first.ids, prompt.ids))
+        if n <= common or prompt.images != first.images:
+            break
+        shared, more = n, more + 1
+    return more * (shared - common)
 
 
 def _common_prefix(a: tuple[int, ...], b: tuple[int, ...]) -> int:

@@ -77,8 +77,9 @@ def show(
     if as_yaml:
         click.echo(task.written, nl=False)
         return
-    splits = task.config.splits
-    chosen = split or (task.config.evaluate if task.config.evaluate in splits else next(iter(splits)))
+    splits, evaluated = task.config.splits, task.config.evaluate
+    whole = task.path.suffix == ".yaml" and evaluated in splits  # of a file of rows, most are to train on
+    chosen = split or (evaluated if whole else next(iter(splits)))
     for line in task_show.show(task, chosen, n) if student is None else _rendered(task, chosen, n, student, options):
         click.echo(line)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def save_base(base: Any, name: str, folder: Path, *beside: Any) -> None:
     """Writes the model without its adapter, with all that lay beside its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     with _generating_plainly(base):
-        base.save_pretrained(str(folder), state_dict=_without_adapter(base))
+        base.save_pretrained(str(folder), state_dict=_published(base, _without_adapter(base)))
     _save_companions(base, name, folder, *beside)
 
 
@@ -33,6 +34,17 @@ def save_frame(base: Any, name: str, folder: Path, *beside: Any) -> None:
     shape.architectures = [type(base).__name__]
     shape.save_pretrained(str(folder))
     _save_companions(base, name, folder, *beside)
+
+
+def _published(base: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names of published folders: transformers 5 calls what is in LLaVA's CLIP tower otherwise and
+    reads both names, vLLM reads the published one alone."""
+    if base.config.model_type != "llava":
+        return weights
+    return {_CLIP.sub("vision_tower.vision_model.", name): tensor for name, tensor in weights.items()}
+
+
+_CLIP = re.compile(r"\bvision_tower\.(?=(embeddings|pre_layrnorm|encoder|post_layernorm)\.)")
 
 
 def named_weights(base: Any) -> dict[str, Tensor]:

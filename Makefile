@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # memory, small tensors were up to seven times faster with it.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-processors test-lowest test-newest test-vllm lint check campaign screenshots wheel clean
+.PHONY: quickstart test test-processors test-lowest test-newest test-vllm lint check campaign screenshots docs wheel clean
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,10 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
 .venv/dev: .venv/core
 	$(BIN)/python -m pip install -q -e ".[dev]" -c constraints.txt
+	touch $@
+
+.venv/docs .venv/release: .venv/%: .venv/core
+	$(BIN)/python -m pip install -q -e ".[$*]" -c constraints.txt
 	touch $@
 
 # SFT, LDL-GRPO and a board, once for text and once for images.
@@ -91,6 +95,11 @@ screenshots: .venv/core
 		--size 1300x1750 "$(RUNS)/boards-$(SEED)/shapes.rule.html#only=won=docs/leaderboard.png" \
 		--size 1300x1500 "$(RUNS)/report/report.html=docs/run.png"
 
+# A site of docs/ with the API's reference in build/site; a link that leads nowhere is an error.
+docs: .venv/docs
+	$(BIN)/python -m scripts.doc_site build/docs
+	$(BIN)/zensical build --strict --clean
+
 check: test lint
 
 lint: .venv/dev
@@ -98,9 +107,12 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-wheel: .venv/dev
-	$(BIN)/python -m build --wheel --no-isolation
+# Into dist/: the source distribution and the wheel that is built from it, held to what an index would refuse.
+wheel: .venv/release
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 clean:
-	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist .cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

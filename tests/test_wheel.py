@@ -1,4 +1,5 @@
-"""The wheel: built, installed and used from elsewhere, it holds the data under the package and nothing beside it."""
+"""The wheel: built from the source distribution, installed and used from elsewhere, it holds the data under the package
+and nothing beside it."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pytest.importorskip("build.__main__", reason="build is not installed: pip install build")
     folder = tmp_path_factory.mktemp("wheel")
-    run("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
+    run("-m", "build", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
     (found,) = folder.glob("*.whl")
     return found
 
@@ -64,6 +65,12 @@ def test_every_file_of_the_checkout_s_data_is_in_the_wheel(wheel: Path) -> None:
     expected = {name if name.startswith("mmpu/") else f"mmpu/_assets/{name}" for name in ours}
     assert expected <= inside
     assert not [name for name in inside if "__pycache__" in name or name.endswith(".pyc")]
+
+
+def test_an_index_takes_both(wheel: Path) -> None:
+    pytest.importorskip("twine", reason="twine is not installed: pip install twine")
+    (source,) = wheel.parent.glob("*.tar.gz")
+    assert run("-m", "twine", "check", "--strict", wheel, source, cwd=wheel.parent).count("PASSED") == 2
 
 
 def test_nothing_but_mmpu_is_installed(site: Path) -> None:

@@ -127,6 +127,14 @@ def test_the_kernel_of_cuda_takes_what_it_is_given() -> None:
         assert (dq.shape, dk.shape) == (found.shape, dv.shape)
 
 
+@pytest.mark.parametrize("name", ["softcap", "s_aux"])
+def test_what_no_kernel_takes_is_not_dropped(name: str) -> None:
+    given = [torch.zeros(1, 2, 4, 8)] * 3
+    with pytest.raises(ValueError, match=rf"drop its attention's `{name}`; set `student\.attention: eager`"):
+        tree_attention(Layer(), *given, None, SCALE, **{name: 30.0})
+    tree_attention(Layer(), *given, None, SCALE, tree=layout([2], [[2]], 4), **{name: None})
+
+
 def held(model: Student, tree: Tree) -> int:
     """Bytes kept for the backward pass of a pass over one tree, each storage once, weights apart."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}

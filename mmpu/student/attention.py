@@ -35,6 +35,8 @@ from mmpu.student import kernels
 from mmpu.student.layout import Layout, Places
 
 NAME = "mmpu_tree"
+REFUSED = ("softcap", "s_aux")
+"""What a layer may ask of attention that changes its weights, and that no kernel here takes."""
 
 
 def _bias(sees: Tensor, dtype: torch.dtype) -> Tensor:
@@ -160,7 +162,13 @@ def tree_attention(
 
     Returns:
         (S, L, heads, D).
+
+    Raises:
+        ValueError: the layer caps its scores, or has sinks.
     """
+    for name in REFUSED:
+        if kwargs.get(name) is not None:
+            raise ValueError(f"SDPA would drop its attention's `{name}`; set `student.attention: eager`")
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     if prefix is not None:
         return prefix.attend(module.layer_idx, query, key, value, scale).transpose(1, 2), None

@@ -84,6 +84,14 @@ class Pack:
     """Its index within the branch."""
     end_M: Tensor
     """For each branch, the hidden state that predicts its last token."""
+    sources_E: Tensor
+    """The distinct ones of `source_N`."""
+    ends_E: Tensor
+    """The distinct ones of `end_M`."""
+    deepest: int
+    """The largest depth. Known here, like the next, so that nobody waits for a device to tell."""
+    blocks: bool
+    """Whether there is an image whose tokens see each other."""
 
     def to(self, device: torch.device) -> Pack:
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -132,6 +140,7 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
             end.append(read[-1])
             at = stop
     tree = layout([len(t.trunk.ids) for t in trees], [list(map(len, branches)) for branches in laid], length)
+    distinct = [sorted(set(source)), sorted(set(end))]
     return Pack(
         ids,
         positions,
@@ -140,7 +149,9 @@ def pack(trees: Sequence[Tree], pad: int) -> Pack:
         depth,
         tree,
         shown([t.trunk for t in trees]),
-        *(torch.tensor(v, dtype=torch.long) for v in (source, target, branch_of, step_of, end)),
+        *(torch.tensor(v, dtype=torch.long) for v in (source, target, branch_of, step_of, end, *distinct)),
+        deepest=int(depth.max()),
+        blocks=bool((block >= 0).any()),
     )
 
 

@@ -279,8 +279,9 @@ class Student(nn.Module):
         return self.horizon is None or tokens < self.horizon
 
     def hidden(self, pack: Pack, places_N: Tensor, cache: Any = None) -> Tensor:
-        """Hidden states at flat places (S·L) of a pack, (N, H); keys and values, as they lie in it, into `cache`."""
+        """Hidden states at the sources or ends of a pack, (N, H); keys and values, as they lie in it, into `cache`."""
         axes = pack.positions_RSL.shape[0]
+        read = pack.sources_E if places_N is pack.source_N else pack.ends_E
         out = self.backbone(
             input_ids=pack.ids_SL,
             position_ids=pack.positions_RSL[0] if axes == 1 else pack.positions_RSL,
@@ -288,13 +289,12 @@ class Student(nn.Module):
             use_cache=cache is not None,
             **self._attention(pack),
             **self.see(pack.images),
-            **self.reading(places_N, pack.ids_SL.numel()),
+            **self.reading(read, pack.ids_SL.numel()),
         )
         return out.last_hidden_state.flatten(0, 1)[places_N]
 
-    def reading(self, places_N: Tensor, tokens: int) -> dict[str, Tensor]:
-        """Tells the last layer which of the `tokens` flat places will be read, if that spares it enough."""
-        places = places_N.unique()
+    def reading(self, places: Tensor, tokens: int) -> dict[str, Tensor]:
+        """Tells the last layer which of the `tokens` flat places will be read, each once, if that spares it enough."""
         spares = self.sparing and self.config.attention == "sdpa" and len(places) <= last_layer.WORTH * tokens
         return {last_layer.KEYWORD: places} if spares else {}
 
@@ -305,7 +305,7 @@ class Student(nn.Module):
             return {"attention_mask": (pack.depth_SL >= 0).long()}
         config = self.base.config.get_text_config()
         window = getattr(config, "sliding_window", None)
-        plain = bool((pack.block_SL < 0).all()) and not (window and int(pack.depth_SL.max()) >= window)
+        plain = not pack.blocks and not (window and pack.deepest >= window)
         if plain and config._attn_implementation == attention.NAME:
             # A ready-made mask keeps transformers from building its own; the layers go by the tree.
             return {"attention_mask": pack.ids_SL.new_ones(1, 1, 1, 1, dtype=torch.bool), "tree": pack.tree}

@@ -250,5 +250,7 @@ def _total(accelerator: Any, value: int) -> int:
 
 
 def _totals(accelerator: Any, values: Sequence[int]) -> list[int]:
+    if accelerator.num_processes == 1:
+        return list(values)
     summed = accelerator.reduce(torch.tensor(values, device=accelerator.device), "sum")
     return [int(value) for value in summed.tolist()]

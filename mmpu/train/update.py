@@ -170,6 +170,8 @@ class Updater:
         """Groups, rows and completion tokens of the step, over all processes."""
         tokens = sum(len(branch) for piece in pieces for branch in piece.tree.branches)
         local = [len(pieces), sum(len(piece.rows) for piece in pieces), tokens]
+        if self.accelerator.num_processes == 1:
+            return float(local[0]), float(local[1]), float(local[2])
         groups, rows, tokens = self._total(torch.tensor(local, device=self.accelerator.device)).tolist()
         return groups, rows, tokens
 

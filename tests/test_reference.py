@@ -71,7 +71,7 @@ def faults(value: Any, part: dict[str, Any], whole: dict[str, Any], where: str =
 
 def test_the_document_is_what_the_command_prints(sections: list[reference.Section]) -> None:
     """`mmpu config --format markdown > docs/config.md`."""
-    assert (ROOT / "docs/config.md").read_text(encoding="utf-8") == reference.markdown(sections) + "\n"
+    assert (ROOT / "docs/config.md").read_text(encoding="utf-8") == reference.markdown(sections)
 
 
 def test_every_key_is_there_with_a_line_of_its_own(sections: list[reference.Section]) -> None:

@@ -32,7 +32,7 @@ def config(key: str | None, form: str) -> None:
 
         known = [each.key.removeprefix("stages[].").split(": ")[-1] for each in reference.sections()]
         raise UserError(f"no part of a config is called {key!r}; {suggest(str(key), known)}")
-    say(reference.text(found) if form == "text" else reference.markdown(found))
+    click.echo(reference.text(found) if form == "text" else reference.markdown(found), nl=False)
 
 
 @click.command()

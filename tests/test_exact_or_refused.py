@@ -19,11 +19,22 @@ from transformers import (
     Qwen3VLMoeConfig,
     Qwen3VLMoeForConditionalGeneration,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from mmpu.core import Sample, Sampling, UserError, user
 from mmpu.engines.hf import HF
 from mmpu.recipes.miniatures import enlarge, miniature, write
-from mmpu.student import Lora, StudentConfig, checked, form, load_parts, load_student, loading, remembered
+from mmpu.student import (
+    Lora,
+    StudentConfig,
+    checked,
+    form,
+    load_parts,
+    load_student,
+    loading,
+    remembered,
+    transformers_says,
+)
 from mmpu.student.soundness import fitting
 from tiny import image_model, save, student
 
@@ -83,6 +94,42 @@ def test_half_precision_is_rounding_and_a_mistake_is_none(tmp_path: Path, monkey
         checked(load_parts(config), config)
 
 
+def test_a_norm_that_merely_shares_a_name_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of the name `LlamaRMSNorm` that adds one to its weights: the faster way is switched off, alone."""
+    theirs, tokenizer = miniature("llama", AutoModelForCausalLM, 256)
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return (1 + self.weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+    parts = load_parts(StudentConfig(str(tmp_path), device="cpu"))
+    student, verdict = checked(parts, StudentConfig(str(tmp_path), device="cpu"))
+    assert (verdict.norming, verdict.sharing, verdict.sparing) == (False, True, True)
+    assert verdict.logp < 1e-4
+    assert all(type(m) is LlamaRMSNorm for m in student.base.modules() if "RMSNorm" in type(m).__name__)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory")]
+)
+def test_too_little_memory_tells_nothing_of_a_model(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, tokenizer = miniature("llama", AutoModelForCausalLM, 256)
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    parts = load_parts(StudentConfig(str(tmp_path), device="cpu"))
+
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(type(parts.model), "forward", full)
+    with pytest.raises(UserError, match="too little memory to check the model"):
+        transformers_says(parts, StudentConfig("m", device="cpu"))
+
+
 def test_what_was_checked_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMPU_CACHE", str(tmp_path / "cache"))
     write("nemotron", AutoModelForCausalLM, tmp_path / "model", 256)
@@ -132,7 +179,7 @@ def test_relatives_of_qwens_vision_language_models_are_exact(kind: str, tmp_path
 
 def test_soft_capped_attention_is_refused_where_it_would_be_dropped(tmp_path: Path) -> None:
     write("gemma2", AutoModelForCausalLM, tmp_path, 256)
-    with pytest.raises(UserError, match=r"nats off.*attention: eager"):
+    with pytest.raises(UserError, match=r"would drop its attention.s `softcap`.*attention: eager"):
         load_student(StudentConfig(str(tmp_path), device="cpu"))
 
 

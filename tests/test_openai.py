@@ -692,7 +692,7 @@ def test_a_judge_that_talks_nonsense_publishes_nothing(endpoint: Endpoint, tmp_p
     endpoint.answer = lambda *_: said("As a language model")
     done = CliRunner().invoke(main, evaluation(tmp_path, "--judge-url", endpoint.url))
     assert done.exit_code == 2
-    assert done.stderr.startswith("mmpu: 2 of 2 duels could not be read, more than 2%; nothing was published.")
+    assert "\nmmpu: 2 of 2 duels could not be read, more than 2%; nothing was published." in done.stderr
     assert "replied 'As a language model'" in done.stderr
     assert not list((tmp_path / "boards").glob("*.json"))
 

@@ -15,7 +15,7 @@ from mmpu.student.parts import Parts, load_parts
 from mmpu.student.selfcheck import Verdict, judged, probes, transformers_says
 from mmpu.student.student import Student
 from mmpu.student.student_config import StudentConfig
-from mmpu.student.untouched import FAILURES, Untouched
+from mmpu.student.untouched import FAILURES, Untouched, within_memory
 
 EXACT = frozenset(
     ("qwen2", "qwen3", "llama", "opt", "gemma3_text", "llava", "qwen2_5_vl", "qwen3_vl", "gemma3"),
@@ -36,14 +36,15 @@ def load_student(config: StudentConfig) -> Student:
     """
     parts = load_parts(config)
     device = parts.model.get_input_embeddings().weight.device
-    tested = parts.model.config.model_type in EXACT and config.attention == "sdpa" and config.quantize is None
+    known = parts.model.config.model_type in EXACT and type(parts.model).__module__.startswith("transformers.")
+    tested = known and config.attention == "sdpa" and config.quantize is None
     if tested and device.type == "cpu" and config.computes_in == "float32":
         return assembled(parts, config)
     key = remembered.key(config, parts.model.config, device)
-    known = remembered.recall(key)
-    if known is not None:
+    before = remembered.recall(key)
+    if before is not None:
         student = assembled(parts, config)
-        Verdict(**known).settle(student)
+        Verdict(**before).settle(student)
         return student
     student, verdict = checked(parts, config)
     remembered.remember(key, asdict(verdict))
@@ -84,6 +85,7 @@ def _seen(student: Student) -> None:
     except UserError:
         return
     except FAILURES as error:
+        within_memory(error)
         raise UserError(
             f"a picture does not go through {student.config.model} ({str(error).splitlines()[0]}): its image processor "
             "is another model's; add the preprocessor_config.json of the model that it was made from"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from mmpu.core import Part, Sample, UserError, user
 from mmpu.media import data_uri
+from mmpu.student import rms_norm
 from mmpu.student.decoding import Decoding
 from mmpu.student.encoding import Encoder
 from mmpu.student.packing import Tree
 from mmpu.student.parts import Parts
 from mmpu.student.student import Student, never
 from mmpu.student.student_config import StudentConfig
-from mmpu.student.untouched import FAILURES, SAID, Alone, Expected, Untouched, compared
+from mmpu.student.untouched import FAILURES, SAID, Alone, Expected, Untouched, compared, within_memory
 
 LIMITS = {"float32": 1e-4, "bfloat16": 0.15, "float16": 0.05}
 """Largest difference of a token's log-probability, in nats, that rounding explains."""
@@ -46,6 +47,8 @@ class Verdict:
     """Branches share a trunk."""
     sparing: bool = True
     """The last layer works for what is read."""
+    norming: bool = True
+    """Norms of known names compute what those do, in fewer passes."""
     prefixing: bool = True
     """A prompt's keys and values are held once for all its responses."""
     unsampled: str = ""
@@ -56,6 +59,8 @@ class Verdict:
 
     def settle(self, student: Student) -> None:
         student.sharing, student.sparing = self.sharing, self.sparing
+        if not self.norming:
+            rms_norm.restore(student.base)
         student.prefixing, student.unsampled = self.prefixing, self.unsampled
 
 
@@ -84,7 +89,7 @@ def transformers_says(parts: Parts, config: StudentConfig) -> Untouched:
         except FAILURES as error:
             raise UserError(
                 f"{config.model} is a {model.config.model_type}, and transformers' own forward of a prompt with a "
-                f"continuation raises {_first(error)}: it cannot be trained as it is"
+                f"continuation raises {_first(within_memory(error))}: it cannot be trained as it is"
             ) from error
 
 
@@ -97,13 +102,12 @@ def judged(student: Student, said: Untouched) -> Verdict:
     limit, slope = _limit(student, said), GRADIENTS[student.config.computes_in]
     tried: list[str] = []
     with _undisturbed(student.device):
-        for sharing, sparing in ((True, True), (True, False), (False, True), (False, False)):
-            verdict = Verdict(sharing, sparing)
+        for verdict in _candidates(student):
             verdict.settle(student)
             try:
                 logp, gradients = _errors(student, said)
             except FAILURES as error:
-                tried.append(_first(error))
+                tried.append(_first(within_memory(error)))
                 continue
             verdict = replace(verdict, logp=logp, gradients=gradients)
             if logp <= limit and gradients <= slope:
@@ -167,6 +171,14 @@ def _slopes(found: dict[str, Tensor | None], expected: dict[str, Tensor]) -> flo
     return worst
 
 
+def _candidates(student: Student) -> Iterator[Verdict]:
+    """From all shortcuts to none; without those of norms last, since they seldom are what is wrong."""
+    tricks = [(sharing, sparing) for sharing in (True, False) for sparing in (True, False)]
+    yield from (Verdict(*trick) for trick in tricks)
+    if rms_norm.restore(student.base):
+        yield from (Verdict(*trick, norming=False) for trick in tricks)
+
+
 def _sampled(student: Student, said: Untouched, verdict: Verdict, limit: float) -> Verdict:
     """The verdict with what sampling needs."""
     why = ""
@@ -176,7 +188,7 @@ def _sampled(student: Student, said: Untouched, verdict: Verdict, limit: float) 
         try:
             off = _forced(student, said.prompts, limit)
         except (*FAILURES, UserError) as error:
-            why = _first(error)
+            why = _first(within_memory(error))
             continue
         if off <= limit:
             unsaid = "" if all(e.generated or e.tie < limit for e in said.prompts) else _UNSAID
@@ -237,7 +249,8 @@ def can_share(student: Student) -> bool:
     """Whether branches on one trunk come out right; an architecture that mixes positions in its own way cannot."""
     try:
         return sharing_error(student, probes(student)) <= LIMITS[student.config.computes_in]
-    except FAILURES:
+    except FAILURES as error:
+        within_memory(error)
         return False
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from mmpu.core import UserError
 from mmpu.student.packing import Encoded, Tree
 
 T = TypeVar("T")
@@ -26,6 +27,24 @@ SAID = 6
 """Tokens of the likeliest one."""
 COMPARED = 2**22
 """Numbers of a model's parameters, the smallest ones first, whose gradients are compared."""
+
+
+E = TypeVar("E", bound=Exception)
+_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def within_memory(error: E) -> E:
+    """The error of a model that was tried.
+
+    Raises:
+        UserError: there was too little memory to try it, which tells nothing of the model.
+    """
+    if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _MEMORY):
+        raise UserError(
+            f"there is too little memory to check the model with two short prompts ({str(error).splitlines()[0]}); it "
+            "cannot be trained here either. Take a smaller one, LoRA over `dtype: bfloat16`, or free the device"
+        ) from error
+    return error
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +130,8 @@ class Alone:
             out = self.model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=plain, **self._inputs(prompt, ids)
             )
-        except FAILURES:
+        except FAILURES as error:
+            within_memory(error)
             return ()
         return tuple(out[0, ids.shape[1] :].tolist())
 

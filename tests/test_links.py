@@ -34,5 +34,14 @@ def test_code_is_no_link_and_headings_that_repeat_are_numbered() -> None:
 
 
 def test_the_api_page_names_what_is_public() -> None:
-    shown = re.findall(r"^::: mmpu\.(?:api\.training\.)?(\w+)$", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    shown = re.findall(
+        r"^::: mmpu\.(?:api\.training\.)?(\w+)$", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert sorted(shown) == sorted(set(mmpu.__all__) - {"__version__"})
+
+
+def test_the_site_s_navigation_has_every_document() -> None:
+    listed = re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert all((ROOT / name).exists() for name in listed)
+    assert set(listed) >= {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")}
+    assert len(listed) == len(set(listed))

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-_OURS = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
-_TAIL = re.compile(r"(?:\s*<tool_call>\s*\{.*?\}\s*</tool_call>)+\s*\Z", re.DOTALL)
-_XML = re.compile(r"<function=([^>\n]+)>(.*?)</function>", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+# What a pattern takes grows with the text alone: a run of blanks belongs to one place that it may follow, and what may
+# be long is found by its end, not by trying all of them.
+_OPEN = re.compile(r"<tool_call>\s*(?=\{)")
+_CLOSE = re.compile(r"\}\s*</tool_call>")
 _LISTED = re.compile(r"\[TOOL_CALLS\]\s*(?=\[)|<\|tool_calls?\|>\s*(?=\[)")
 _NAMED = re.compile(r"\[TOOL_CALLS\]([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?(?=\{)")
-_HEAD = re.compile(r"\s*(?:<\|python_tag\|>)?\s*(?=\{)")
+_NEXT = re.compile(r";\s*(?=\{)")
 UNREADABLE = object()
 """Arguments that are no JSON."""
 
@@ -44,34 +44,77 @@ def written(calls: Sequence[Call]) -> str:
 
 def parted(text: str) -> tuple[str, tuple[Call, ...]]:
     """The words of an answer, and the calls in our form that it ends with; none where they cannot be read."""
-    tail = _TAIL.search(text)
-    calls = [] if tail is None else [_call(block) for block in _OURS.findall(tail[0])]
-    if tail is None or any(call.arguments is UNREADABLE for call in calls):
+    end, calls = len(text.rstrip()), list[Call]()
+    for start, stop, block in reversed(list(_blocks(text))):
+        if stop != end:
+            break
+        calls.insert(0, _call(block))
+        end = len(text[:start].rstrip()) if text[start - 1 : start].isspace() else start
+    if not calls or any(call.arguments is UNREADABLE for call in calls):
         return text, ()
-    return text[: tail.start()].rstrip("\n"), tuple(calls)
+    return text[:end].rstrip("\n"), tuple(calls)
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int, str]]:
+    """Where calls in our form begin and end, and the JSON of each."""
+    at = 0
+    while opened := _OPEN.search(text, at):
+        closed = _CLOSE.search(text, opened.end())
+        if closed is None:
+            return
+        yield opened.start(), closed.end(), text[opened.end() : closed.start() + 1]
+        at = closed.end()
 
 
 def read(text: str) -> list[Call]:
     """The calls of an answer in any form that is known, in order: Hermes' and Qwen's `<tool_call>`, Qwen3-Coder's
     `<function=…>`, Mistral's `[TOOL_CALLS]`, and LLaMA's bare `{"name": …, "parameters": …}`."""
-    if found := _OURS.findall(text):
-        return [_call(block) for block in found]
-    if "<tool_call>" in text and not _XML.search(text):
+    if ours := [_call(block) for _, _, block in _blocks(text)]:
+        return ours
+    if tagged := [Call(name.strip(), _parameters(body)) for name, body in _tagged(text, "function")]:
+        return tagged
+    if "<tool_call>" in text:
         return [Call("", UNREADABLE)]
-    if found := _XML.findall(text):
-        return [Call(name.strip(), _parameters(body)) for name, body in found]
-    if found := _NAMED.finditer(text):
-        named = [Call(match[1], _value(text[match.end() :])) for match in found]
-        if named:
-            return named
+    if named := list(_named(text)):
+        return named
     if listed := _LISTED.search(text):
-        items = _value(text[listed.end() :])
+        items = _value(text, listed.end())[0]
         return [_of(item) for item in cast(list[Any], items)] if isinstance(items, list) else [Call("", UNREADABLE)]
-    if bare := _HEAD.match(text):
-        pieces = [_value(piece) for piece in re.split(r"\s*;\s*(?=\{)", text[bare.end() :].strip())]
-        told = all(isinstance(piece, dict) and ("parameters" in piece or "arguments" in piece) for piece in pieces)
-        return [_of(piece) for piece in pieces] if told else []
-    return []
+    return _bare(text.strip().removeprefix("<|python_tag|>").lstrip())
+
+
+def _named(text: str) -> Iterator[Call]:
+    """Calls as Mistral writes them, up to the first that cannot be read."""
+    for match in _NAMED.finditer(text):
+        value, _ = _value(text, match.end())
+        yield Call(match[1], value)
+        if value is UNREADABLE:
+            return
+
+
+def _bare(text: str) -> list[Call]:
+    """Calls as LLaMA writes them, one behind another; none where something else stands there."""
+    found: list[Call] = []
+    at: int | None = 0 if text.startswith("{") else None
+    while at is not None:
+        value, end = _value(text, at)
+        if not isinstance(value, dict) or not {"parameters", "arguments"} & set(cast(dict[str, Any], value)):
+            return []
+        found.append(_of(cast(object, value)))
+        further = _NEXT.search(text, end)
+        at = further.end() if further else None
+    return found
+
+
+def _tagged(text: str, tag: str) -> Iterator[tuple[str, str]]:
+    """Names and insides of `<tag=name>…</tag>`."""
+    opening, closing, at = re.compile(rf"<{tag}=([^<>\n]{{1,200}})>"), f"</{tag}>", 0
+    while opened := opening.search(text, at):
+        end = text.find(closing, opened.end())
+        if end < 0:
+            return
+        yield opened[1], text[opened.end() : end]
+        at = end + len(closing)
 
 
 def _call(block: str) -> Call:
@@ -118,15 +161,15 @@ def _whole(text: str) -> object:
         return UNREADABLE
 
 
-def _value(text: str) -> object:
-    """The JSON value that a text begins with."""
+def _value(text: str, at: int) -> tuple[object, int]:
+    """The JSON value that begins at a place of a text, and where it ends."""
     try:
-        return json.JSONDecoder().raw_decode(text)[0]
+        return json.JSONDecoder().raw_decode(text, at)
     except (ValueError, RecursionError):
-        return UNREADABLE
+        return UNREADABLE, at
 
 
 def _parameters(body: str) -> dict[str, object]:
     """Of Qwen3-Coder's form; a parameter that is no JSON is a text."""
-    found = {name.strip(): (text, _whole(text)) for name, text in _PARAMETER.findall(body)}
-    return {name: text if value is UNREADABLE else value for name, (text, value) in found.items()}
+    texts = {name.strip(): text.removeprefix("\n").removesuffix("\n") for name, text in _tagged(body, "parameter")}
+    return {name: text if (value := _whole(text)) is UNREADABLE else value for name, text in texts.items()}

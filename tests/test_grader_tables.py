@@ -493,6 +493,14 @@ def test_a_megabyte_costs_no_more_than_a_moment(make: Callable[..., Grader], ite
         "\\boxed{",
         " ",
         "not a ",
+        "<tool_call>",
+        "<tool_call> {",
+        "<tool_call>{}",
+        "<function=",
+        "<function=a><parameter=b>",
+        '[TOOL_CALLS]a{"',
+        '{"name":"a","arguments":{}} ; ',
+        "; ",
     ):
         text = piece * (1_000_000 // len(piece))
         begin = time.process_time()

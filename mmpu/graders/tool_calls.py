@@ -95,7 +95,7 @@ def _arguments(text: str) -> object:
     fence = _FENCE.match(text)
     try:
         value, end = json.JSONDecoder().raw_decode(text, fence.end() if fence else 0)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _MALFORMED
     rest = text[end:].lstrip().removeprefix("```").lstrip()
     # What follows may be an observation or the next thought, but not more of the arguments.

@@ -335,7 +335,9 @@ def test_a_template_that_cannot_open_the_assistants_turn() -> None:
     """It never writes what an assistant says: nothing can be put before an answer, and nothing weighed as one."""
     student = copy.copy(shared_student("qwen2"))
     tokenizer: Any = copy.deepcopy(student.tokenizer)
-    tokenizer.chat_template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}:"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{% endfor %}:"
+    )
     student = Student(student.model, tokenizer, student.config, family=student.family).eval()
     rows = {row.name: row.reason for row in Search(SelfEval(HF(student), min_mass=0.0), 0.75)(FEW, {}).rows}
     assert "chat template" in rows["yes_no bare"]

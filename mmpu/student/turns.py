@@ -365,9 +365,8 @@ class Chat(Turns):
         asked = {"role": "user", "content": "Ready?"}
         if says(_SAID):
             return False
-        part = {"type": "text", "text": _SAID}
-        asked = {"role": "user", "content": [part]}
-        return says([part])
+        asked = {"role": "user", "content": [{"type": "text", "text": "Ready?"}]}
+        return says([{"type": "text", "text": _SAID}])
 
     def _turned(self, role: str, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
         if not self._listed or role == "tool":

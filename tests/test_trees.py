@@ -88,12 +88,13 @@ KERNELS: dict[str, Kernel] = {"flash": FLASH, "products": PRODUCTS, "variable le
 def test_joined_parts_are_attention_under_a_mask(
     shape: str, heads: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To rounding: 1e-6 of the largest in float32, 1e-12 in float64."""
+    """To rounding: 1e-12 of the largest in float64. In float32 4e-6, half a step of its last digit for each of the 64
+    keys that are added up, which a processor without fused products comes to a third of."""
     monkeypatch.setattr(kernels, "chosen", lambda *_: KERNELS[name])
     trunks, branches = SHAPES[shape]
     length = max(trunk + sum(lengths) for trunk, lengths in zip(trunks, branches, strict=True))
     generator = torch.Generator().manual_seed(0)
-    for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+    for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 4e-6)):
         sizes = [(len(trunks), n, length, 16) for n in (*heads, heads[1])]
         given = [torch.randn(size, generator=generator, dtype=dtype).requires_grad_() for size in sizes]
         tree = layout(trunks, branches, length)

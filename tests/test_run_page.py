@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+import mmpu
 from mmpu.core import UserError
 from mmpu.recipes.resolved import defaults
 from mmpu.studies import run_page
 from mmpu.studies.run_page import write_run_page
 from mmpu.train.pictures import Pictures, read
+from mmpu.train.rows import lines_of, rows_of
 from test_page import Tab, browser  # noqa: F401  (a fixture)
 
 HOSTILE = "</script><script>document.title = 'taken'</script>"
@@ -155,6 +157,20 @@ def test_a_candidate_is_shown_with_all_that_it_was_worth(browser: Any, tmp_path:
     assert tab.texts("article .turn .tag") == ["gone.png"]
     assert tab.texts("ul.audit li") == [f"{HOSTILE} grew (2 times)"]
     assert tab.texts("dl.listed dt.default") == ["seed", "stages.0.method.label_tau"]
+
+
+def test_whoever_reads_a_run_that_goes_on_leaves_out_half_a_row(tmp_path: Path) -> None:
+    folder = run(tmp_path / "a", steps=3)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "align", "st')
+    assert [row["step"] for row in mmpu.Run(folder).metrics] == [0, 1, 2]
+    assert [row["step"] for row in rows_of(folder / "metrics.jsonl")] == [0, 1, 2]
+    assert [row["step"] for _, row in lines_of(folder / "groups.jsonl")] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_step_without_new_pictures_writes_nothing(tmp_path: Path) -> None:
+    Pictures(tmp_path / "pictures.jsonl", str).keep([])
+    assert not (tmp_path / "pictures.jsonl").exists()
 
 
 def test_settings_at_their_defaults_are_known(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from mmpu.api.student import Student
 from mmpu.config import Values, load_yaml
 from mmpu.core import UserError
 from mmpu.recipes import runs
+from mmpu.train.rows import rows_of
 
 SHOWN = ("loss", "accuracy", "score", "length", "lr")
 """Metrics of a run's table."""
@@ -42,9 +42,7 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """A mapping per step, with `stage` and `step`; losses in nats, lengths in tokens, times in seconds."""
-        file = self.folder / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        return [json.loads(line) for line in lines]
+        return list(rows_of(self.folder / "metrics.jsonl"))
 
     def student(self, stage: str | None = None, *, trust: bool = False) -> Student:
         """The student after a stage; None takes the last one that is done.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mmpu.recipes.run_config import RunConfig
 from mmpu.recipes.wiring import Wired
 from mmpu.store import Ledger
 from mmpu.student import StudentConfig, resolve_model
+from mmpu.train.rows import rows_of
 from mmpu.train.stage import steps_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -61,11 +61,9 @@ def _stage(run: RunConfig, stage: Planned, samples: Sequence[Sample]) -> list[st
 
 def _measured(folder: Path, stage: str) -> float | None:
     """Seconds of a step of the stage, where the run's folder knows."""
-    file = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     times = [
         sum(value for name, value in row.items() if name.startswith("seconds_"))
-        for row in rows
+        for row in rows_of(folder / "metrics.jsonl")
         if row["stage"] == stage and "loss" in row
     ]
     return sum(times) / len(times) if times else None

@@ -9,15 +9,15 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from mmpu import files
 from mmpu.config import load_yaml
 from mmpu.core import UserError
 from mmpu.shown import one_line
+from mmpu.train.rows import rows_of
 
 BARS = "▁▂▃▄▅▆▇█"
 TAIL = 0.1
@@ -55,28 +55,6 @@ def read(folder: Path) -> Run:
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
     return Run(folder, load_yaml(folder / "config.yaml"), tuple(rows_of(folder / "metrics.jsonl")))
-
-
-def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that a run writes, each with its `stage` and `step`; the last may be half written.
-
-    Raises:
-        UserError: a row before it is damaged.
-    """
-    try:
-        lines = files.text(path).split("\n") if path.exists() else []
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    for place, line in enumerate(lines, 1):
-        try:
-            row = files.parsed(line)
-        except ValueError:
-            if place >= len(lines) - 1:
-                continue
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or type(row.get("step")) is not int:
-            raise UserError(f"{path}, line {place} is no row of a run; delete the line, or restore the file")
-        yield row
 
 
 def number(value: object) -> float | None:

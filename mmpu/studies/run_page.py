@@ -19,8 +19,9 @@ from mmpu.core import UserError
 from mmpu.recipes.resolved import defaults
 from mmpu.statistics import around
 from mmpu.store import write_atomically
-from mmpu.studies.curves import Run, flattened, read, rows_of
+from mmpu.studies.curves import Run, flattened, read
 from mmpu.train.pictures import read as kept
+from mmpu.train.rows import rows_of, values
 
 OWN = Path(__file__).parent / "page"
 SCRIPTS = (FOLDER / "page.js", FOLDER / "diff.js", OWN / "curves.js", OWN / "rollouts.js", OWN / "run.js")
@@ -149,14 +150,10 @@ def _warnings(folder: Path) -> list[list[Any]]:
     """What training warned of, with how often, in the order in which it came up."""
     path, found = folder / "warnings.jsonl", dict[str, int]()
     try:
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        rows = values(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
-    for line in lines:
-        try:
-            row: Any = json.loads(line)
-        except (ValueError, RecursionError):  # half written, or no line
-            continue
+    for row in rows:
         if isinstance(row, dict) and isinstance(row.get("text"), str):
             found[row["text"]] = found.get(row["text"], 0) + 1
     return [[text, count] for text, count in found.items()]

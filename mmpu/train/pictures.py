@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mmpu.core import UserError
+from mmpu.train.rows import values
 
 MOST = 1_000
 """Pictures that a run keeps; the names of those beyond are in its groups."""
@@ -26,17 +27,18 @@ class Pictures:
 
     def keep(self, named: Iterable[tuple[str, str]]) -> None:
         """Keeps pictures that are not there yet, given by name; one that cannot be read is left out."""
-        known = self._known()
-        with self.path.open("a", encoding="utf-8") as file:
-            for name, image in named:
-                if name in known or len(known) >= MOST:
-                    continue
-                known.add(name)
-                try:
-                    row = json.dumps({"name": name, "image": self.thumbnail(image)})
-                except UserError:  # what trains on it says so
-                    continue
-                file.write(f"\n{row}")  # before it, since a crash may have cut the line before
+        known, rows = self._known(), list[str]()
+        for name, image in named:
+            if name in known or len(known) >= MOST:
+                continue
+            known.add(name)
+            try:
+                rows.append(json.dumps({"name": name, "image": self.thumbnail(image)}))
+            except UserError:  # what trains on it says so
+                continue
+        if rows:
+            with self.path.open("a", encoding="utf-8") as file:  # a crash may have cut the line before
+                file.write("".join(f"\n{row}" for row in rows))
 
     def _known(self) -> set[str]:
         if self._names is None:
@@ -48,14 +50,10 @@ def read(path: Path) -> list[tuple[str, str]]:
     """Names and data URIs; a line that a crash cut short, or that is none, is left out."""
     found: list[tuple[str, str]] = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        rows = values(path)
     except (OSError, ValueError):
         return []
-    for line in lines:
-        try:
-            row: object = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
+    for row in rows:
         if isinstance(row, dict):
             name, image = row.get("name"), row.get("image")  # pyright: ignore
             if isinstance(name, str) and isinstance(image, str) and image.startswith("data:image/"):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +17,13 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmpu import files
-from mmpu.core import Group, Response, Task, UserError
+from mmpu.core import Group, Response, Task
 from mmpu.learning import Row
 from mmpu.prompts import question
 from mmpu.shown import visible
 from mmpu.store import Ledger, write_atomically
 from mmpu.train.pictures import Pictures
+from mmpu.train.rows import lines_of
 from mmpu.train.signals import Signals
 
 SHOWN = ("loss", "kl_target", "nll_per_token", "score", "accuracy", "length")
@@ -65,7 +65,7 @@ class Record:
         for path in files:
             if not path.exists():
                 continue
-            kept = [line for line, of, at in _lines(path) if not (of == stage and at >= step)]
+            kept = [line for line, row in lines_of(path) if not (row["stage"] == stage and row["step"] >= step)]
             write_atomically(path, "".join(line + "\n" for line in kept))
 
     def step(
@@ -240,23 +240,3 @@ def _number(value: float) -> float | None:
 def _short(image: str) -> str:
     """An image's name; a picture that is itself the name, by its content."""
     return f"sha256:{hashlib.sha256(image.encode()).hexdigest()[:16]}" if image.startswith("data:") else image
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
-    """The lines of a run's file, each with its stage and step; without those that a crash cut short.
-
-    Raises:
-        UserError: the file cannot be read, or a line is no row of a run.
-    """
-    try:
-        lines = files.text(path).split("\n")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; restore it") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            row = files.parsed(line)
-        except ValueError:
-            continue
-        if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or type(row.get("step")) is not int:
-            raise UserError(f"{path}, line {number} is no row of a run; delete the line, or restore the file")
-        yield line, row["stage"], row["step"]

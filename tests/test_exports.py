@@ -4,9 +4,7 @@ student says. `make test-vllm` runs all of it; without vLLM, what needs no vLLM.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +19,12 @@ from mmpu.core import Sample
 from mmpu.engines.vllm import ENVIRONMENT
 from mmpu.recipes import runs, training
 from mmpu.student import Student
+from only_vllm import ONLY_VLLM
 from tiny import parts, picture, sample, student
 
 TOLERANCE = 1e-5
 """Nats: the same float32 weights, multiplied in another order."""
 SAID = 4
-ONLY_VLLM = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` runs this"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
 
 @dataclass(frozen=True)

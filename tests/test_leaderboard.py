@@ -28,7 +28,7 @@ from mmpu.boards import (
 from mmpu.boards.tables import markdown
 from mmpu.core import UserError
 from mmpu.files import file_name as slug
-from mmpu.judging import met, places, ranked
+from mmpu.judging import met, places, with_strengths
 from mmpu.recipes.evaluation import EvalOptions, evaluate
 from mmpu.statistics import Difference, Interval
 
@@ -80,13 +80,14 @@ def test_boards_alone_tell_ranks_and_strengths() -> None:
     prompts = [f"p{i}" for i in range(40)]
     good = entry("good", items={p: float(i % 4 > 0) for i, p in enumerate(prompts)})
     bad = entry("bad", items={p: float(i % 4 == 0) for i, p in enumerate(prompts)})
-    whole = ranked(merged([board(good, entry("base", system=BASE, items=dict.fromkeys(prompts, 0.5))), board(bad)]))
+    theirs = entry("base", system=BASE, items=dict.fromkeys(prompts, 0.5))
+    whole = with_strengths(merged([board(good, theirs), board(bad)]))
     (told,) = whole.strengths
     assert (told.split, told.baseline, told.judge_identity) == ("test", "base", "rule:x")
     assert told.systems["good"].value > 0.6 > 0.4 > told.systems["bad"].value
     (view,) = met(whole.entries)
     assert places(view.wins, view.baseline, view.clusters) == {"good": (1, 1), "base": (2, 2), "bad": (3, 3)}
-    assert ranked(board(good)).strengths == ()  # two systems have a win rate, and no more
+    assert with_strengths(board(good)).strengths == ()  # two systems have a win rate, and no more
 
 
 def test_where_a_system_comes_from_makes_it_no_other() -> None:

@@ -15,7 +15,6 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +39,10 @@ from mmpu.student.lora import Lora
 from mmpu.student.packing import Tree, pack
 from mmpu.student.student import Student
 from mmpu.task.yaml_task import YamlTask, load_task
+from only_vllm import ONLY_VLLM
 from tiny import noise, picture, sample, samples, save, student
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` runs this"),
-    # Of vLLM and what it imports; nothing of ours runs under these.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+pytestmark = ONLY_VLLM
 
 TOLERANCE = 2e-5
 """Nats; the largest difference seen is 6e-6."""

@@ -112,18 +112,13 @@ def evaluate(
         UserError: as `mmpu eval`.
     """
     given = dict(systems) if isinstance(systems, Mapping) else {_label(each): each for each in systems}
-    if isinstance(baseline, str) and baseline in given:
-        base = baseline
-    else:
-        base = None if baseline is None else _target("baseline", baseline, Path(folder))
-        base = f"baseline={base}" if base is not None and not isinstance(baseline, str | Path) else base
     targets = tuple(f"{label}={_target(label, system, Path(folder))}" for label, system in given.items())
     found = Task(task) if isinstance(task, str) else task
     options = evaluation.EvalOptions(
         targets,
         None if found is None else found.source,
         judge or _rule(found, targets),
-        base,
+        _baseline(baseline, given, Path(folder)),
         split,
         limit,
         judge_url,
@@ -140,6 +135,14 @@ def evaluate(
     from mmpu.boards import board_name
 
     return Board(Path(folder) / board_name(board.task, board.judge))
+
+
+def _baseline(baseline: System | None, given: Mapping[str, System], folder: Path) -> str | None:
+    """The baseline as the command line names it: a label among the systems, a target, or a target with a label."""
+    if baseline is None or (isinstance(baseline, str) and baseline in given):
+        return baseline
+    target = _target("baseline", baseline, folder)
+    return target if isinstance(baseline, str | Path) else f"baseline={target}"
 
 
 def _announce(estimate: Estimate) -> None:

@@ -39,9 +39,9 @@ def leaderboard(
         say(f"site: {write_site(paths, site)[0]}")
         return
     if into is not None:
-        from mmpu.judging import ranked
+        from mmpu.judging import with_strengths
 
-        boards.write(into, ranked(boards.merged([boards.read(path) for path in paths])))
+        boards.write(into, with_strengths(boards.merged([boards.read(path) for path in paths])))
         say(f"written to {into}")
         return
     if check:

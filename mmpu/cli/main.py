@@ -169,12 +169,12 @@ def evaluate(
     from mmpu.recipes import evaluation as assess
 
     harness = tuple(filter(None, (lm_eval or "").split(",")))
-    if task is None and not harness and assess.trained_on(systems, baseline) is None:
-        raise click.UsageError("Missing option '--task': no run is among the systems that would say on which.")
     if task is None and harness:
         for path in assess.lm_eval(systems, harness, limit, Path(out), data, trust):
             say(f"written to {path}")
         return
+    if task is None and assess.trained_on(systems, baseline) is None:
+        raise click.UsageError("Missing option '--task': no run is among the systems that would say on which.")
     sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     options = assess.EvalOptions(
         systems,

@@ -42,7 +42,7 @@ from mmpu.judging import (
     item_of,
     measure_all,
     questions,
-    ranked,
+    with_strengths,
 )
 from mmpu.store import locked, write_atomically
 from mmpu.task import YamlTask
@@ -106,7 +106,7 @@ def publish(
     with locked(path.with_name(f".{path.name}.lock"), f"the board {path}", PATIENCE):
         # Another evaluation may have published meanwhile.
         board = read(path) if path.exists() else Board(task.name, judge.name, judge.describe)
-        board = ranked(merge(board, [m.entry for m in measured], comparisons(measured)))
+        board = with_strengths(merge(board, [m.entry for m in measured], comparisons(measured)))
         write(path, board)
     return board
 

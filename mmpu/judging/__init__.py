@@ -8,7 +8,7 @@ from mmpu.judging.economy import Estimate, Prices, estimate
 from mmpu.judging.glm import Calibration, read_calibration
 from mmpu.judging.match import Item, Match, Probe, asked_of, counts_of, equal_duel, equalised, item_of, match_of
 from mmpu.judging.measure import MAX_UNREAD, measure_all, raw_wins, wins_of
-from mmpu.judging.ranks import Met, met, places, ranked, strengths
+from mmpu.judging.ranks import Met, met, places, strengths, with_strengths
 from mmpu.judging.run import Limits, Progress, Question, ask, missing, questions
 from mmpu.judging.verdicts import Verdicts
 from mmpu.judging.wins import wins_over
@@ -44,12 +44,12 @@ __all__ = [
     "missing",
     "places",
     "questions",
-    "ranked",
     "raw_wins",
     "read_calibration",
     "recompute",
     "strengths",
     "wins_of",
     "wins_over",
+    "with_strengths",
     "write_annotations",
 ]

@@ -17,7 +17,7 @@ from mmpu.judging.compare import bradley_terry, comparisons, games_of
 from mmpu.judging.glm import read_calibration
 from mmpu.judging.match import Match, match_of
 from mmpu.judging.measure import Measured, measure_all
-from mmpu.judging.ranks import ranked
+from mmpu.judging.ranks import with_strengths
 from mmpu.judging.verdicts import Reading, Verdicts
 from mmpu.statistics import Interval
 
@@ -56,7 +56,7 @@ def recompute(
             if len({n for game in games for n in (game.ours, game.theirs)}) > 2:
                 split, identity = _circumstances(together[0].match)
                 rankings[f"{split}, {identity}"] = bradley_terry(games)
-        found.append((ranked(board), rankings))
+        found.append((with_strengths(board), rankings))
     return found
 
 

@@ -43,7 +43,7 @@ class Met:
 
 
 def met(entries: Iterable[Entry]) -> list[Met]:
-    """Who may be ranked together, of the entries that name the win of every prompt."""
+    """Who may be with_strengths together, of the entries that name the win of every prompt."""
     found: dict[tuple[str, str, str], Met] = {}
     for entry in entries:
         if entry.items and entry.system != entry.baseline:
@@ -52,7 +52,7 @@ def met(entries: Iterable[Entry]) -> list[Met]:
     return list(found.values())
 
 
-def ranked(board: Board) -> Board:
+def with_strengths(board: Board) -> Board:
     """The board with the strengths of its systems."""
     told = [(one, strengths(one.wins, one.baseline, one.clusters)) for one in met(board.entries)]
     return replace(

@@ -28,7 +28,7 @@ from mmpu.boards import (
 )
 from mmpu.core import UserError
 from mmpu.evaluation import STORE, place_of, said_by
-from mmpu.judging import Match, Verdicts, match_of, met, places, ranked, raw_wins
+from mmpu.judging import Match, Verdicts, match_of, met, places, raw_wins, with_strengths
 from mmpu.store import write_atomically
 from mmpu.thinking import answer_of
 
@@ -82,7 +82,7 @@ def _shown(board: Board, folder: Path, texts: Texts) -> Shown:
     views = met(board.entries)
     strengths = {
         view_of(s.split, s.baseline, s.judge_identity): {name: asdict(value) for name, value in s.systems.items()}
-        for s in board.strengths or ranked(board).strengths
+        for s in board.strengths or with_strengths(board).strengths
     }
     ranks = {view_of(v.split, v.baseline, v.judge_identity): places(v.wins, v.baseline, v.clusters) for v in views}
     if verdicts is None:

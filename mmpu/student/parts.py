@@ -79,12 +79,7 @@ def load_parts(config: StudentConfig) -> Parts:
         model = gguf.plain(model, path)
     tokenizer = load("tokenizer", AutoTokenizer, lambda found: found("a b"))
     fitting(tokenizer, model, config.model)
-    if config.template == "chat" and tokenizer.chat_template is None:
-        tokenizer.chat_template = _processor_template(path)
-        if tokenizer.chat_template is None:
-            raise UserError(
-                f"{config.model} has no chat template; if it is a base model, set `student.template: completion`"
-            )
+    _template(tokenizer, path, config)
     # Pillow is all that this backend needs. In transformers before 5.18 the name at the root wants torchvision all the
     # same, and the one in its own module does not.
     image_processor = load("image processor", AutoImageProcessor, backend="pil") if seeing else None
@@ -97,6 +92,20 @@ def load_parts(config: StudentConfig) -> Parts:
     if config.checkpoints_on(model.device.type):
         checkpoint_activations(model)
     return Parts(model, tokenizer, image_processor, family)
+
+
+def _template(tokenizer: Any, path: str, config: StudentConfig) -> None:
+    """Gives the tokenizer the chat template that its processor keeps, where it has none of its own.
+
+    Raises:
+        UserError: there is none, and the config wants one.
+    """
+    if config.template == "chat" and tokenizer.chat_template is None:
+        tokenizer.chat_template = _processor_template(path)
+        if tokenizer.chat_template is None:
+            raise UserError(
+                f"{config.model} has no chat template; if it is a base model, set `student.template: completion`"
+            )
 
 
 def base_dtype(name: str) -> torch.dtype | None:

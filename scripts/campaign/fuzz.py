@@ -232,9 +232,8 @@ def _corpus(folder: Path) -> None:
         "grader": "number",
         "meta": {"kind": "{{ kind }}"},
         "sampling": {"max_tokens": 16},
-        "splits": {"test": {"part_of": None}, "train": {}},
+        "splits": {"test": {}},
     }
-    task["splits"] = {"test": {}}
     rows = [{"q": f"{i} + 1", "a": i + 1, "kind": "sum", "n": [1, {"x": None}]} for i in range(6)]
     judge = {"about": "x", "kind": "rule"}
     stage = {
@@ -273,19 +272,9 @@ def _corpus(folder: Path) -> None:
     _write(folder / "run/groups.jsonl", _jsonl([group]))
     _write(folder / "run/ledger.json", json.dumps({"teacher_calls": 3}))
     _write(folder / "run/0-sft/student.json", json.dumps({"base": "tiny-text", "adapters": []}))
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        evaluation = [
-            *("eval", "a=a.jsonl", "--baseline", "reference", "--task", "sums.yaml"),
-            "--judge",
-            "rule",
-            "--out",
-            "boards",
-        ]
-        done = CliRunner().invoke(main, evaluation)
-    finally:
-        os.chdir(before)
+    evaluation = ("eval", "a=a.jsonl", "--baseline", "reference", "--task", "sums.yaml", "--judge", "rule")
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(main, [*evaluation, "--out", "boards"])
     if done.exit_code:
         raise RuntimeError(f"the corpus is not valid: {done.output}")
 
